@@ -1,0 +1,48 @@
+# Everything that a newcomer needs: `make demo` and `make test` set themselves up, once.
+PYTHON ?= python3
+VENV ?= .venv
+MINUTES ?=
+NAME ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SECONDS_FILE := $(VENV)/.install-seconds
+RUN_ENV := SIOCONV_INSTALL_SECONDS=$$(cat $(SECONDS_FILE) 2>/dev/null)
+
+.PHONY: demo test test-all lint bench clean
+
+# The stamp is written last: an installation that was cut off is done again, a whole one isn't.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 2; }
+	@date +%s > .install-start
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@echo $$(( $$(date +%s) - $$(cat .install-start) )) > $(SECONDS_FILE)
+	@rm -f .install-start
+	@touch $@
+
+$(VENV)/.installed-dev: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(RUN_ENV) $(BIN)/sioconv demo $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NAME),--name '$(NAME)')
+
+# One thread a worker: the workers together take all cores.
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m 'not slow'
+
+test-all: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.tokenizers
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

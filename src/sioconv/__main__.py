@@ -1,0 +1,6 @@
+"""`python -m sioconv` is `sioconv`."""
+
+from sioconv.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""`sioconv VERB …`: parses, calls one function, prints.
+
+Everything heavy is imported inside the verb that needs it, so that `sioconv --help` answers at once.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sioconv import __version__
+from sioconv.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+USAGE = """\
+sioconv: build your own language model on the recurrence c_t = a_t * c_{t-1} + z_t
+
+  sioconv demo                        the whole way on the bundled text, in about ten minutes
+  sioconv tokenizer RECIPE            train (or adopt) a tokenizer
+  sioconv data RECIPE                 documents → token shards
+  sioconv pretrain RECIPE             train from random weights   (the same line again goes on where it stopped)
+  sioconv finetune RECIPE             train on conversations
+  sioconv report RUN                  measure a run and write its report
+  sioconv evaluate MODEL              bits per byte of a model on text
+  sioconv generate MODEL PROMPT       continue a text
+  sioconv chat MODEL                  talk
+
+`sioconv VERB --help` explains a verb. RECIPE is one or more YAML files (demo.yaml is in the package) and overrides such
+as --train.lr 1e-3; RUN is a folder under runs/; MODEL is a model folder or a Hub id.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The command's entry point; exits with 0, or 2 where the input was bad, or 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _quiet_libraries()
+    try:
+        run(arguments)
+    except UserError as error:
+        print(f"sioconv: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has gone, as `sioconv … | head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        print("sioconv: interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def run(arguments: list[str]) -> None:
+    """Runs one verb. Raises UserError for everything that is wrong with the arguments."""
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(USAGE, end="")
+    elif verb in ("-V", "--version"):
+        print(f"sioconv {__version__}")
+    elif verb in RECIPE_VERBS:
+        _run_recipe_verb(verb, arguments[1:])
+    elif verb in VERBS:
+        build, call = VERBS[verb]
+        call(_parse(build(), arguments[1:]))
+    else:
+        raise UserError(f"unknown verb {verb!r}: choose from {', '.join([*RECIPE_VERBS, *VERBS])}; see sioconv --help")
+
+
+def _quiet_libraries() -> None:
+    """Bars and notices of the libraries would stand between our own lines."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("sioconv").setLevel(logging.INFO)
+
+
+# --------------------------------------------------------------------------------------------- verbs that take a recipe
+
+RECIPE_VERBS = {
+    "tokenizer": ("make_tokenizer", "Trains the run's tokenizer, or adopts the one that the recipe names."),
+    "data": ("make_data", "Turns the recipe's sources into token shards under runs/NAME/data."),
+    "pretrain": (
+        "pretrain",
+        "Trains a model from random weights; the stages before it run first where they are missing.",
+    ),
+    "finetune": (
+        "finetune",
+        "Trains the pretrained model on conversations; the stages before it run first where they are missing.",
+    ),
+}
+
+
+def _run_recipe_verb(verb: str, arguments: list[str]) -> None:
+    function, purpose = RECIPE_VERBS[verb]
+    if "-h" in arguments or "--help" in arguments:
+        from sioconv.recipe import recipe_parser
+
+        print(f"{purpose}\n\nExample: sioconv {verb} demo.yaml --name mine --train.minutes 10\n")
+        recipe_parser(f"sioconv {verb} RECIPE [RECIPE …]").print_help()
+        return
+    count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    if not count:
+        raise UserError(f"no recipe: sioconv {verb} RECIPE; the package has demo.yaml")
+    from sioconv.recipe import load_recipe
+
+    recipe = load_recipe(arguments[:count], arguments[count:])
+    from sioconv import stages
+
+    getattr(stages, function)(recipe)
+
+
+# ---------------------------------------------------------------------------------------------------------- the others
+
+
+def _parser(verb: str, purpose: str, example: str) -> "ArgumentParser":
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(
+        prog=f"sioconv {verb}",
+        description=f"{purpose}\n\nExample: {example}",
+        exit_on_error=False,
+        default_env=False,
+    )
+
+
+def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
+    from jsonargparse import ArgumentError
+
+    if "-h" in arguments or "--help" in arguments:
+        print(f"{parser.description}\n")  # by itself, because the parser would break the lines of the example
+        parser.description = None
+        parser.print_help()
+        sys.exit(0)
+    # --max-new-tokens and --max_new_tokens are the same option.
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    named = [_underscores(argument) for argument in arguments[:end]]
+    try:
+        return parser.parse_args(named + arguments[end:])
+    except ArgumentError as error:
+        raise UserError(f"{' '.join(str(error).split())}; see {parser.prog} --help") from error
+
+
+def _underscores(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    key, equals, value = argument.partition("=")
+    return "--" + key[2:].replace("-", "_") + equals + value
+
+
+def _sampling_options(parser: "ArgumentParser") -> None:
+    from sioconv.generate.config import SamplingConfig
+
+    parser.add_class_arguments(SamplingConfig)
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, mps or auto")
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads")
+
+
+def _load(arguments: "Namespace") -> tuple[Any, Any, Any]:
+    """Model, tokenizer and sampling of a verb that generates."""
+    from sioconv.generate.config import SamplingConfig
+
+    sampling = SamplingConfig(**{item.name: arguments[item.name] for item in fields(SamplingConfig)})
+    import torch
+
+    from sioconv.device import pick_device
+    from sioconv.model import load_model_folder
+
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise UserError(f"threads out of range: {arguments.threads}: give a positive number")
+        torch.set_num_threads(arguments.threads)
+    return *load_model_folder(arguments.model, pick_device(arguments.device)), sampling
+
+
+def _demo_parser() -> "ArgumentParser":
+    parser = _parser(
+        "demo", "Trains a small model on the bundled text, tunes it on conversations, measures it and shows it.",
+        "sioconv demo --minutes 2 --name みやぎ",
+    )  # fmt: skip
+    parser.add_argument(
+        "--minutes", type=float | None, default=None, help="minutes of training in all; the recipe says 6"
+    )
+    parser.add_argument("--name", type=str, default="シオ", help="what the model is called and answers to")
+    parser.add_argument("--recipe", type=str, default="demo.yaml", help="the recipe that is run")
+    return parser
+
+
+def _demo(arguments: "Namespace") -> None:
+    from sioconv.demo import run_demo
+
+    run_demo(arguments.recipe, arguments.minutes, arguments.name)
+
+
+def _report_parser() -> "ArgumentParser":
+    parser = _parser("report", "Measures a run and writes its report/.", "sioconv report runs/demo")
+    parser.add_argument("run", type=str, help="the run's folder")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    return parser
+
+
+def _report(arguments: "Namespace") -> None:
+    from sioconv.recipe import load_recipe
+
+    run = Path(arguments.run)
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"no run at {run}: give a folder that `sioconv pretrain` made, with a recipe.yaml in it")
+    recipe = load_recipe([str(run / "recipe.yaml")])
+    from sioconv.evaluate.figures import summarise
+    from sioconv.stages import report
+
+    figures = report(recipe, run)
+    if arguments.json:
+        print(json.dumps(summarise(figures), ensure_ascii=False))
+
+
+def _evaluate_parser() -> "ArgumentParser":
+    parser = _parser(
+        "evaluate", "Bits per byte of a model on text.", "sioconv evaluate runs/demo/model --text mine.txt"
+    )
+    parser.add_argument("model", type=str, help="a model folder or a Hub id")
+    parser.add_argument(
+        "--text",
+        type=str | None,
+        default=None,
+        help="text or JSON lines; by default the held-out text of the run",
+    )
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, mps or auto")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _evaluate(arguments: "Namespace") -> None:
+    from sioconv.stages import evaluate
+
+    result = evaluate(arguments.model, arguments.text, arguments.device)
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False))
+        return
+    for name, value in result["sources"].items():
+        print(f"{name}: {value['bpb']:.4f} bits per byte over {value['bytes']:,} bytes")
+
+
+def _generate_parser() -> "ArgumentParser":
+    parser = _parser(
+        "generate",
+        "Continues a text.",
+        'sioconv generate runs/demo/model "宮城県(" --max-new-tokens 64 --seed 1',
+    )
+    parser.add_argument("model", type=str, help="a model folder or a Hub id")
+    parser.add_argument("prompt", type=str, help="the text to continue; - reads it from standard input")
+    _sampling_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _generate(arguments: "Namespace") -> None:
+    model, tokenizer, sampling = _load(arguments)
+    from sioconv.generate import generate_text
+
+    prompt = _read_input() if arguments.prompt == "-" else arguments.prompt
+    if arguments.json:
+        result = generate_text(model, tokenizer, prompt, sampling)
+        values = {item.name: getattr(result, item.name) for item in fields(result)}
+        print(json.dumps({"prompt": prompt} | values, ensure_ascii=False))
+        return
+    print(prompt, end="", flush=True)
+    generate_text(model, tokenizer, prompt, sampling, on_text=lambda text: print(text, end="", flush=True))
+    print()
+
+
+def _read_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"the input is not UTF-8 at byte {error.start}: convert it first") from error
+
+
+def _chat_parser() -> "ArgumentParser":
+    parser = _parser("chat", "Talks; /help inside lists the commands.", "sioconv chat runs/demo/model")
+    parser.add_argument("model", type=str, help="a model folder or a Hub id")
+    _sampling_options(parser)
+    parser.add_argument(
+        "--system", type=str | None, default=None, help="what the model is told before the conversation"
+    )
+    parser.add_argument(
+        "--load",
+        type=str | None,
+        default=None,
+        help="go on with the conversation that /save wrote to this file",
+    )
+    return parser
+
+
+def _chat(arguments: "Namespace") -> None:
+    model, tokenizer, sampling = _load(arguments)
+    from sioconv.generate import chat_loop
+
+    chat_loop(model, tokenizer, sampling, system=arguments.system, load=arguments.load)
+
+
+VERBS: dict[str, tuple[Callable[[], "ArgumentParser"], Callable[["Namespace"], None]]] = {
+    "demo": (_demo_parser, _demo),
+    "report": (_report_parser, _report),
+    "evaluate": (_evaluate_parser, _evaluate),
+    "generate": (_generate_parser, _generate),
+    "chat": (_chat_parser, _chat),
+}

@@ -1,0 +1,25 @@
+"""Text that ships with the package: gzip'd JSON lines, their licences in NOTICE."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from sioconv.errors import UserError
+
+SUFFIX = ".jsonl.gz"
+
+
+def bundled_names() -> list[str]:
+    """The names of the bundled files without their suffix, sorted."""
+    entries = (entry.name for entry in files(__name__).iterdir())
+    return sorted(name.removesuffix(SUFFIX) for name in entries if name.endswith(SUFFIX))
+
+
+def bundled_path(name: str) -> Path:
+    """The bundled file of that name, with or without its suffix.
+
+    Raises `UserError` for a name that isn't bundled.
+    """
+    stem = name.removesuffix(SUFFIX)
+    if stem not in bundled_names():
+        raise UserError(f"no bundled text: {name}: choose one of {', '.join(bundled_names())}")
+    return Path(str(files(__name__) / (stem + SUFFIX)))

@@ -1,0 +1,81 @@
+"""Running the tasks of a datatrove pipeline on this machine."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.utils.logging import logger
+
+from sioconv.errors import UserError
+from sioconv.progress import track
+
+
+class TaskExecutor(LocalPipelineExecutor):  # type: ignore[misc]
+    """datatrove's local executor with other processes around the tasks; marks of finished tasks stay datatrove's.
+
+    datatrove's own `run` waits forever for a worker that was killed, as happens where memory runs out, and leaves a
+    process behind for good when it is killed itself. Here the one is an error, and the workers end with their parent.
+    One worker means no process beside this one. Nothing is logged to the terminal.
+
+    Args:
+        label: what the progress of the work is called.
+        options: those of datatrove's executor.
+    """
+
+    def __init__(self, label: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.label = label
+
+    def run(self) -> None:
+        """Runs the tasks that aren't finished yet; the first error ends all of them and is raised as it is.
+
+        Raises UserError where a worker was killed.
+        """
+        ranks = self.get_incomplete_ranks()
+        if self.workers == 1 or len(ranks) == 1:
+            for rank in ranks:
+                self._run_for_rank(rank)
+            return
+        context = multiprocessing.get_context("spawn")  # forking a process that has threads can hang it
+        lifeline, held = context.Pipe(duplex=False)
+        workers = min(self.workers, len(ranks))
+        with lifeline, held, ProcessPoolExecutor(workers, context, _start_worker, (lifeline,)) as pool:
+            try:
+                done = as_completed([pool.submit(self._run_for_rank, rank) for rank in ranks])
+                for task in track(done, f"{self.label}, tasks", len(ranks)):
+                    task.result()
+            except BaseException as error:
+                held.close()
+                pool.shutdown(cancel_futures=True)
+                if isinstance(error, BrokenProcessPool):
+                    raise UserError(
+                        "a worker was killed, perhaps because memory ran out: lower data.workers and run again"
+                    ) from error
+                raise
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
+        logger.disable("datatrove")
+        try:
+            return super()._run_for_rank(rank, local_rank, node_rank)
+        finally:
+            logger.enable("datatrove")
+
+
+def _start_worker(lifeline: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then ends its workers
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each worker has a core
+    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+
+
+def _end_with_parent(lifeline: Connection) -> None:
+    """Ends this process at once when the other end of `lifeline` is closed, on purpose or because its process died."""
+    with suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os._exit(1)

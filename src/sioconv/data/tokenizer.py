@@ -1,0 +1,163 @@
+"""How text becomes tokens: training, loading and using the tokenizer.
+
+Byte-level byte-pair encoding within words, and in Japanese within phrases: kanji with the kana that follow them
+(docs/decisions.md says what else was measured). Every text comes back as it was: all 256 bytes are tokens, nothing is
+normalised, nothing is lowercased.
+
+Text can never become a special token here. Training can't merge one together, because the split parts the marks at
+its ends from the letters between them; and `encode_texts` doesn't look for them. `tokenizer("…")` of transformers does
+look for them unless it is told `split_special_tokens=True`, and so does `apply_chat_template` unless it is told
+`sanitize_control_tokens=True`: give them only text that you trust.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from sioconv.data.config import TokenizerConfig
+from sioconv.data.rows import ROLES
+from sioconv.errors import UserError
+from sioconv.files import atomic_folder, sha256_file
+
+PAD, BOS, EOS, END_OF_TURN = "<|pad|>", "<|bos|>", "<|eos|>", "<|end_of_turn|>"
+ROLE_TOKENS = {role: f"<|{role}|>" for role in ROLES}
+# Their ids are their places in this list: 0 pads, so that a buffer of zeros holds no text.
+SPECIAL_TOKENS = [PAD, BOS, EOS, END_OF_TURN, *ROLE_TOKENS.values()]
+BYTES = 256
+TOKENIZER_FILE = "tokenizer.json"
+
+# A token never crosses the border of two of these pieces. Order matters: the first that fits is taken.
+KANA_MARKS = "ーｰ゛゜"
+JAPANESE = rf"\p{{Han}}\p{{Hiragana}}\p{{Katakana}}{KANA_MARKS}"
+CONTRACTIONS = r"'(?:[sdmt]|ll|ve|re)(?!\p{L})"  # it's, we'll
+WORDS = rf" ?[\p{{L}}\p{{M}}&&[^{JAPANESE}]]+"  # of other scripts, with the space before them
+PHRASES = rf"[\p{{Katakana}}{KANA_MARKS}]+|\p{{Han}}+[\p{{Hiragana}}{KANA_MARKS}]*|[\p{{Hiragana}}{KANA_MARKS}]+"
+DIGITS = r" ?\p{N}"  # one by one, so that numbers of any length look alike
+MARKS = r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"  # with the end of the line that they often stand at
+SPACES = r"\s+(?!\S)|\s+"
+PIECES = "|".join((CONTRACTIONS, WORDS, PHRASES, DIGITS, MARKS, SPACES))
+
+# Turns of a conversation; what is between the generation marks is what fine-tuning learns.
+CHAT_TEMPLATE = """\
+{{- bos_token }}
+{%- for message in messages %}
+{%- if message['role'] not in ['system', 'user', 'assistant'] %}
+{{- raise_exception('role must be system, user or assistant, got ' + message['role']) }}
+{%- endif %}
+{{- '<|' + message['role'] + '|>' }}
+{%- if message['role'] == 'assistant' %}
+{%- generation %}{{- message['content'] + '<|end_of_turn|>' }}{%- endgeneration %}
+{%- else %}
+{{- message['content'] + '<|end_of_turn|>' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|assistant|>' }}
+{%- endif %}
+"""
+
+
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], out: Path) -> PreTrainedTokenizerFast:
+    """Trains a tokenizer on the first `config.sample_bytes` bytes of `texts` and writes it to the folder `out`.
+
+    The same texts give the same files, byte for byte. Text that is too short for `config.vocab_size` tokens gives
+    fewer; the special tokens are always there and have the ids of their places in `SPECIAL_TOKENS`.
+
+    Raises `UserError` when there is no text or the vocabulary is too small for all bytes and special tokens.
+    """
+    if config.vocab_size < BYTES + len(SPECIAL_TOKENS):
+        least = BYTES + len(SPECIAL_TOKENS)
+        raise UserError(f"vocab_size is too small: {config.vocab_size}: set at least {least}")
+    backend = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_first_bytes(texts, config.sample_bytes), trainer)
+    bos = (BOS, SPECIAL_TOKENS.index(BOS))
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B:1", special_tokens=[bos]
+    )
+    with atomic_folder(out) as folder:
+        _write(backend, folder)
+    return load_tokenizer(out)
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder that `train_tokenizer` or a model's training has written.
+
+    Raises `UserError` when it isn't there, can't be read, or lacks one of `SPECIAL_TOKENS`.
+    """
+    if not (path / TOKENIZER_FILE).is_file():
+        raise UserError(f"no tokenizer: {path}: {TOKENIZER_FILE} isn't there: train one or check the path")
+    try:
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exceptions for what it can't parse
+        reason = " ".join(str(error).split())
+        raise UserError(f"can't load the tokenizer: {path}: {reason}: train or copy it again") from error
+    missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.added_tokens_encoder]
+    if missing:
+        raise UserError(f"not a tokenizer of this project: {path}: it lacks {', '.join(missing)}: train one")
+    return tokenizer
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
+    """The token ids of each text; nothing is added, and nothing in a text becomes a special token."""
+    encoder = _text_encoder(tokenizer)
+    return [encoding.ids for encoding in encoder.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def tokenizer_sha256(path: Path) -> str:
+    """The SHA-256 of the folder's tokenizer.json: what token ids mean."""
+    return sha256_file(path / TOKENIZER_FILE)
+
+
+# transformers switches the search for special tokens on and off on the object that it shares with its caller, so
+# another thread could switch it on between our switching it off and encoding. Text goes through copies of our own.
+_text_encoders: WeakKeyDictionary[PreTrainedTokenizerFast, tuple[int, Tokenizer]] = WeakKeyDictionary()
+
+
+def _text_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    size, encoder = _text_encoders.get(tokenizer, (None, None))
+    if encoder is None or size != len(tokenizer):
+        encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        encoder.no_truncation()
+        encoder.no_padding()
+        encoder.encode_special_tokens = True
+        _text_encoders[tokenizer] = (len(tokenizer), encoder)
+    return encoder
+
+
+def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
+    size = 0
+    for text in texts:
+        yield text
+        size += len(text.encode())
+        if size >= limit:
+            return
+    if size == 0:
+        raise UserError("no text to train a tokenizer on: data.sources: name a source that isn't empty")
+
+
+def _write(backend: Tokenizer, folder: Path) -> None:
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "pad_token": PAD,
+        "model_max_length": int(1e30),  # transformers' way to say that there is no longest text
+        "clean_up_tokenization_spaces": False,
+    }
+    backend.save(str(folder / TOKENIZER_FILE))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")

@@ -1,0 +1,192 @@
+"""The evaluation of a run, which ends in its report, and of a model on any text."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from sioconv.data.config import DataConfig, SourceConfig
+from sioconv.data.questions import build_questions
+from sioconv.data.sources import IDENTITY, read_rows
+from sioconv.device import pick_device
+from sioconv.errors import UserError
+from sioconv.evaluate.bits import (
+    Texts,
+    assistant_loss,
+    heldout_conversations,
+    heldout_texts,
+    language_totals,
+    measure_language_yardsticks,
+    measure_text,
+    with_tuned,
+)
+from sioconv.evaluate.config import EvaluateConfig
+from sioconv.evaluate.figures import Chat, Minutes, ReportFigures, Sizes, TextBits
+from sioconv.evaluate.machine import describe_machine, describe_versions
+from sioconv.evaluate.probes import answer_questions
+from sioconv.evaluate.report import write_report
+from sioconv.evaluate.timescales import timescales
+from sioconv.generate import SamplingConfig, generate_text
+from sioconv.model import SioConvCache, SioConvForCausalLM, load_model_folder
+from sioconv.train.metrics import read_jsonl
+
+SEED = 1  # of the continuations
+TIMESCALE_DOCUMENTS = 4  # of each source
+
+
+def evaluate_run(
+    run: Path,
+    name: str,
+    data: DataConfig,
+    chat: DataConfig | None,
+    config: EvaluateConfig,
+    minutes: Minutes | None = None,
+    device: str = "auto",
+    base: str | None = None,
+) -> ReportFigures:
+    """Measures what a run has made and writes its `report/`.
+
+    Args:
+        run: the run's folder, with `base/`, and `model/` where it was tuned; metrics.jsonl and samples.jsonl are read.
+        name: the run's name.
+        data: the text that it was pretrained on; the held-out part is read.
+        chat: what it was tuned on, conversations and text; None where it wasn't tuned.
+        config: how it is measured.
+        minutes: time spent before; `total` grows by the time of this evaluation, `train` is taken from the metrics.
+        device: where to compute.
+        base: the model folder that tuning started from, where it isn't the run's own `base/`.
+
+    Returns:
+        The figures that the report shows; `figures.summarise` makes the content of summary.json of them.
+
+    Raises:
+        UserError: a model folder or a source can't be read, there is nothing to measure on, or the disk is full.
+    """
+    start = time.monotonic()
+    where = pick_device(device)
+    texts = heldout_texts(data, config.heldout_bytes)
+    if not any(texts.values()) and chat is None:
+        raise UserError(
+            f"no held-out text: the sources of {name}: raise data.heldout or name sources with more documents"
+        )
+    model, tokenizer = load_model_folder(base or run / "base", where)
+    sources = measure_text(model, tokenizer, data, texts, "pretrained")
+    talk = None
+    if chat is not None:
+        conversations = heldout_conversations(chat, config.conversations)
+        loss_before = assistant_loss(model, tokenizer, conversations)
+        model, tokenizer = load_model_folder(run / "model", where)
+        sources = with_tuned(sources, measure_text(model, tokenizer, data, texts, "tuned"))
+        loss_after = assistant_loss(model, tokenizer, conversations)
+        talk = replace(ask(model, tokenizer, chat, config), loss_before=loss_before, loss_after=loss_after)
+    figures = ReportFigures(
+        name=name,
+        sizes=sizes(model),
+        sources=sources,
+        languages=language_totals(sources),
+        yardsticks=measure_language_yardsticks(data, texts, config.yardstick_bytes) if config.yardsticks else {},
+        chat=talk,
+        continuations=continuations(model, tokenizer, config),
+        timescales=timescales(model, tokenizer, _some_of_each(texts)),
+        metrics=read_jsonl(run / "metrics.jsonl"),
+        samples=read_jsonl(run / "samples.jsonl"),
+        machine=describe_machine(),
+        versions=describe_versions(),
+    )
+    figures = replace(figures, minutes=_add_up(figures, minutes or Minutes(), time.monotonic() - start))
+    write_report(run, figures)
+    return figures
+
+
+def evaluate_model(
+    folder: str | Path,
+    text: str | None,
+    data: DataConfig,
+    max_bytes: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Bits per byte of a model.
+
+    Args:
+        folder: a model folder or a Hub id.
+        text: a file, folder or glob, all of which is read; None reads the held-out part of `data` instead.
+        data: sources of text.
+        max_bytes: most bytes read from one source.
+        device: where to compute.
+
+    Returns:
+        `{"sources": {NAME: {"bpb", "bytes"}}, "languages": {…}, "parameters", "state_bytes"}`; a text that is given is
+        one source that has its path as a name, and no language.
+
+    Raises:
+        UserError: the model or a source can't be read, or there is no text.
+    """
+    if text is not None:
+        data = DataConfig({text: SourceConfig(text)})
+        texts = {text: [row.text or "" for row in read_rows(data.sources[text])]}
+    else:
+        texts = heldout_texts(data, max_bytes)
+    if not any(texts.values()):
+        raise UserError("no text to evaluate on: give --text FILE, or sources with a held-out part")
+    model, tokenizer = load_model_folder(folder, pick_device(device))
+    sources = measure_text(model, tokenizer, data, texts, str(folder))
+    languages = {} if text is not None else language_totals(sources)
+    measured = sizes(model)
+    return {
+        "sources": _as_values(sources),
+        "languages": _as_values(languages),
+        "parameters": measured.parameters,
+        "state_bytes": measured.state_bytes,
+    }
+
+
+def ask(
+    model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, chat: DataConfig, config: EvaluateConfig
+) -> Chat:
+    """The answers to questions on what the conversations of `chat` are about; nothing but the answers is filled in."""
+    sources = {name: source for name, source in chat.sources.items() if source.kind == "chat"}
+    names = [source.path.removeprefix(IDENTITY) for source in sources.values() if source.path.startswith(IDENTITY)]
+    questions = build_questions(sources, chat.heldout, names[0] if names else "", config.questions)
+    seen, unseen = (
+        answer_questions(
+            model, tokenizer, [q for q in questions if q.kind == kind], config.max_new_tokens, f"{kind} questions"
+        )
+        for kind in ("seen", "unseen")
+    )
+    return Chat(seen=seen, unseen=unseen)
+
+
+def continuations(
+    model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, config: EvaluateConfig
+) -> dict[str, str]:
+    """What the model writes after each prompt, with the settings of `sioconv generate` and a fixed seed."""
+    sampling = SamplingConfig(max_new_tokens=config.max_new_tokens, seed=SEED)
+    return {prompt: generate_text(model, tokenizer, prompt, sampling).text for prompt in config.prompts}
+
+
+@torch.inference_mode()
+def sizes(model: SioConvForCausalLM) -> Sizes:
+    """Parameters, tied ones once, and the bytes of the state of one text as it is kept between two tokens."""
+    cache = SioConvCache(model.config)
+    model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), cache=cache, use_cache=True)
+    state_bytes = sum(tensor.nbytes for tensor in cache.state_dict().values())
+    return Sizes(sum(parameter.numel() for parameter in model.parameters()), state_bytes)
+
+
+def _some_of_each(texts: Texts) -> Sequence[str]:
+    return [text for documents in texts.values() for text in documents[:TIMESCALE_DOCUMENTS]]
+
+
+def _add_up(figures: ReportFigures, before: Minutes, seconds: float) -> Minutes:
+    stages = dict.fromkeys(row["stage"] for row in figures.metrics)
+    training = [figures.last(stage, "seconds") or 0.0 for stage in stages]
+    total = None if before.total is None else before.total + seconds / 60
+    return Minutes(before.install, sum(training) / 60 if training else before.train, total)
+
+
+def _as_values(measured: dict[str, TextBits]) -> dict[str, Any]:
+    return {name: {"bpb": bits.base, "bytes": bits.bytes} for name, bits in measured.items()}

@@ -1,0 +1,41 @@
+"""How long each head remembers: the forget gates' timescales."""
+
+from collections.abc import Iterable
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from sioconv.data.tokenizer import encode_texts
+from sioconv.model import SioConvForCausalLM
+
+LONGEST = 1e6
+
+
+@torch.inference_mode()
+def timescales(
+    model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], max_tokens: int = 1024
+) -> list[list[float]]:
+    """Tokens after which a head has forgotten all but 1/e of what it held, over some text.
+
+    After n steps a share exp(Σ log a_t) = exp(n · mean(log a)) is left of what was in the state, so 1/e is left after
+    n = −1 / mean(log a). Gates depend on the text: the mean is over the tokens of `texts`. With gates per channel each
+    channel counts as a head.
+
+    Args:
+        model: in eval mode.
+        tokenizer: the model's tokenizer.
+        texts: documents; each is read from the initial state.
+        max_tokens: most tokens of one document that are read.
+
+    Returns:
+        [layer][head] in tokens, ascending, at most 1e6. Empty where `texts` is.
+    """
+    sums: list[torch.Tensor] = []
+    count = 0
+    for text in encode_texts(tokenizer, list(texts)):
+        ids = [tokenizer.bos_token_id, *text][:max_tokens]
+        gates = model.forget_gates(torch.tensor([ids], device=model.device))  # per layer [1, T, H] or [1, T, H, P]
+        new = [log_a.cpu().double().sum((0, 1)).flatten() for log_a in gates]  # [H] or [H·P]
+        sums = [old + more for old, more in zip(sums, new, strict=True)] if sums else new
+        count += len(ids)
+    return [(-1 / (total / count).clamp(max=-1 / LONGEST)).sort().values.tolist() for total in sums]

@@ -1,0 +1,135 @@
+"""The file that a session is kept in: the model's memory as safetensors, everything else as metadata."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sioconv.errors import UserError
+from sioconv.files import atomic_write
+from sioconv.generate.config import LARGEST_SEED
+from sioconv.model import SioConvForCausalLM
+
+FORMAT = "sioconv-state"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SessionState:
+    """What a session is besides the model's memory.
+
+    Args:
+        tokens_seen: tokens in the memory.
+        pending_ids: tokens that come after them.
+        pending_bytes: bytes that were written but not printed.
+        turn_ids: distinct tokens of the current turn, which the repetition penalty acts on.
+        seed: the session's seed.
+        turns: turns of a conversation that the model has written.
+    """
+
+    tokens_seen: int
+    pending_ids: list[int]
+    pending_bytes: bytes
+    turn_ids: list[int]
+    seed: int
+    turns: int
+
+
+def write_state(path: Path, model: SioConvForCausalLM, state: SessionState, tensors: dict[str, Tensor]) -> None:
+    """Writes `state` and the memory's tensors to `path`, whole or not at all.
+
+    The tensors are `layers.{i}.c` [1, H, P] fp32 and, with a convolution, `layers.{i}.conv` [1, D, W - 1].
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "model": model.fingerprint(),
+        "tokens_seen": str(state.tokens_seen),
+        "pending_ids": json.dumps(state.pending_ids),
+        "pending_bytes": state.pending_bytes.hex(),
+        "turn_ids": json.dumps(state.turn_ids),
+        "seed": str(state.seed),
+        "turns": str(state.turns),
+    }
+    data = save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata)
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UserError(f"can't write a state file: {path}: {error}: choose another name") from error
+
+
+def read_state(path: Path, model: SioConvForCausalLM) -> tuple[SessionState, dict[str, Tensor]]:
+    """The state that was written to `path`, and the memory's tensors on the model's device.
+
+    Raises:
+        UserError: no such file, not a state file, another format version, another model's state, or a damaged file.
+    """
+    try:
+        if not path.is_file():
+            raise UserError(f"no state file: {path}: check the name")
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"not a state file: {path}: {error}: give a file that a session was saved to") from error
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"not a state file: {path}: it holds other tensors: give a file that a session was saved to")
+    if metadata.get("version") != str(VERSION):
+        found = metadata.get("version")
+        raise UserError(f"state file of another version: {path}: {found} and not {VERSION}: save the session again")
+    if metadata.get("model") != model.fingerprint():
+        raise UserError(f"state of another model: {path}: load the model that it was saved with")
+    try:
+        state = _parse(metadata, model.config.vocab_size)
+        _check_tensors(tensors, model, state.tokens_seen)
+    except (KeyError, ValueError, RecursionError) as error:
+        raise UserError(f"damaged state file: {path}: {error}: restore it from a copy") from error
+    return state, {name: value.to(model.device) for name, value in tensors.items()}
+
+
+def _parse(metadata: dict[str, str], vocab_size: int) -> SessionState:
+    return SessionState(
+        tokens_seen=_number(metadata, "tokens_seen"),
+        pending_ids=_ids(metadata, "pending_ids", vocab_size),
+        pending_bytes=bytes.fromhex(metadata["pending_bytes"]),
+        turn_ids=_ids(metadata, "turn_ids", vocab_size),
+        seed=_number(metadata, "seed"),
+        turns=_number(metadata, "turns"),
+    )
+
+
+def _number(metadata: dict[str, str], key: str) -> int:
+    value = int(metadata[key])
+    if not 0 <= value <= LARGEST_SEED:
+        raise ValueError(f"{key} is {value}")
+    return value
+
+
+def _ids(metadata: dict[str, str], key: str, vocab_size: int) -> list[int]:
+    ids = json.loads(metadata[key])
+    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < vocab_size for i in ids):
+        raise ValueError(f"{key} is not a list of token ids below {vocab_size}")
+    return ids
+
+
+def _check_tensors(tensors: dict[str, Tensor], model: SioConvForCausalLM, tokens_seen: int) -> None:
+    config = model.config
+    expected = {f"layers.{i}.c": (1, config.num_heads, config.head_dim) for i in range(config.num_hidden_layers)}
+    if config.conv_width:
+        tail = (1, config.hidden_size, config.conv_width - 1)
+        expected |= {f"layers.{i}.conv": tail for i in range(config.num_hidden_layers)}
+    if tokens_seen == 0:
+        expected = {}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if found != expected:
+        raise ValueError("its tensors are not those of the model's layers")
+    if any(value.dtype != torch.float32 for name, value in tensors.items() if name.endswith(".c")):
+        raise ValueError("its memory is not in fp32")

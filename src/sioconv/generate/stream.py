@@ -1,0 +1,132 @@
+"""From token ids to text that can be printed at once: whole characters, and never the beginning of a stop string."""
+
+import codecs
+import re
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from sioconv.data.tokenizer import BOS, END_OF_TURN, EOS, ROLE_TOKENS
+from sioconv.errors import UserError
+
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class Vocabulary:
+    """What generation needs to know of a tokenizer.
+
+    Attributes:
+        bos: id that a text begins with.
+        eos: id that ends a text.
+        end_of_turn: id that ends a turn of a conversation.
+        assistant: id that begins a reply.
+        special: ids that aren't text.
+        banned: ids that a model must never write, int64 [n]: special ones that don't end anything, and rows of the head
+            without a token.
+
+    Raises:
+        UserError: the tokenizer lacks one of the tokens named here.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, size: int) -> None:
+        """Takes the tokenizer and `size`, the number of rows of the model's head."""
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        self.special = frozenset(i for i, token in added.items() if token.special)
+        self.bos = self._id(BOS)
+        self.eos = self._id(EOS)
+        self.end_of_turn = self._id(END_OF_TURN)
+        self.assistant = self._id(ROLE_TOKENS["assistant"])
+        without_token = set(range(size)).difference(tokenizer.get_vocab().values())
+        banned = (self.special | without_token) - {self.eos, self.end_of_turn}
+        self.banned = torch.tensor(sorted(i for i in banned if i < size), dtype=torch.int64)
+        self._bytes: dict[int, bytes] = {}
+        decoder = tokenizer.backend_tokenizer.decoder
+        self._byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
+        self._byte_of = {char: byte for byte, char in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
+
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes that a token stands for, whole characters or not; none for special tokens."""
+        if token not in self._bytes:
+            self._bytes[token] = b"" if token in self.special else self._look_up(token)
+        return self._bytes[token]
+
+    def _look_up(self, token: int) -> bytes:
+        name = self._tokenizer.backend_tokenizer.id_to_token(token) or ""
+        if self._byte_level:
+            # Tokens that were added to the vocabulary as they are may hold characters that no byte is written as.
+            whole = all(char in self._byte_of for char in name)
+            return bytes(self._byte_of[char] for char in name) if whole else name.encode()
+        if match := BYTE_TOKEN.fullmatch(name):
+            return bytes([int(match[1], 16)])
+        # Other decoders treat the first token of a text in another way: look at what the token adds to a text.
+        decode = self._tokenizer.backend_tokenizer.decode
+        return decode([token, token])[len(decode([token])) :].encode()
+
+    def _id(self, token: str) -> int:
+        found = self._tokenizer.get_vocab().get(token)
+        if found is None:
+            raise UserError(
+                f"the tokenizer lacks {token}: generation can't start or end a text: use the model's own tokenizer"
+            )
+        return found
+
+
+class TextStream:
+    """Turns bytes that come in pieces into text that can be printed.
+
+    It works on bytes and not through tokenizers' DecodeStream, because that one takes a U+FFFD at the end of a text,
+    which a model may have written, for half a character, and because bytes can be kept in a file.
+
+    Args:
+        stop: strings to stop before.
+        pending: what an earlier stream kept, see `pending`.
+
+    Attributes:
+        stopped: whether a stop string was found; nothing may be pushed after that.
+    """
+
+    def __init__(self, stop: Sequence[str] = (), pending: bytes = b"") -> None:
+        self.stopped = False
+        self._stop = tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+        self._kept = pending
+
+    def push(self, data: bytes) -> str:
+        """The text that has become certain with `data`: whole characters that can't be the beginning of a stop string.
+
+        Bytes that can't be part of any character are given as U+FFFD, as tokenizers' `decode` does.
+        """
+        text = self._held + self._decoder.decode(self._kept + data)
+        self._kept = b""
+        if not self._stop:
+            return text
+        # The stop string that is complete first counts, so that the result doesn't depend on how the text is cut.
+        found = [(text.index(s) + len(s), -len(s)) for s in self._stop if s in text]
+        if found:
+            end, minus_length = min(found)
+            self.stopped = True
+            self._held = text[end:]
+            return text[: end + minus_length]
+        cut = len(text) - self._unsure(text)
+        self._held = text[cut:]
+        return text[:cut]
+
+    def flush(self) -> str:
+        """The text that was held back because it might have become a stop string."""
+        text, self._held = self._held, ""
+        return text
+
+    @property
+    def pending(self) -> bytes:
+        """Bytes that came and weren't given as text: held back, behind a stop string, or half a character."""
+        return self._kept + self._held.encode() + self._decoder.getstate()[0]
+
+    def _unsure(self, text: str) -> int:
+        """How many characters at the end of the text may be the beginning of a stop string."""
+        longest = min(max(map(len, self._stop)) - 1, len(text))
+        tails = (n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in self._stop))
+        return next(tails, 0)

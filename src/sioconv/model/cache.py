@@ -1,0 +1,116 @@
+"""The model's memory in the shape that transformers' generation expects of a cache."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from sioconv.model.architecture import Architecture
+from sioconv.model.layers import LayerState
+
+
+class SioConvCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """One layer's state; None until the first step, which then starts from the learned initial state.
+
+    It counts as a stateful but not as a linear-attention layer of transformers: those don't know how many tokens they
+    have seen, which continuing from a warm cache needs.
+    """
+
+    is_sliding = False
+    supports_early_init = False
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.state: LayerState | None = None
+
+    def lazy_initialization(self, *_: Any) -> None:
+        """Nothing to prepare: the first forward brings the state."""
+
+    def update(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """There are no keys and values here."""
+        raise TypeError("a SioConv cache holds states, not keys and values: read and write `layer.state`")
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(length, offset) of the mask: only the new tokens need one."""
+        return query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Kept by the cache as a whole, see `SioConvCache.tokens_seen`."""
+        raise TypeError("ask the cache, not its layer, for the number of tokens seen")
+
+    def get_max_length(self) -> int:
+        """-1: no limit."""
+        return -1
+
+    def reset(self) -> None:
+        """Back to the learned initial state."""
+        self.state = None
+
+    def select(self, index: Tensor) -> None:
+        """Keeps the rows `index` [N] of the batch, in that order."""
+        if self.state is not None:
+            c, conv = self.state
+            rows = index.to(c.device)
+            self.state = LayerState(c.index_select(0, rows), None if conv is None else conv.index_select(0, rows))
+
+
+class SioConvCache(Cache):
+    """The states of all layers, [B, H, P] fp32 and [B, D, W - 1] each: constant in size however much was read.
+
+    Attributes:
+        tokens_seen: int64 tensor [], tokens read so far (a tensor, so that compiled decoding isn't compiled per token).
+    """
+
+    layers: list[SioConvCacheLayer]  # type: ignore[assignment]
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__(layers=[SioConvCacheLayer() for _ in range(config.num_hidden_layers)])
+        self.tokens_seen = torch.zeros((), dtype=torch.int64)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
+        """Tokens read so far."""
+        return int(self.tokens_seen)
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        super().reset()  # type: ignore[no-untyped-call]
+        self.tokens_seen = torch.zeros_like(self.tokens_seen)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Rows of the batch in the order of beam_idx [B]."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps the rows `indices` [N] of the batch."""
+        for layer in self.layers:
+            layer.select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each row `repeats` times."""
+        for layer in self.layers:
+            if layer.state is not None:
+                layer.select(torch.arange(layer.state.c.shape[0]).repeat_interleave(repeats))
+
+    def crop(self, tokens_to_remove: int) -> None:  # noqa: ARG002
+        """A recurrence can't be wound back."""
+        raise TypeError("a SioConv cache can't be cropped: copy it before the tokens that may have to be undone")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """`layers.{i}.c` [B, H, P] fp32 and, with a convolution, `layers.{i}.conv` [B, D, W - 1].
+
+        Empty before the first token.
+        """
+        tensors: dict[str, Tensor] = {}
+        for i, layer in enumerate(self.layers):
+            if layer.state is not None:
+                tensors[f"layers.{i}.c"] = layer.state.c
+                if layer.state.conv is not None:
+                    tensors[f"layers.{i}.conv"] = layer.state.conv
+        return tensors
+
+    def load_state_dict(self, tensors: dict[str, Tensor], tokens_seen: int) -> None:
+        """Takes over what `state_dict` gave; the inverse of it. Raises KeyError where a layer's state is missing."""
+        for i, layer in enumerate(self.layers):
+            layer.state = LayerState(tensors[f"layers.{i}.c"], tensors.get(f"layers.{i}.conv")) if tensors else None
+        self.tokens_seen = torch.tensor(tokens_seen, dtype=torch.int64)

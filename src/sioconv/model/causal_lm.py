@@ -1,0 +1,251 @@
+"""The language model as a transformers model: embedding, blocks, RMSNorm, head, and generation."""
+
+import hashlib
+import json
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from sioconv.model.architecture import Architecture
+from sioconv.model.cache import SioConvCache
+from sioconv.model.configuration import SioConvConfig
+from sioconv.model.layers import SioConvBlock, SioConvLayer, at_least_fp32
+
+
+class CheckpointedBlock(GradientCheckpointingLayer, SioConvBlock):  # type: ignore[no-untyped-call]
+    """A block that recomputes its inside in the backward pass when gradient checkpointing is on."""
+
+
+class SioConvPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """What the base model and the language model share: configuration class, initialisation, loading."""
+
+    config: SioConvConfig
+    config_class = SioConvConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CheckpointedBlock"]  # noqa: RUF012
+    _is_stateful = True
+    # The forget gates decide how long the memory is: a half precision would round long memories away.
+    _keep_in_fp32_modules_strict = {"dt_proj", "A_log", "initial_state"}  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, SioConvLayer):
+            for name, value in module.initial_values().items():
+                init.copy_(module.get_parameter(name), value)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+            limit = self.config.embedding_max_norm
+            if limit is not None:
+                # A longer row is looked up at the limit: start there, where the gradient's scale is right.
+                scale = (limit / module.weight.norm(dim=-1, keepdim=True)).clamp(max=1)
+                init.copy_(module.weight, module.weight * scale)
+        elif isinstance(module, nn.Linear):  # as torch starts it; the mixer's are then set by the mixer
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.RMSNorm):
+            init.ones_(module.weight)
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:  # noqa: ARG002
+        # transformers leaves a module alone if its own parameters are loaded; a mixer also starts its linear layers.
+        if not all(getattr(parameter, "_is_hf_initialized", False) for parameter in module.parameters()):
+            super()._initialize_weights(module, is_custom_code=False)
+
+
+class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
+    """Embedding, blocks and the last RMSNorm: token ids to hidden states."""
+
+    def __init__(self, config: SioConvConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(CheckpointedBlock(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Ids [B, T] to vectors [B, T, D], rows longer than `embedding_max_norm` scaled down to it."""
+        x: Tensor = self.embed_tokens(input_ids)
+        if self.config.embedding_max_norm is None:
+            return x
+        norm = at_least_fp32(x.detach()).norm(dim=-1, keepdim=True)
+        scale: Tensor = (self.config.embedding_max_norm / (norm + 1e-7)).clamp(max=1)
+        return x * scale.to(x.dtype)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: SioConvCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        reset: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        past_key_values: SioConvCache | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states after the last RMSNorm.
+
+        Args:
+            input_ids: [B, T]; or `inputs_embeds` [B, T, D] in their place.
+            attention_mask: [B, T] or [B, seen + T], 0 at padding.
+            position_ids: [B, T]; a 0 starts a document: the state is reset there.
+            cache: continue from these states; updated in place.
+            use_cache: return the states (made when `cache` is None).
+            reset: [B, T] bool, document starts given outright; stands above position_ids.
+            past_key_values: the older name of `cache`.
+            kwargs: `seq_idx` [B, T] and `cu_seq_lens_q` [N + 1] (for B = 1) mark documents as well; others are ignored.
+
+        Raises:
+            ValueError: neither or both of input_ids and inputs_embeds are given.
+        """
+        cache = past_key_values if cache is None else cache
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids [B, T] and inputs_embeds [B, T, D]")
+        x = inputs_embeds if input_ids is None else self.embed(input_ids)  # [B, T, D]
+        assert x is not None
+        length = x.shape[1]
+        use_cache = use_cache if use_cache is not None else (self.config.use_cache and not self.training)
+        if use_cache and cache is None:
+            cache = SioConvCache(self.config)
+        mask = None
+        if attention_mask is not None and attention_mask.dim() == 2:
+            mask = attention_mask[:, attention_mask.shape[1] - length :].bool()
+        if reset is None:
+            reset = document_starts(length, position_ids, kwargs.get("seq_idx"), kwargs.get("cu_seq_lens_q"))
+        reset = None if reset is None else reset.expand(x.shape[0], length)
+
+        hidden_states = [x] if output_hidden_states else None
+        for i, block in enumerate(self.layers):
+            state = None if cache is None else cache.layers[i].state
+            x, new_state = block(x, state, mask, reset, cache is not None)
+            if cache is not None:
+                cache.layers[i].state = new_state
+            if hidden_states is not None:
+                hidden_states.append(x)
+        if cache is not None:
+            cache.tokens_seen = cache.tokens_seen + length
+        x = self.norm(x)
+        if hidden_states is not None:
+            hidden_states[-1] = x
+        return BaseModelOutputWithPast(
+            last_hidden_state=x, cache=cache, hidden_states=None if hidden_states is None else tuple(hidden_states)
+        )
+
+
+def document_starts(
+    length: int, position_ids: Tensor | None, seq_idx: Tensor | None, cu_seq_lens: Tensor | None
+) -> Tensor | None:
+    """[B, T] bool, True where a document begins, from whichever marks are given; None where none is.
+
+    Args:
+        length: T.
+        position_ids: [B, T], 0 at a start.
+        seq_idx: [B, T], the number of the document each token belongs to.
+        cu_seq_lens: [N + 1], where the documents of a single row begin and the last ends.
+    """
+    if cu_seq_lens is not None:
+        starts = torch.zeros(1, length + 1, dtype=torch.bool, device=cu_seq_lens.device)
+        return starts.index_fill(1, cu_seq_lens.long(), True)[:, :length]
+    if seq_idx is not None:
+        return F.pad(seq_idx[:, 1:] != seq_idx[:, :-1], (1, 0), value=True)
+    return None if position_ids is None else position_ids == 0
+
+
+class SioConvForCausalLM(SioConvPreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
+    """SioConv with a language-modelling head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: SioConvConfig) -> None:
+        super().__init__(config)
+        self.model = SioConvModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: SioConvCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, T, V] (or of the last `logits_to_keep` steps), and the loss where `labels` [B, T] are given.
+
+        Labels are the input ids, shifted inside, -100 where no loss is wanted. The other arguments are those of
+        `SioConvModel`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
+        logits = self.lm_head(hidden[:, logits_to_keep if isinstance(logits_to_keep, Tensor) else keep])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, cache=outputs.cache, hidden_states=outputs.hidden_states
+        )
+
+    def _prepare_cache_for_generation(  # type: ignore[override]
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *_: Any
+    ) -> None:
+        if generation_config.use_cache is not False and model_kwargs.get("cache") is None:
+            model_kwargs["cache"] = SioConvCache(self.config)
+
+    @staticmethod
+    def create_masks_for_generate(attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
+        """The 2-D padding mask as it is: a recurrence needs no causal one."""
+        return attention_mask
+
+    @torch.inference_mode()
+    def forget_gates(self, input_ids: Tensor) -> list[Tensor]:
+        """log a_t of each layer on a text, [B, T, H] or [B, T, H, P] fp32, ids [B, T] read from the initial state."""
+        gates: list[Tensor] = []
+        hooks = [
+            mixer.dt_proj.register_forward_hook(lambda _, __, dt, mixer=mixer: gates.append(mixer.gate_of(dt)))
+            for mixer in (block.mixer for block in self.model.layers)
+        ]
+        try:
+            self.model(input_ids, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return gates
+
+    def fingerprint(self) -> str:
+        """A hash of the architecture and of the ends of every parameter: does a saved state belong to this model?"""
+        sizes = {field.name: getattr(self.config, field.name) for field in fields(Architecture)}
+        digest = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
+        for name, value in self.named_parameters():
+            flat = value.detach().flatten()
+            ends = torch.cat([flat[:64], flat[-64:]]).float().cpu()
+            digest.update(name.encode() + str(tuple(value.shape)).encode() + ends.numpy().tobytes())
+        return digest.hexdigest()
+
+
+AutoModel.register(SioConvConfig, SioConvModel, exist_ok=True)
+AutoModelForCausalLM.register(SioConvConfig, SioConvForCausalLM, exist_ok=True)

@@ -1,0 +1,43 @@
+"""The model's configuration as transformers wants it."""
+
+from importlib import import_module
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PretrainedConfig
+
+from sioconv.model.architecture import Architecture
+
+
+@strict
+class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-call]
+    """Configuration of `SioConvForCausalLM`: the fields of `Architecture` and the vocabulary.
+
+    Args:
+        vocab_size: number of rows of the embedding and of the head.
+        tokenizer_fingerprint: hash of the vocabulary that the model was trained with; a folder whose tokenizer has
+            another one is refused.
+
+    Raises:
+        ValueError: a size or option can't be built.
+    """
+
+    model_type = "sioconv"
+    keys_to_ignore_at_inference = ("cache",)
+
+    vocab_size: int = 6144
+    tokenizer_fingerprint: str | None = None
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        Architecture.check(self)
+        # The Auto classes look a model's class up by its configuration: this is the first moment that they can need it.
+        # Earlier, while the Auto classes are being imported, not all of transformers that it takes can be imported.
+        import_module("sioconv.model.causal_lm")
+
+
+AutoConfig.register(SioConvConfig.model_type, SioConvConfig, exist_ok=True)

@@ -1,0 +1,96 @@
+"""A model folder: what training leaves, what every later verb takes, what the Hub holds."""
+
+import hashlib
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from sioconv.errors import UserError
+from sioconv.files import atomic_folder
+from sioconv.model.causal_lm import SioConvForCausalLM
+
+
+def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """A hash of the vocabulary (tokens and ids), the same after the tokenizer was saved and loaded by other tools."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+
+
+def save_model_folder(
+    model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path, stop_ids: list[int]
+) -> None:
+    """Writes config, weights (fp32 safetensors), tokenizer and generation defaults into `path`, whole or not at all.
+
+    Args:
+        model: the model; its weights are written in fp32.
+        tokenizer: the tokenizer that it was trained with.
+        path: the folder; an older one is replaced.
+        stop_ids: tokens at which generation ends.
+    """
+    model.config.tokenizer_fingerprint = vocabulary_fingerprint(tokenizer)
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=stop_ids, pad_token_id=tokenizer.pad_token_id, use_cache=True
+    )
+    weights = {name: value.detach().float().cpu() for name, value in model.state_dict().items()}
+    with atomic_folder(path) as folder:
+        model.save_pretrained(folder, state_dict=weights)
+        config = deepcopy(model.config)
+        config.dtype = torch.float32  # not the model's, which transformers has written
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        for file in folder.iterdir():  # safetensors lets nobody but the owner read the weights
+            file.chmod(0o644)
+
+
+def load_model_folder(
+    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[SioConvForCausalLM, PreTrainedTokenizerFast]:
+    """Loads a model and its tokenizer from a local folder or, where there is none of that name, from the Hub.
+
+    Args:
+        path: a folder or a Hub id `owner/name`.
+        device: where the weights go.
+        dtype: precision of the weights; the forget gates stay in fp32.
+
+    Raises:
+        UserError: no such folder, no weights, another kind of model, or a tokenizer that isn't the model's.
+    """
+    folder = Path(path)
+    if folder.exists():
+        _check_files(folder)
+    elif str(path).count("/") != 1 or folder.parent.is_dir():  # a folder that is there is no owner on the Hub
+        raise UserError(
+            f"no model folder at {path}: give the path of a folder with config.json, or a Hub id owner/name"
+        )
+    try:
+        loaded: Any = SioConvForCausalLM.from_pretrained(str(path), dtype=dtype, output_loading_info=True)
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(path))
+    except Exception as error:  # transformers raises many types for one bad folder; the cause stays attached
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"can't load a model from {path}: {reason}") from error
+    model, report = loaded
+    if report["missing_keys"]:
+        raise UserError(
+            f"weights are missing in {path}: {sorted(report['missing_keys'])[0]} and maybe more: copy the folder again"
+        )
+    expected = model.config.tokenizer_fingerprint
+    if len(tokenizer) > model.config.vocab_size or (expected and expected != vocabulary_fingerprint(tokenizer)):
+        raise UserError(
+            f"the tokenizer in {path} is not the one that the model was trained with: restore its tokenizer.json"
+        )
+    return model.to(device).eval(), tokenizer
+
+
+def _check_files(folder: Path) -> None:
+    for names in (("config.json",), ("model.safetensors", "model.safetensors.index.json"), ("tokenizer.json",)):
+        if not any((folder / name).is_file() for name in names):
+            raise UserError(f"no {names[0]} in {folder}: this is not a whole model folder: train one or copy it again")
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise UserError(f"{folder / 'config.json'} is not a JSON object: copy the folder again") from error
+    if kind != "sioconv":
+        raise UserError(f"{folder} holds a model of type {kind!r}: this command takes a sioconv model")

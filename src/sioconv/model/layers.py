@@ -1,0 +1,264 @@
+"""The mixer and its block in plain PyTorch: needs torch and `sioconv.ops`, nothing else."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sioconv.model.architecture import Architecture
+from sioconv.ops import scan, step
+
+
+class LayerState(NamedTuple):
+    """What a layer carries from one call to the next.
+
+    Attributes:
+        c: the memory, [B, H, P], fp32.
+        conv: the last W - 1 inputs of the convolution, [B, D, W - 1]; None where there is no convolution.
+    """
+
+    c: Tensor
+    conv: Tensor | None
+
+
+class SioConvLayer(nn.Module):
+    """The gated linear recurrence c_t = a_t * c_{t-1} + z_t with its gates, normalisation and output.
+
+    z_t = Linear_z(x_t) * SiLU(Linear_zgate(x_t)), log a_t = -exp(A_log) * softplus(Linear_dt(x_t)),
+    y_t = Linear_y(norm(c_t)) * SiLU(Linear_ygate(x_t)); norm is over the P channels of one head and step.
+
+    Example:
+        >>> layer = SioConvLayer(Architecture(hidden_size=64, num_heads=4))
+        >>> y, state = layer(torch.randn(2, 10, 64))
+        >>> y, state = layer(torch.randn(2, 1, 64), state)
+
+    Raises:
+        ValueError: a size or option of the architecture can't be built.
+    """
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        Architecture.check(config)
+        self.config = config
+        width, heads = config.hidden_size, config.num_heads
+        gates = heads if config.gate == "head" else width
+        self.z_proj = nn.Linear(width, width, bias=config.use_bias)
+        self.z_gate_proj = nn.Linear(width, width, bias=config.use_bias)
+        self.y_proj = nn.Linear(width, width, bias=config.use_bias)
+        self.y_gate_proj = nn.Linear(width, width, bias=config.use_bias)
+        self.dt_proj = nn.Linear(width, gates)
+        self.A_log = nn.Parameter(torch.empty(gates))
+        self.state_norm = HeadNorm(heads, config.state_norm_eps)
+        self.initial_state = nn.Parameter(torch.empty(heads, width // heads))
+        self.conv_weight = nn.Parameter(torch.empty(width, config.conv_width)) if config.conv_width else None
+        with torch.no_grad():
+            for name, value in self.initial_values().items():
+                self.get_parameter(name).copy_(value)
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """Fresh starting values of the layer's parameters by name.
+
+        The forget gates start as in Mamba-2 (Dao & Gu 2024, arXiv:2405.21060): rate exp(A_log) uniform in [1, 16], step
+        softplus(dt bias) log-uniform in [0.001, 0.1], so that memories span from one to a thousand steps.
+        """
+        config, gates = self.config, self.A_log.shape[0]
+        values: dict[str, Tensor] = {}
+        gains = {
+            "z_proj": config.z_gain,
+            "z_gate_proj": config.z_gain,
+            "y_proj": config.y_gain,
+            "y_gate_proj": config.y_gain,
+        }
+        for name, gain in gains.items():
+            values[f"{name}.weight"] = nn.init.xavier_normal_(torch.empty_like(self.z_proj.weight), gain)
+            if config.use_bias:
+                values[f"{name}.bias"] = torch.zeros(config.hidden_size)
+        dt = torch.exp(torch.empty(gates).uniform_(math.log(0.001), math.log(0.1)))
+        values["dt_proj.weight"] = nn.init.xavier_normal_(torch.empty_like(self.dt_proj.weight), 0.01)
+        values["dt_proj.bias"] = dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
+        values["A_log"] = torch.empty(gates).uniform_(1, 16).log()
+        values["state_norm.weight"] = torch.ones(config.num_heads)
+        values["state_norm.bias"] = torch.zeros(config.num_heads)
+        values["initial_state"] = torch.randn(config.num_heads, config.head_dim) * config.initial_state_std
+        if config.conv_width:
+            identity = torch.zeros(config.hidden_size, config.conv_width)
+            identity[:, 0] = 1.0
+            values["conv_weight"] = identity
+        return values
+
+    def log_forget_gate(self, x: Tensor) -> Tensor:
+        """log a_t <= 0 in fp32, [B, T, H] or [B, T, H, P], from the mixer's input x [B, T, D].
+
+        Computed outside autocast: bf16 can't represent a memory of more than about 256 steps.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            return self.gate_of(self.dt_proj(x.to(self.dt_proj.weight.dtype)))
+
+    def gate_of(self, dt: Tensor) -> Tensor:
+        """log a_t in fp32 from what `dt_proj` gives, [B, T, H] or [B, T, D]."""
+        log_a = -torch.exp(at_least_fp32(self.A_log)) * F.softplus(at_least_fp32(dt))
+        if self.config.gate == "head":
+            return log_a
+        return log_a.view(*log_a.shape[:-1], self.config.num_heads, self.config.head_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: LayerState | None = None,
+        *,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        output_state: bool = True,
+    ) -> tuple[Tensor, LayerState | None]:
+        """Mixes a piece of sequence and carries the state on.
+
+        Args:
+            x: input [B, T, D].
+            state: what the call before returned; None starts from the learned initial state.
+            mask: [B, T] bool, False at padding, which then changes neither the state nor any output of other steps.
+            reset: [B, T] bool, True where a new document begins: the state starts again from the learned initial state.
+                No document begins at padding.
+            output_state: whether the state after the last step is wanted.
+
+        Returns:
+            y [B, T, D] in x's dtype (autocast's, under autocast), and the state or None.
+        """
+        x = matmul_input(x)
+        if mask is not None and reset is not None:
+            reset = reset & mask
+        conv_tail = None
+        if self.conv_weight is not None:
+            x, conv_tail = self._convolve(x, None if state is None else state.conv, mask, reset)
+        z = (self.z_proj(x) * F.silu(self.z_gate_proj(x))).unflatten(-1, (self.config.num_heads, -1))  # [B, T, H, P]
+        log_a = self.log_forget_gate(x)
+        z = self._scale_input(z, log_a)
+        if mask is not None:  # after the projections, so that their biases leak nothing
+            z = z.masked_fill(~mask[..., None, None], 0)
+            log_a = log_a.masked_fill(~mask.view(*mask.shape, *[1] * (log_a.dim() - 2)), 0)
+
+        start = at_least_fp32(self.initial_state)  # [H, P]
+        carried = start.expand(x.shape[0], -1, -1) if state is None else state.c
+        final: Tensor | None
+        if x.shape[1] == 1 and not torch.is_grad_enabled():
+            if reset is not None:
+                carried = torch.where(reset.view(-1, 1, 1), start, carried)
+            c, final = step(z[:, 0], log_a[:, 0], carried)
+            c = c.unsqueeze(1)
+        else:
+            c, final = scan(
+                z,
+                log_a,
+                carried,
+                reset=reset,
+                reset_state=None if reset is None else start,
+                output_final_state=output_state,
+            )
+        y = self.y_proj(self.state_norm(c).flatten(-2)) * F.silu(self.y_gate_proj(x))
+        return y, LayerState(final, conv_tail) if output_state and final is not None else None
+
+    def _scale_input(self, z: Tensor, log_a: Tensor) -> Tensor:
+        """z [B, T, H, P] times sqrt(1 - a^2) or 1 - a, both from log_a by expm1, exact for slow gates."""
+        if self.config.input_scale == "none":
+            return z
+        gate = log_a if log_a.dim() == z.dim() else log_a.unsqueeze(-1)
+        scale = torch.sqrt(-torch.expm1(2 * gate)) if self.config.input_scale == "variance" else -torch.expm1(gate)
+        return (z * scale).to(z.dtype)
+
+    def _convolve(
+        self, x: Tensor, tail: Tensor | None, mask: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Causal depthwise convolution over x [B, T, D], preceded by tail [B, D, W - 1]; it and the new tail."""
+        assert self.conv_weight is not None
+        batch, length, width = x.shape
+        past = self.config.conv_width - 1
+        if tail is None:
+            tail = x.new_zeros(batch, width, past)
+        inputs = torch.cat([tail.transpose(1, 2).to(x.dtype), x], dim=1)  # [B, W-1+T, D]
+        # Which document each input is of: a tap doesn't reach over the start of one.
+        document = None if reset is None else F.pad(reset.cumsum(dim=1), (past, 0))  # [B, W-1+T]
+        order = None if mask is None else F.pad(mask, (past, 0), value=True).byte().argsort(dim=1, stable=True)
+        if order is not None:  # padding goes in front of everything: a tap reaches the real input before it
+            inputs = _take(inputs, order)
+            document = None if document is None else document.gather(1, order)
+        out = inputs[:, past:] * self.conv_weight[:, 0]
+        for k in range(1, past + 1):
+            tap = inputs[:, past - k : past - k + length]
+            if document is not None:
+                here, there = document[:, past:], document[:, past - k : past - k + length]
+                tap = tap.masked_fill((here != there).unsqueeze(-1), 0)
+            out = out + tap * self.conv_weight[:, k]
+        new_tail = inputs[:, length:]
+        if document is not None:
+            new_tail = new_tail.masked_fill((document[:, length:] != document[:, -1:]).unsqueeze(-1), 0)
+        if order is not None:  # back to where the inputs stood; what padding gets doesn't matter
+            out = _take(out, (order.argsort(dim=1)[:, past:] - past).clamp(min=0))
+        # A copy: a view would keep the whole piece in memory.
+        return out.to(x.dtype), new_tail.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+def _take(x: Tensor, order: Tensor) -> Tensor:
+    """The steps `order` [B, N] of x [B, T, D], [B, N, D]."""
+    return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """x in fp32; fp64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def matmul_input(x: Tensor) -> Tensor:
+    """x in the dtype that autocast would give every product of it: cast once, not once per linear layer."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+class HeadNorm(nn.Module):
+    """GroupNorm with one group per head over that head's channels of one step, and one affine pair per head."""
+
+    def __init__(self, heads: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(heads))
+        self.bias = nn.Parameter(torch.zeros(heads))
+
+    def forward(self, c: Tensor) -> Tensor:
+        """[..., H, P] to the same shape and dtype."""
+        normed = F.layer_norm(c, c.shape[-1:], eps=self.eps)
+        return torch.addcmul(self.bias.to(c.dtype).unsqueeze(-1), normed, self.weight.to(c.dtype).unsqueeze(-1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: Linear_out(Linear(x) * SiLU(Linear_gate(x))) (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        x = matmul_input(x)
+        y: Tensor = self.down_proj(self.up_proj(x) * F.silu(self.gate_proj(x)))
+        return y
+
+
+class SioConvBlock(nn.Module):
+    """x + mixer(RMSNorm(x)), then x + SwiGLU(RMSNorm(x))."""
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mixer = SioConvLayer(config)
+        self.ffn_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.ffn = FeedForward(config)
+
+    def forward(
+        self, x: Tensor, state: LayerState | None, mask: Tensor | None, reset: Tensor | None, output_state: bool
+    ) -> tuple[Tensor, LayerState | None]:
+        """x [B, T, D] to the same, and the mixer's state (see SioConvLayer.forward)."""
+        y, new_state = self.mixer(self.mixer_norm(x), state, mask=mask, reset=reset, output_state=output_state)
+        x = x + y
+        return x + self.ffn(self.ffn_norm(x)), new_state

@@ -1,0 +1,149 @@
+"""The training loss, and bits per byte: the measure that doesn't depend on the tokenizer."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
+
+from sioconv.model.cache import SioConvCache
+from sioconv.model.causal_lm import SioConvForCausalLM
+
+IGNORED = -100
+
+
+def token_loss_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats, summed over the tokens whose target isn't -100.
+
+    Args:
+        hidden: hidden states [..., D].
+        head: the output head.
+        targets: [...], already shifted: the token that follows each position.
+
+    Returns:
+        A scalar in fp32.
+    """
+    logits = head(hidden.reshape(-1, hidden.shape[-1]))
+    return F.cross_entropy(logits.float(), targets.reshape(-1), reduction="sum", ignore_index=IGNORED)
+
+
+def backward_token_loss(hidden: Tensor, head: nn.Linear, targets: Tensor, scale: float, rows: int = 1024) -> float:
+    """Runs the backward pass of scale · `token_loss_sum` and returns the loss, `rows` tokens at a time.
+
+    The logits [tokens, V] are never held at once, and only tokens with a target go through the head. The head is called
+    as a module, so adapters on it work.
+
+    Args:
+        hidden: hidden states [B, T, D], with their graph.
+        head: the output head.
+        targets: [B, T], already shifted, -100 where no loss is wanted.
+        scale: what the sum is multiplied by.
+        rows: tokens in one piece.
+    """
+    wanted = (targets != IGNORED).flatten().nonzero().squeeze(1)  # [N]
+    leaf = hidden.detach().flatten(0, -2).index_select(0, wanted).requires_grad_()
+    total = 0.0
+    for part, target in zip(torch.split(leaf, rows), torch.split(targets.flatten()[wanted], rows), strict=True):
+        loss = token_loss_sum(part, head, target) * scale
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    if leaf.grad is not None:
+        gradient = torch.zeros_like(hidden).flatten(0, -2).index_copy_(0, wanted, leaf.grad)
+        hidden.backward(gradient.view_as(hidden))  # type: ignore[no-untyped-call]
+    return total
+
+
+@dataclass
+class BitsPerByte:
+    """Compressed size of some text under a model, in bits, and the text's size in UTF-8 bytes."""
+
+    bits: float = 0.0
+    bytes: int = 0
+    tokens: int = 0
+    documents: int = 0
+
+    @property
+    def value(self) -> float:
+        """Bits per byte; NaN where there is no text."""
+        return self.bits / self.bytes if self.bytes else math.nan
+
+
+@torch.no_grad()
+def document_nats(
+    model: SioConvForCausalLM,
+    documents: Sequence[Sequence[int]],
+    masks: Sequence[Sequence[int]] | None = None,
+    chunk: int = 1024,
+    batch_tokens: int = 8192,
+) -> Iterator[tuple[int, float]]:
+    """−ln p of each document's tokens after its first, the state carried from chunk to chunk.
+
+    Args:
+        model: in eval mode.
+        documents: token ids; the first of each is given, not predicted.
+        masks: 0/1 per token, whether it counts; by default all do.
+        chunk: longest piece that is read at once.
+        batch_tokens: most tokens in one forward pass, padding included.
+
+    Yields:
+        (index of the document, nats), in order of length, every document once.
+    """
+    device = model.device
+    order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
+    while order:
+        longest = min(chunk, len(documents[order[-1]]))
+        rows = order[-max(1, batch_tokens // max(1, longest)) :]
+        del order[-len(rows) :]
+        length = max(len(documents[i]) for i in rows)
+        # Padding lies behind the text, where a causal model doesn't see it.
+        ids = torch.zeros(len(rows), length, dtype=torch.int64)
+        counts = torch.zeros(len(rows), length, dtype=torch.bool)
+        for row, i in enumerate(rows):
+            ids[row, : len(documents[i])] = torch.tensor(documents[i])
+            counts[row, 1 : len(documents[i])] = True if masks is None else torch.tensor(masks[i][1:], dtype=torch.bool)
+        nats = torch.zeros(len(rows), dtype=torch.float64)
+        cache = SioConvCache(model.config)
+        for start in range(0, length - 1, chunk):
+            stop = min(start + chunk, length - 1)
+            hidden = model.model(ids[:, start:stop].to(device), cache=cache, use_cache=True).last_hidden_state
+            wanted = counts[:, start + 1 : stop + 1]
+            logits = model.lm_head(hidden[wanted.to(device)]).float()
+            loss = F.cross_entropy(logits, ids[:, start + 1 : stop + 1][wanted].to(device), reduction="none")
+            nats.index_add_(0, wanted.nonzero()[:, 0], loss.double().cpu())
+        yield from zip(rows, nats.tolist(), strict=True)
+
+
+def bits_per_byte(
+    model: SioConvForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Iterable[str],
+    max_bytes: int | None = None,
+    batch_tokens: int = 8192,
+) -> BitsPerByte:
+    """−log2 p of the texts' tokens over their UTF-8 bytes; each text is a document of its own, bos given, eos excluded.
+
+    Args:
+        model: in eval mode.
+        tokenizer: adds bos and nothing else.
+        texts: whole documents.
+        max_bytes: stop before the document that would go beyond this many bytes (at least one is read).
+        batch_tokens: most tokens in one forward pass.
+    """
+    total = BitsPerByte()
+    chosen: list[str] = []
+    for text in texts:
+        size = len(text.encode())
+        if max_bytes is not None and chosen and total.bytes + size > max_bytes:
+            break
+        chosen.append(text)
+        total.bytes += size
+    if not chosen:
+        return total
+    documents = tokenizer(chosen, split_special_tokens=True)["input_ids"]
+    total.documents = len(documents)
+    total.tokens = sum(len(ids) - 1 for ids in documents)
+    total.bits = sum(nats for _, nats in document_nats(model, documents, batch_tokens=batch_tokens)) / math.log(2)
+    return total

@@ -1,0 +1,58 @@
+"""Which code runs the recurrence: the table of backends, and the choice that `auto` makes."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sioconv.ops.chunked import scan_chunked
+from sioconv.ops.cpu import scan_cpu
+from sioconv.ops.reference import scan_reference
+
+logger = logging.getLogger("sioconv")
+
+# (z [B,T,H,P], log_a [B,T,H,1 or P], initial_state [N,H,P], reset [B,T] or None, reset_state [H,P] or None,
+# cu_seqlens [N+1] or None) -> (c [B,T,H,P] in z's dtype, final_state [N,H,P]); T >= 1, arguments already checked.
+ScanFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the recurrence; `devices` are the device types it runs on (None: any)."""
+
+    run: ScanFunction
+    devices: tuple[str, ...] | None = None
+
+
+BACKENDS = {
+    "reference": Backend(scan_reference),
+    "chunked": Backend(scan_chunked),
+    "cpu": Backend(scan_cpu, devices=("cpu",)),
+}
+_said: set[tuple[str, str]] = set()
+
+
+def pick_backend(name: str, device: torch.device) -> Backend:
+    """The backend called `name`, or for `auto` the fastest that runs on `device`.
+
+    Raises ValueError for an unknown name and for a backend that doesn't run on `device`.
+    """
+    if name == "auto":
+        name = "cpu" if device.type == "cpu" else "chunked"
+        # Logging breaks a compiled graph in two; a compiled model's choice is the eager one.
+        if not torch.compiler.is_compiling():
+            _say_once(name, device.type)
+    if name not in BACKENDS:
+        raise ValueError(f"backend is {name!r}: expected auto or one of {', '.join(BACKENDS)}")
+    backend = BACKENDS[name]
+    if backend.devices is not None and device.type not in backend.devices:
+        raise ValueError(f"backend {name!r} runs on {' or '.join(backend.devices)}, but z is on {device}")
+    return backend
+
+
+def _say_once(name: str, device_type: str) -> None:
+    if (name, device_type) not in _said:
+        _said.add((name, device_type))
+        logger.info("scan: %s tensors take the %s backend", device_type, name)

@@ -1,0 +1,61 @@
+"""Progress of long work on the terminal: a bar with rate and time left, or plain lines where there is no terminal."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+T = TypeVar("T")
+console = Console(stderr=True, highlight=False)
+
+
+class RateColumn(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate as text, a dash while it is unknown."""
+        speed = task.finished_speed or task.speed
+        return Text("–/s" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s")
+
+
+def say(message: str) -> None:
+    """One line to stderr, apart from what a command prints as its result."""
+    console.print(message, markup=False, soft_wrap=True)
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yields `items` and shows how far along they are.
+
+    On a terminal it is a bar with rate and time left; elsewhere one line at the end of work that took over two seconds.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if not sys.stderr.isatty():
+        start, count = time.monotonic(), 0
+        for item in items:
+            yield item
+            count += 1
+        if (seconds := time.monotonic() - start) > 2:
+            say(f"{description}: {count:,} in {seconds:.0f} s")
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield from bar.track(items, total=total, description=description)

@@ -1,0 +1,205 @@
+"""A recipe: everything that makes a model, as one dataclass per component, read from YAML and the command line.
+
+Several files merge left to right, then the overrides of the command line; keys that nobody knows are refused.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
+from sioconv.errors import UserError
+from sioconv.evaluate.config import EvaluateConfig
+from sioconv.files import atomic_write
+from sioconv.model.architecture import PRESETS, Architecture
+from sioconv.recipe_files import find_recipe, merge, parse_overrides, read_yaml
+from sioconv.train.config import TrainConfig
+
+
+@dataclass
+class Finetune:
+    """The second stage: the same loop on conversations, mixed with some of the first stage's text.
+
+    Args:
+        base: the model folder that it starts from (`from` in the file); null takes the run's own `base/`.
+        data: the mixture of conversations and text.
+        train: the stage's settings.
+    """
+
+    base: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass
+class Recipe:
+    """A whole recipe; `runs/NAME` is where everything that it makes goes.
+
+    Args:
+        name: the run's name.
+        seed: of the weights and of the data's order.
+    """
+
+    name: str = "run"
+    seed: int = 0
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: Architecture = field(default_factory=Architecture)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    finetune: Finetune = field(default_factory=Finetune)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path("runs") / self.name
+
+
+def recipe_parser(prog: str = "sioconv VERB RECIPE") -> ArgumentParser:
+    """The parser that knows every key of a recipe, its type and its help."""
+    parser = ArgumentParser(prog=prog, exit_on_error=False, default_env=False)
+    parser.add_argument("--name", type=str, default="run", help="the run's name: everything goes to runs/NAME")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the data's order")
+    parser.add_class_arguments(TokenizerConfig, "tokenizer")
+    parser.add_class_arguments(DataConfig, "data")
+    parser.add_class_arguments(Architecture, "model")
+    parser.add_class_arguments(TrainConfig, "train")
+    parser.add_argument(
+        "--finetune.from",
+        type=str | None,
+        default=None,
+        help="model folder to start from; null: the run's base",
+    )
+    parser.add_class_arguments(DataConfig, "finetune.data")
+    parser.add_class_arguments(TrainConfig, "finetune.train")
+    parser.add_class_arguments(EvaluateConfig, "evaluate")
+    return parser
+
+
+def load_recipe(files: Sequence[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Reads, merges and checks a recipe.
+
+    Args:
+        files: YAML files, later ones win; a name that isn't a file is looked for among the recipes of the package.
+        overrides: `--a.b=c` or `--a.b`, `c`, as on the command line.
+
+    Raises:
+        UserError: a file that isn't there or isn't YAML, an unknown key, a wrong type, a value that can't work.
+    """
+    merged: dict[str, Any] = {}
+    for name in files:
+        merge(merged, read_yaml(find_recipe(name)))
+    merge(merged, parse_overrides(overrides))
+    check_keys(merged, Recipe, "")
+    preset = merged.get("model", {}).get("preset", Architecture.preset)
+    if isinstance(preset, str):
+        merged["model"] = {**PRESETS.get(preset, {}), **merged.get("model", {})}
+    return build(merged)
+
+
+def build(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from nested values whose keys are known. Raises UserError for a wrong type or an impossible value."""
+    for path, part in (("data", values), ("finetune.data", values.get("finetune", {}))):
+        _check_sources(part.get("data", {}).get("sources"), f"{path}.sources")
+    parser = recipe_parser()
+    try:
+        parsed = parser.instantiate(parser.parse_object(dict(values)))
+    except ArgumentError as error:
+        raise UserError(f"recipe: {' '.join(str(error).split())}") from error
+    recipe = Recipe(
+        parsed.name, parsed.seed, parsed.tokenizer, parsed.data, parsed.model, parsed.train,
+        Finetune(parsed["finetune.from"], parsed.finetune.data, parsed.finetune.train), parsed.evaluate,
+    )  # fmt: skip
+    _check_name(recipe.name, "name")
+    _check_shared_sources(recipe.data, recipe.finetune.data)
+    checks: dict[str, Architecture | DataConfig | TrainConfig] = {
+        "model": recipe.model,
+        "data": recipe.data,
+        "finetune.data": recipe.finetune.data,
+    }
+    if recipe.data.sources:
+        checks["train"] = recipe.train
+    if recipe.finetune.data.sources:
+        checks["finetune.train"] = recipe.finetune.train
+    for key, part in checks.items():
+        try:
+            part.check()
+        except ValueError as error:
+            raise UserError(f"recipe: {key}.{error}") from error
+    return recipe
+
+
+def _check_name(name: Any, key: str) -> None:
+    if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
+        raise UserError(f"recipe: {key}: {name!r} can't be a folder's name: choose another")
+
+
+def _check_sources(sources: Any, path: str) -> None:
+    """Refuses wrong types of a source by its name, which jsonargparse's message for all of them doesn't give."""
+    parser = ArgumentParser(exit_on_error=False, default_env=False)
+    parser.add_class_arguments(SourceConfig)
+    for name, source in sources.items() if isinstance(sources, Mapping) else ():
+        _check_name(name, path)
+        try:
+            parser.parse_object(source)
+        except ArgumentError as error:
+            raise UserError(f"recipe: {path}.{name}: {' '.join(str(error).split())}") from error
+
+
+def _check_shared_sources(data: DataConfig, tuning: DataConfig) -> None:
+    """Both stages take a source's shards from one folder: a name must mean the same in both; only shares may differ."""
+    for name, source in tuning.sources.items():
+        first = data.sources.get(name)
+        if first is None:
+            continue
+        same = replace(first, weight=source.weight, templated=source.templated) == source
+        if not same or (data.heldout, data.tasks) != (tuning.heldout, tuning.tasks):
+            raise UserError(
+                f"recipe: finetune.data.sources.{name}: data.sources.{name} is another source, heldout or tasks: "
+                "make them the same, or rename one"
+            )
+
+
+def check_keys(values: Any, kind: Any, path: str) -> None:
+    """Refuses a key that no dataclass knows, at any level and also where it is empty, which jsonargparse lets pass."""
+    if typing.get_origin(kind) is dict and isinstance(values, Mapping):
+        for key, value in values.items():
+            if value is None:
+                raise UserError(f"recipe: {path}{key} is empty: give its keys or leave it out")
+            check_keys(value, typing.get_args(kind)[1], f"{path}{key}.")
+    if not dataclasses.is_dataclass(kind) or values is None:
+        return
+    if not isinstance(values, Mapping):
+        raise UserError(f"recipe: {path.rstrip('.')}: {values!r} is not a mapping of keys")
+    known = {"from" if name == "base" and kind is Finetune else name: hint for name, hint in _fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"recipe: unknown key {path}{key}: known here are {', '.join(known)}")
+        if value is None and not isinstance(known[key], types.UnionType):
+            raise UserError(f"recipe: {path}{key} is empty: give a value or leave the key out")
+        check_keys(value, known[key], f"{path}{key}.")
+
+
+def _fields(kind: Any) -> Iterator[tuple[str, Any]]:
+    hints = typing.get_type_hints(kind)
+    return ((item.name, hints[item.name]) for item in dataclasses.fields(kind))
+
+
+def as_values(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as nested values, as they stand in a file."""
+    values = asdict(recipe)
+    values["finetune"] = {"from": values["finetune"].pop("base"), **values["finetune"]}
+    return values
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes the resolved recipe, every key given, so that reading it gives the same recipe."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.safe_dump(as_values(recipe), allow_unicode=True, sort_keys=False), encoding="utf-8")

@@ -1,0 +1,230 @@
+"""The stages of a run, each a function of the recipe: tokenizer → data → pretrain → finetune → report.
+
+A stage makes those before it if they are missing, and does nothing where its result is already there, so running the
+same line again goes on where it stopped.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from sioconv.data import chat
+from sioconv.data.config import DataConfig
+from sioconv.data.loader import Mixture
+from sioconv.data.pipeline import prepare_source
+from sioconv.data.shards import ShardSet
+from sioconv.data.sources import read_split
+from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256, train_tokenizer
+from sioconv.errors import UserError
+from sioconv.evaluate.bits import assistant_loss, heldout_conversations, heldout_texts
+from sioconv.evaluate.figures import Minutes, ReportFigures
+from sioconv.files import atomic_folder
+from sioconv.generate import SamplingConfig, generate_text
+from sioconv.model.causal_lm import SioConvForCausalLM
+from sioconv.model.configuration import SioConvConfig
+from sioconv.model.folder import load_model_folder, save_model_folder, vocabulary_fingerprint
+from sioconv.model.loss import bits_per_byte
+from sioconv.progress import say
+from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe
+from sioconv.recipe_files import first_difference, read_yaml
+from sioconv.train.config import TrainConfig
+from sioconv.train.loop import Trainer, Validate, Validation
+
+VALIDATION_CONVERSATIONS = 100
+FIXED_BY = {  # what a run has made: the parts of the recipe that it was made from
+    "tokenizer": ("tokenizer", "data"),
+    "checkpoints/pretrain": ("seed", "model", "train"),
+    "checkpoints/finetune": ("seed", "finetune"),
+}
+
+
+def open_run(recipe: Recipe) -> Path:
+    """The run's folder with the resolved recipe in it.
+
+    Raises UserError when something in the folder was made with another recipe: it would no longer fit.
+    """
+    path = recipe.folder / "recipe.yaml"
+    if path.exists():
+        old, new = read_yaml(path), as_values(recipe)
+        fixed = [key for made, keys in FIXED_BY.items() if (recipe.folder / made).exists() for key in keys]
+        difference = first_difference({key: old.get(key) for key in fixed}, {key: new[key] for key in fixed})
+        if difference:
+            raise UserError(
+                f"{recipe.folder} was made with another recipe: {difference}: "
+                "choose another --name or remove the folder"
+            )
+    save_recipe(recipe, path)
+    return recipe.folder
+
+
+def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """Trains the run's tokenizer on the training split of its text sources, or adopts one.
+
+    The one that the recipe names is adopted, or that of the model that fine-tuning starts from.
+    """
+    run = open_run(recipe)
+    folder = run / "tokenizer"
+    if (folder / "tokenizer.json").exists():
+        return load_tokenizer(folder)
+    if adopted := recipe.tokenizer.path or recipe.finetune.base:
+        tokenizer = load_tokenizer(Path(adopted))
+        with atomic_folder(folder) as temporary:
+            tokenizer.save_pretrained(temporary)
+        say(f"tokenizer: {len(tokenizer):,} tokens from {adopted} → {folder}")
+        return tokenizer
+    if not recipe.data.sources:
+        raise UserError("recipe: data.sources is empty: name at least one source of text")
+    start = time.monotonic()
+    tokenizer = train_tokenizer(recipe.tokenizer, _tokenizer_sample(recipe), folder)
+    say(f"tokenizer: {len(tokenizer):,} tokens in {time.monotonic() - start:.0f} s → {folder}")
+    return tokenizer
+
+
+def _tokenizer_sample(recipe: Recipe) -> Iterator[str]:
+    """Training text, from each source at most its share of the byte budget."""
+    weights = sum(source.weight for source in recipe.data.sources.values())
+    for source in recipe.data.sources.values():
+        budget = recipe.tokenizer.sample_bytes * source.weight / weights
+        for row in read_split(source, "train", recipe.data.heldout):
+            if budget <= 0:
+                break
+            budget -= sum(len(text.encode()) for text in row.texts)
+            yield from row.texts
+
+
+def make_data(recipe: Recipe) -> None:
+    """Turns every source of both stages into token shards under the run's `data/`."""
+    make_tokenizer(recipe)
+    run = open_run(recipe)
+    for data in (recipe.data, recipe.finetune.data):
+        for name, source in data.sources.items():
+            prepare_source(name, source, data, run / "tokenizer", run / "data" / name)
+
+
+def open_mixture(recipe: Recipe, data: DataConfig, train: TrainConfig) -> Mixture:
+    """The windows of a stage, from the shards that `make_data` wrote."""
+    run = recipe.folder
+    sha256 = tokenizer_sha256(run / "tokenizer")
+    sets = {name: ShardSet.open(run / "data" / name / "train", sha256) for name in data.sources}
+    weights = {name: source.weight for name, source in data.sources.items()}
+    return Mixture(sets, weights, train.sequence_length, recipe.seed, train.whole_documents)
+
+
+def pretrain(recipe: Recipe) -> Path:
+    """Trains from random weights; returns the model folder `base/`."""
+    make_data(recipe)
+    run = open_run(recipe)
+    if (run / "base").exists():
+        say(f"pretrain: {run / 'base'} is there already")
+        return run / "base"
+    tokenizer = load_tokenizer(run / "tokenizer")
+    model = build_model(recipe, tokenizer)
+    _run_stage(recipe, "pretrain", model, tokenizer, recipe.data, recipe.train)
+    save_model_folder(model, tokenizer, run / "base", [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)])
+    if not recipe.finetune.data.sources:
+        save_model_folder(model, tokenizer, run / "model", [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)])
+    say(f"pretrain: → {run / 'base'}")
+    return run / "base"
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> SioConvForCausalLM:
+    """A model of the recipe's architecture with fresh weights drawn from its seed."""
+    torch.manual_seed(recipe.seed)
+    config = SioConvConfig(
+        **as_values(recipe)["model"],
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return SioConvForCausalLM(config)
+
+
+def finetune(recipe: Recipe) -> Path:
+    """Trains the pretrained model on conversations; returns the model folder `model/`."""
+    if not recipe.finetune.data.sources:
+        raise UserError("recipe: finetune.data.sources is empty: name at least one source of conversations")
+    start = Path(recipe.finetune.base) if recipe.finetune.base else pretrain(recipe)
+    make_data(recipe)
+    run = open_run(recipe)
+    if (run / "model").exists():
+        say(f"finetune: {run / 'model'} is there already")
+        return run / "model"
+    model, tokenizer = load_model_folder(start)
+    if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / "tokenizer")):
+        raise UserError(f"{run} has another tokenizer than the model in {start}: choose another --name for its tuning")
+    _run_stage(recipe, "finetune", model, tokenizer, recipe.finetune.data, recipe.finetune.train)
+    save_model_folder(model, tokenizer, run / "model", [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)])
+    say(f"finetune: → {run / 'model'}")
+    return run / "model"
+
+
+def _run_stage(
+    recipe: Recipe,
+    stage: str,
+    model: SioConvForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    data: DataConfig,
+    config: TrainConfig,
+) -> None:
+    sampling = SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=config.sample_tokens, seed=recipe.seed)
+    Trainer(
+        recipe.folder,
+        stage,
+        model,
+        open_mixture(recipe, data, config),
+        config,
+        validate=_validation(tokenizer, data, config.validate_bytes),
+        sample=lambda model, prompt: generate_text(model, tokenizer, prompt, sampling).text,
+    ).train()
+
+
+def _validation(tokenizer: PreTrainedTokenizerFast, data: DataConfig, max_bytes: int) -> Validate:
+    """Held-out losses per source: for text of all tokens, with bits per byte; for conversations of the assistant's."""
+    texts = heldout_texts(data, max_bytes)
+    conversations = {
+        name: heldout_conversations(replace(data, sources={name: source}), VALIDATION_CONVERSATIONS)
+        for name, source in data.sources.items()
+    }
+
+    def validate(model: SioConvForCausalLM) -> Iterator[Validation]:
+        for name, documents in texts.items():
+            measured = bits_per_byte(model, tokenizer, documents)
+            if measured.tokens:
+                yield Validation(name, measured.bits * math.log(2) / measured.tokens, measured.value)
+        for name, turns in conversations.items():
+            loss = assistant_loss(model, tokenizer, turns)
+            if loss is not None:
+                yield Validation(name, loss, None)
+
+    return validate
+
+
+def report(recipe: Recipe, run: Path, minutes: Minutes | None = None) -> ReportFigures:
+    """Measures the run, as far as it has come, and writes its `report/`."""
+    from sioconv.evaluate.run import evaluate_run  # brings matplotlib, which training doesn't need
+
+    chats = recipe.finetune.data if recipe.finetune.data.sources and (run / "model").exists() else None
+    return evaluate_run(
+        run, recipe.name, recipe.data, chats, recipe.evaluate, minutes, recipe.train.device, recipe.finetune.base
+    )
+
+
+def evaluate(model: str, text: str | None, device: str) -> dict[str, Any]:
+    """Bits per byte of a model folder on a file of text, or on the held-out text of the run that the folder belongs to.
+
+    Raises UserError when there is neither a text nor a run.
+    """
+    from sioconv.evaluate.run import evaluate_model
+
+    recipe = Path(model).parent / "recipe.yaml"
+    if text is None and not recipe.is_file():
+        raise UserError(f"no text to measure {model} on: it isn't in a run's folder: give --text FILE")
+    data = DataConfig() if text is not None else load_recipe([str(recipe)]).data
+    return evaluate_model(model, text, data, device=device)

@@ -1,0 +1,172 @@
+"""metrics.jsonl, TensorBoard and the line on the terminal."""
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import scalar, text
+
+from sioconv.files import atomic_write, disk_errors
+from sioconv.progress import console, say
+
+KEYS = (
+    "stage",
+    "step",
+    "tokens",
+    "split",
+    "source",
+    "loss",
+    "bpb",
+    "lr",
+    "grad_norm",
+    "tokens_per_second",
+    "seconds",
+)
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file that this project wrote; an unfinished last line (a crash) is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")  # bytes, because the crash may have come in the middle of a character
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def forget_after(path: Path, stage: str, step: int) -> None:
+    """Takes the rows of `stage` later than `step` out of a JSON-lines file: what a resumed run will write again.
+
+    With step 0 the stage begins anew, and all its rows are taken out.
+    """
+    rows = [row for row in read_jsonl(path) if row["stage"] != stage or (step > 0 and row["step"] <= step)]
+    if path.exists():
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+class Board:
+    """TensorBoard's file of a stage.
+
+    Written at once, and not by a thread as torch's SummaryWriter does: a full disk would end it with a traceback.
+
+    Args:
+        folder: gets one file for each process.
+        step: the step that training starts from: TensorBoard leaves out what earlier files have of later ones.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._folder = folder
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+            self._stream = (folder / name).open("ab")
+        self._records = RecordWriter(self._stream)
+        self._write(Event(file_version="brain.Event:2"))
+        purge_from = step + 1 if step else 0
+        self._write(Event(step=purge_from, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, tag: str, value: float | str, step: int) -> None:
+        """Appends a number or a text."""
+        summary = text(tag, value) if isinstance(value, str) else scalar(tag, value)  # type: ignore[no-untyped-call]
+        self._write(Event(summary=summary, step=step))
+
+    def close(self) -> None:
+        """Closes the file."""
+        with disk_errors(self._folder):
+            self._stream.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with disk_errors(self._folder):
+            self._records.write(event.SerializeToString())
+            self._stream.flush()
+
+
+class MetricsLog:
+    """Appends rows to `metrics.jsonl` and `samples.jsonl` of a run and mirrors them to TensorBoard.
+
+    Args:
+        run: the run's folder.
+        stage: pretrain or finetune.
+        step: the step that training starts from: later rows of the stage are forgotten.
+    """
+
+    def __init__(self, run: Path, stage: str, step: int) -> None:
+        self.stage, self.run = stage, run
+        run.mkdir(parents=True, exist_ok=True)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            forget_after(run / name, stage, step)
+        self._board = Board(run / "tensorboard" / stage, step)
+
+    def write(self, **values: Any) -> None:
+        """One row of metrics; keys are those of `KEYS`, missing ones are null."""
+        row = {key: values.pop(key, None) for key in KEYS} | {"stage": self.stage}
+        if values:
+            raise TypeError(f"unknown metrics: {', '.join(values)}")
+        self._append("metrics.jsonl", row)
+        name = row["split"] + (f"/{row['source']}" if row["source"] else "")
+        for key in ("loss", "bpb", "lr", "grad_norm", "tokens_per_second"):
+            if row[key] is not None:
+                self._board.add(f"{key}/{name}", row[key], row["step"])
+
+    def write_sample(self, row: dict[str, Any]) -> None:
+        """One continuation written by the model during training."""
+        self._append("samples.jsonl", {"stage": self.stage} | row)
+        self._board.add(f"sample/{row['prompt']}", row["prompt"] + row["text"], row["step"])
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        path = self.run / name
+        with disk_errors(path), path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Closes TensorBoard's file."""
+        self._board.close()
+
+
+class TrainingBar:
+    """Loss, speed, utilisation and time left: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, stage: str, steps: int, done: int) -> None:
+        self.stage, self.steps, self._start, self._done = stage, steps, time.monotonic(), done
+        self._last_line = self._start
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=console)
+            self._task = self._bar.add_task(stage, total=steps, completed=done, figures="")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, step: int, figures: str) -> None:
+        """`step` steps are done; `figures` is what to show of them."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, figures=figures)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or step == self.steps:
+            self._last_line = now
+            left = (now - self._start) / max(1, step - self._done) * (self.steps - step)
+            say(f"{self.stage} {step:,}/{self.steps:,} steps · {figures} · {left:.0f} s left")

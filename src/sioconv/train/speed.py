@@ -1,0 +1,69 @@
+"""What the machine can do: matrix-product speed, and the precision that follows from it."""
+
+import ctypes
+import statistics
+import sys
+import time
+
+import torch
+
+from sioconv.errors import UserError
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def keep_freed_memory() -> None:
+    """Makes the C library keep freed memory for the next step; does nothing where it isn't glibc.
+
+    By default large tensors are given back to the system when they are freed, and their pages are fetched and zeroed
+    again in the next step, which cost a quarter of the demo's training time (docs/decisions.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # names in malloc.h: M_TRIM_THRESHOLD, …
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 2**27)
+        mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older releases take 32 MiB at most
+
+
+def matrix_speed(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.3) -> float:
+    """Median speed of a square matrix product, in floating-point operations a second (2·size³ per product)."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    times: list[float] = []
+    _ = left @ right
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        synchronize(device)
+        start = time.perf_counter()
+        _ = left @ right
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(times)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products: what is asked for, or with `auto` bf16 where the device is natively faster with it.
+
+    On a CPU it is measured (bf16 must be 1.3× as fast to be worth its rounding); on mps it is fp32.
+
+    Raises UserError for a name other than auto, fp32 and bf16.
+    """
+    if name == "fp32":
+        return torch.float32
+    if name == "bf16":
+        return torch.bfloat16
+    if name != "auto":
+        raise UserError(f"train.precision: {name!r} is none of auto, fp32, bf16")
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    if device.type == "cpu":
+        faster = matrix_speed(device, torch.bfloat16) > 1.3 * matrix_speed(device, torch.float32)
+        return torch.bfloat16 if faster else torch.float32
+    return torch.float32

@@ -1,0 +1,192 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
+
+from sioconv.errors import UserError
+from sioconv.generate import Session
+from sioconv.generate.config import LARGEST_SEED
+from sioconv.generate.state_file import SessionState, read_state, write_state
+from sioconv.model import SioConvForCausalLM
+
+TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    session = Session(*tiny_model, 3)
+    session.feed([1, 300, 301, 302])
+    path = tmp_path_factory.mktemp("state") / "good.state"
+    session.save(path)
+    return path
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata())
+
+
+def test_the_file_is_plain_safetensors(tiny_model: TinyModel, saved: Path) -> None:
+    config = tiny_model[0].config
+    tensors = load_file(saved)
+    for i in range(config.num_hidden_layers):
+        c, conv = tensors.pop(f"layers.{i}.c"), tensors.pop(f"layers.{i}.conv")
+        assert c.shape == (1, config.num_heads, config.head_dim) and c.dtype == torch.float32
+        assert conv.shape == (1, config.hidden_size, config.conv_width - 1)
+    assert not tensors
+    metadata = metadata_of(saved)
+    assert metadata.pop("model") == tiny_model[0].fingerprint()
+    assert metadata == {
+        "format": "sioconv-state",
+        "version": "1",
+        "tokens_seen": "3",
+        "pending_ids": "[302]",
+        "pending_bytes": "",
+        "turn_ids": "[300, 301, 302]",
+        "seed": "3",
+        "turns": "0",
+    }
+
+
+ids = st.lists(st.integers(0, 383))
+counts = st.integers(0, LARGEST_SEED)
+states = st.builds(SessionState, counts.filter(bool), ids, st.binary(max_size=9), ids, counts, counts)
+
+
+@given(states)
+def test_what_is_written_is_read(
+    tiny_model: TinyModel, saved: Path, tmp_path_factory: pytest.TempPathFactory, state: SessionState
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.state"
+    tensors = load_file(saved)
+    write_state(path, tiny_model[0], state, tensors)
+    found, memory = read_state(path, tiny_model[0])
+    assert found == state
+    assert memory.keys() == tensors.keys() and all(torch.equal(memory[name], tensors[name]) for name in tensors)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_state_are_refused(
+    tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "noise.state"
+    path.write_bytes(data)
+    refused(path, tiny_model[0], "not a state file")
+
+
+@given(st.data())
+def test_a_file_that_was_cut_is_refused(
+    tiny_model: TinyModel, saved: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path, whole = tmp_path_factory.getbasetemp() / "cut.state", saved.read_bytes()
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    refused(path, tiny_model[0], "not a state file")
+
+
+def refused(path: Path, model: SioConvForCausalLM, reason: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_state(path, model)
+    assert str(caught.value).startswith(reason) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_or_a_folder_is_refused(tiny_model: TinyModel, tmp_path: Path) -> None:
+    refused(tmp_path / "none", tiny_model[0], "no state file")
+    refused(tmp_path, tiny_model[0], "no state file")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused(tiny_model: TinyModel, saved: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="state file"):
+        read_state(tmp_path / name, tiny_model[0])
+    with pytest.raises(UserError, match="can't write a state file"):
+        Session.load(saved, *tiny_model).save(tmp_path / name)
+
+
+def test_another_safetensors_file_is_refused(tiny_model: TinyModel, tiny_model_folder: Path) -> None:
+    refused(tiny_model_folder / "model.safetensors", tiny_model[0], "not a state file")
+
+
+def test_another_models_state_is_refused(
+    tiny_model: TinyModel, make_model: Callable[..., SioConvForCausalLM], saved: Path
+) -> None:
+    refused(saved, make_model(tiny_model[1], conv_width=3), "state of another model")
+
+
+def test_another_version_is_refused(tiny_model: TinyModel, saved: Path, tmp_path: Path) -> None:
+    save_file(load_file(saved), tmp_path / "new", metadata_of(saved) | {"version": "2"})
+    refused(tmp_path / "new", tiny_model[0], "state file of another version")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokens_seen": "-1"},
+        {"tokens_seen": "three"},
+        {"tokens_seen": "0"},
+        {"pending_ids": "[384]"},
+        {"pending_ids": "[true]"},
+        {"pending_ids": "{}"},
+        {"pending_ids": "["},
+        {"pending_ids": "[" * 100_000},
+        {"pending_bytes": "zz"},
+        {"turn_ids": "[-1]"},
+        {"seed": str(LARGEST_SEED + 1)},
+        {"turns": ""},
+    ],
+)
+def test_metadata_that_was_tampered_with_is_refused(
+    tiny_model: TinyModel, saved: Path, tmp_path: Path, changes: dict[str, str]
+) -> None:
+    save_file(load_file(saved), tmp_path / "bad", metadata_of(saved) | changes)
+    refused(tmp_path / "bad", tiny_model[0], "damaged state file")
+
+
+@pytest.mark.parametrize("key", ["tokens_seen", "pending_ids", "pending_bytes", "turn_ids", "seed", "turns"])
+def test_metadata_that_lacks_a_key_is_refused(tiny_model: TinyModel, saved: Path, tmp_path: Path, key: str) -> None:
+    metadata = metadata_of(saved)
+    del metadata[key]
+    save_file(load_file(saved), tmp_path / "bad", metadata)
+    refused(tmp_path / "bad", tiny_model[0], "damaged state file")
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "missing", "extra"])
+def test_tensors_that_are_not_the_models_are_refused(
+    tiny_model: TinyModel, saved: Path, tmp_path: Path, change: str
+) -> None:
+    tensors: dict[str, Any] = load_file(saved)
+    c = tensors.pop("layers.0.c")
+    if change != "missing":
+        tensors["layers.0.c"] = {"shape": c.repeat(2, 1, 1), "dtype": c.half(), "extra": c}[change]
+    if change == "extra":
+        tensors["layers.9.c"] = c.clone()
+    save_file(tensors, tmp_path / "bad", metadata_of(saved))
+    refused(tmp_path / "bad", tiny_model[0], "damaged state file")
+
+
+def test_a_file_that_can_t_be_written_leaves_the_old_one(
+    tiny_model: TinyModel, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder" / "kept.state"
+    session = Session.load(saved, *tiny_model)
+    session.save(path)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="can't write a state file"):
+        session.save(path)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_in_the_files_place_is_an_error(tiny_model: TinyModel, saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"in the way: writing {tmp_path}: "):
+        Session.load(saved, *tiny_model).save(tmp_path)

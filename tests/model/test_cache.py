@@ -1,0 +1,113 @@
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor
+
+from sioconv.model import SioConvCache, SioConvForCausalLM
+
+
+@pytest.fixture
+def warm(model: SioConvForCausalLM, ids: Tensor) -> SioConvCache:
+    """A cache that has read all of `ids` but the last two tokens."""
+    cache = SioConvCache(model.config)
+    with torch.no_grad():
+        model(ids[:, :-2], cache=cache)
+    return cache
+
+
+def read(model: SioConvForCausalLM, ids: Tensor, cache: SioConvCache) -> Tensor:
+    """The logits of `ids` [B, T] read from a copy of `cache`."""
+    with torch.no_grad():
+        logits: Tensor = model(ids, cache=deepcopy(cache)).logits
+    return logits
+
+
+def test_a_new_cache_is_empty(model: SioConvForCausalLM) -> None:
+    cache = SioConvCache(model.config)
+    assert cache.state_dict() == {} and cache.get_seq_length() == 0 and cache.tokens_seen.dtype == torch.int64
+    assert cache.get_max_length() == -1
+
+
+def test_shapes_and_dtypes(model: SioConvForCausalLM, ids: Tensor) -> None:
+    """The state's size doesn't depend on what was read, and its precision not on the model's."""
+    config, cache = model.config, SioConvCache(model.config)
+    model.bfloat16()(ids, cache=cache)
+    for name, tensor in cache.state_dict().items():
+        if name.endswith(".c"):
+            assert tensor.shape == (3, config.num_heads, config.head_dim) and tensor.dtype == torch.float32
+        else:
+            assert tensor.shape == (3, config.hidden_size, config.conv_width - 1)
+    assert len(cache.state_dict()) == config.num_hidden_layers * (2 if config.conv_width else 1)
+    assert cache.get_seq_length() == 11
+
+
+def test_states_own_their_memory(warm: SioConvCache) -> None:
+    """A view would keep a whole prompt's activations alive."""
+    for tensor in warm.state_dict().values():
+        assert tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+def test_a_copy_is_independent(model: SioConvForCausalLM, ids: Tensor, warm: SioConvCache) -> None:
+    before = {name: tensor.clone() for name, tensor in warm.state_dict().items()}
+    copy = deepcopy(warm)
+    with torch.no_grad():
+        model(ids[:, -2:], cache=copy)
+    assert (warm.get_seq_length(), copy.get_seq_length()) == (9, 11)
+    for name, tensor in warm.state_dict().items():
+        assert torch.equal(tensor, before[name]) and not torch.equal(tensor, copy.state_dict()[name])
+
+
+def test_state_dict_round_trip(model: SioConvForCausalLM, ids: Tensor, warm: SioConvCache) -> None:
+    other = SioConvCache(model.config)
+    other.load_state_dict(warm.state_dict(), int(warm.tokens_seen))
+    assert other.get_seq_length() == 9
+    assert torch.equal(read(model, ids[:, -2:], other), read(model, ids[:, -2:], warm))
+    other.load_state_dict({}, 0)
+    assert torch.equal(read(model, ids, other), read(model, ids, SioConvCache(model.config)))
+
+
+def test_a_missing_state_is_named(model: SioConvForCausalLM, warm: SioConvCache) -> None:
+    tensors = warm.state_dict()
+    del tensors["layers.1.c"]
+    with pytest.raises(KeyError, match=r"layers\.1\.c"):
+        SioConvCache(model.config).load_state_dict(tensors, 9)
+
+
+@pytest.mark.parametrize("method", ["reorder_cache", "batch_select_indices"])
+@pytest.mark.parametrize("rows", [[2, 0, 0], [1], [2, 1, 0, 1]])
+def test_rows_are_chosen(
+    model: SioConvForCausalLM, ids: Tensor, warm: SioConvCache, method: str, rows: list[int]
+) -> None:
+    expected = read(model, ids[:, -2:], warm)[rows]
+    getattr(warm, method)(torch.tensor(rows))
+    torch.testing.assert_close(read(model, ids[rows, -2:], warm), expected)
+
+
+def test_rows_are_repeated(model: SioConvForCausalLM, ids: Tensor, warm: SioConvCache) -> None:
+    expected = read(model, ids[:, -2:], warm).repeat_interleave(2, dim=0)
+    warm.batch_repeat_interleave(2)
+    torch.testing.assert_close(read(model, ids[:, -2:].repeat_interleave(2, dim=0), warm), expected)
+
+
+def test_an_empty_cache_has_no_rows_to_choose(model: SioConvForCausalLM) -> None:
+    cache = SioConvCache(model.config)
+    cache.reorder_cache(torch.tensor([1, 0]))
+    cache.batch_repeat_interleave(2)
+    assert cache.state_dict() == {}
+
+
+def test_reset_starts_again(model: SioConvForCausalLM, ids: Tensor, warm: SioConvCache) -> None:
+    warm.reset()
+    assert warm.get_seq_length() == 0
+    assert torch.equal(read(model, ids, warm), read(model, ids, SioConvCache(model.config)))
+
+
+def test_it_cannot_be_cropped(warm: SioConvCache) -> None:
+    with pytest.raises(TypeError, match="copy it before"):
+        warm.crop(1)
+
+
+def test_it_holds_no_keys_and_values(warm: SioConvCache) -> None:
+    with pytest.raises(TypeError, match="states, not keys and values"):
+        warm.update(torch.zeros(1), torch.zeros(1), 0)

@@ -1,0 +1,194 @@
+"""The language model's forward pass: cut, padded or packed, a text gives what it gives alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sioconv.model import SioConvCache, SioConvForCausalLM
+from sioconv.model.loss import IGNORED, token_loss_sum
+
+
+def alone(model: SioConvForCausalLM, ids: Tensor) -> Tensor:
+    """The logits [T, V] of one document [T]."""
+    logits: Tensor = model(ids.unsqueeze(0)).logits
+    return logits[0]
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("size", [1, 4])
+def test_cached_equals_uncached(model: SioConvForCausalLM, ids: Tensor, size: int, grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        whole = model(ids, use_cache=False)
+        cache = SioConvCache(model.config)
+        pieces = [model(piece, cache=cache).logits for piece in ids.split(size, dim=1)]
+    assert whole.cache is None
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole.logits)
+
+
+def test_the_cache_that_a_call_returns(model: SioConvForCausalLM, ids: Tensor) -> None:
+    first = model(ids[:, :5])
+    second = model(ids[:, 5:], past_key_values=first.cache)
+    assert second.cache is first.cache and first.cache.get_seq_length() == 11
+    torch.testing.assert_close(second.logits, model(ids).logits[:, 5:])
+    assert model.train()(ids).cache is None
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(model: SioConvForCausalLM, ids: Tensor, side: str) -> None:
+    """In a first batch and in one that goes on from its cache."""
+    lengths = [[6, 2, 4], [5, 3, 1]]  # tokens of each row in the two batches, 6 and 5 long
+    steps = [torch.arange(6), torch.arange(5)]
+    if side == "left":
+        steps = [step.flip(0) for step in steps]
+    masks = [step < torch.tensor(length).unsqueeze(1) for step, length in zip(steps, lengths, strict=True)]
+    cache, found = SioConvCache(model.config), []
+    for part, mask in zip(ids.split([6, 5], dim=1), masks, strict=True):
+        garbage = (part + 1) % model.config.vocab_size
+        kept = model(torch.where(mask, part, garbage), attention_mask=mask.long(), cache=cache).logits
+        found.append(kept)
+    for i in range(3):
+        real = torch.cat([masks[0][i], masks[1][i]])
+        torch.testing.assert_close(torch.cat([found[0][i], found[1][i]])[real], alone(model, ids[i, real]))
+
+
+def test_a_mask_may_cover_what_was_read(model: SioConvForCausalLM, ids: Tensor) -> None:
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    cache = SioConvCache(model.config)
+    model(ids[:, :6], attention_mask=mask[:, :6], cache=cache)
+    logits = model(ids[:, 6:], attention_mask=mask, cache=cache).logits
+    torch.testing.assert_close(logits[1], alone(model, ids[1, 3:])[3:])
+
+
+DOCUMENTS = [4, 1, 6]
+STARTS = torch.tensor([[t in (0, 4, 5) for t in range(11)]])
+MARKS = {
+    "position_ids": {"position_ids": torch.cat([torch.arange(n) for n in DOCUMENTS]).unsqueeze(0)},
+    "seq_idx": {"seq_idx": torch.repeat_interleave(torch.tensor(DOCUMENTS)).unsqueeze(0)},
+    "cu_seq_lens_q": {"cu_seq_lens_q": torch.tensor([0, 4, 5, 11], dtype=torch.int32), "max_length_q": 6},
+    "reset": {"reset": STARTS},
+    "reset above position_ids": {"reset": STARTS, "position_ids": torch.arange(11).unsqueeze(0)},
+}
+
+
+@pytest.mark.parametrize("name", MARKS)
+def test_packed_equals_separate(model: SioConvForCausalLM, ids: Tensor, name: str) -> None:
+    """Logits, and the gradient of every parameter: the learned initial state and the convolution among them."""
+    packed, slope = ids[0], torch.randn(11, model.config.vocab_size, dtype=torch.float64)
+    separate = torch.cat([alone(model, document) for document in packed.split(DOCUMENTS)])
+    expected = torch.autograd.grad((separate * slope).sum(), list(model.parameters()))
+    logits = model(packed.unsqueeze(0), use_cache=False, **MARKS[name]).logits[0]
+    torch.testing.assert_close(logits, separate)
+    found = torch.autograd.grad((logits * slope).sum(), list(model.parameters()))
+    for (parameter, _), gradient, other in zip(model.named_parameters(), found, expected, strict=True):
+        assert other.any(), parameter
+        torch.testing.assert_close(gradient, other, msg=lambda text, at=parameter: f"{at}: {text}")
+
+
+def test_one_row_of_positions_serves_all_rows(model: SioConvForCausalLM, ids: Tensor) -> None:
+    logits = model(ids, **MARKS["position_ids"]).logits
+    torch.testing.assert_close(logits[2, 5:], alone(model, ids[2, 5:]))
+
+
+def test_embeddings_in_place_of_ids(model: SioConvForCausalLM, ids: Tensor) -> None:
+    embeddings = model.model.embed(ids)
+    torch.testing.assert_close(model(inputs_embeds=embeddings).logits, model(ids).logits)
+    for wrong in ({}, {"input_ids": ids, "inputs_embeds": embeddings}):
+        with pytest.raises(ValueError, match="exactly one of input_ids"):
+            model(**wrong)
+
+
+def test_long_embeddings_are_looked_up_at_the_limit(model: SioConvForCausalLM, ids: Tensor) -> None:
+    limit = model.config.embedding_max_norm
+    model.model.embed_tokens.weight.data *= torch.linspace(0.1, 9, model.config.vocab_size).unsqueeze(1)
+    rows = model.model.embed_tokens.weight[ids]
+    if limit is not None:
+        rows = F.embedding(ids, model.model.embed_tokens.weight.detach().clone(), max_norm=limit)
+    torch.testing.assert_close(model.model.embed(ids), rows)
+
+
+@pytest.mark.parametrize("keep", [1, 3, torch.tensor([2, 7])], ids=str)
+def test_logits_to_keep(model: SioConvForCausalLM, ids: Tensor, keep: int | Tensor) -> None:
+    kept = keep if isinstance(keep, Tensor) else torch.arange(11)[-keep:]
+    torch.testing.assert_close(model(ids, logits_to_keep=keep).logits, model(ids).logits[:, kept])
+
+
+def test_the_last_hidden_state_is_what_the_head_gets(model: SioConvForCausalLM, ids: Tensor) -> None:
+    output = model(ids, output_hidden_states=True)
+    assert len(output.hidden_states) == model.config.num_hidden_layers + 1
+    torch.testing.assert_close(model.lm_head(output.hidden_states[-1]), output.logits)
+
+
+def test_the_loss_is_that_of_the_next_tokens(model: SioConvForCausalLM, ids: Tensor) -> None:
+    labels = ids.clone()
+    labels[0, 3:6] = labels[2, -1] = IGNORED
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    total = token_loss_sum(model.model(ids).last_hidden_state, model.lm_head, targets)
+    count = int((targets != IGNORED).sum())
+    # transformers computes the loss in fp32
+    torch.testing.assert_close(model(ids, labels=labels).loss, total / count, check_dtype=False)
+    accumulated = model(ids, labels=labels, num_items_in_batch=torch.tensor(2 * count)).loss
+    torch.testing.assert_close(accumulated, total / (2 * count), check_dtype=False)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_gradients_are_equal(model: SioConvForCausalLM, ids: Tensor, reentrant: bool) -> None:
+    model.train()
+    model(ids, labels=ids).loss.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    calls: list[object] = []
+    model.model.layers[0].mixer.register_forward_hook(lambda *_: calls.append(None))
+    model(ids, labels=ids).loss.backward()
+    assert len(calls) == 2  # once more in the backward pass
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])
+
+
+@pytest.mark.parametrize("size", [30, 50])
+def test_the_vocabulary_can_be_resized(model: SioConvForCausalLM, ids: Tensor, size: int, tmp_path: Path) -> None:
+    before = model(ids % 30).logits
+    model.resize_token_embeddings(size)
+    assert model.config.vocab_size == size
+    after = model(ids % 30, labels=ids % 30)
+    assert after.logits.shape[-1] == size and after.loss.isfinite()
+    torch.testing.assert_close(after.logits[..., :30], before[..., :30])
+    model.float().save_pretrained(tmp_path)
+    torch.testing.assert_close(SioConvForCausalLM.from_pretrained(tmp_path)(ids % 30).logits, model(ids % 30).logits)
+
+
+def test_forget_gates_are_those_that_the_layers_use(
+    model: SioConvForCausalLM, ids: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sioconv.model import layers
+
+    used: list[Tensor] = []
+    scan = layers.scan
+
+    def spy(z: Tensor, log_a: Tensor, *args: object, **kwargs: object) -> object:
+        used.append(log_a)
+        return scan(z, log_a, *args, **kwargs)
+
+    monkeypatch.setattr(layers, "scan", spy)
+    gates = model.forget_gates(ids)
+    assert len(gates) == model.config.num_hidden_layers
+    for gate, other in zip(gates, used, strict=True):
+        assert (gate <= 0).all() and torch.equal(gate, other)
+    assert not any(block.mixer.dt_proj._forward_hooks for block in model.model.layers)
+
+
+def test_the_fingerprint_is_the_weights_and_the_architecture(model: SioConvForCausalLM, tmp_path: Path) -> None:
+    model = model.float()
+    known = {model.fingerprint()}
+    model.save_pretrained(tmp_path)
+    assert SioConvForCausalLM.from_pretrained(tmp_path).fingerprint() in known
+    for parameter in model.parameters():
+        parameter.data.flatten()[-1] += 1e-3
+        known.add(model.fingerprint())
+    model.config.rms_norm_eps *= 2
+    known.add(model.fingerprint())
+    assert len(known) == 2 + len(list(model.parameters()))

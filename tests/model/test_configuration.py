@@ -1,0 +1,55 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sioconv.model import SioConvConfig
+
+
+def test_save_and_load(tmp_path: Path, options: dict[str, object]) -> None:
+    config = SioConvConfig(vocab_size=77, tokenizer_fingerprint="abc", **options)
+    config.save_pretrained(tmp_path)
+    assert SioConvConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("wrong", [{"num_heads": 7}, {"gate": "row"}, {"hidden_size": "wide"}, {"conv_width": 1}])
+def test_what_cannot_be_built_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(Exception, match=next(iter(wrong))):
+        SioConvConfig(**wrong)
+
+
+# What a script does with a folder. Other classes of transformers come first: some import the Auto classes half-way.
+USE = """
+import torch
+folder = sys.argv[1]
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+assert type(model).__name__ == "SioConvForCausalLM", type(model)
+assert type(AutoConfig.from_pretrained(folder)).__name__ == "SioConvConfig"
+assert type(AutoModel.from_config(model.config)).__name__ == "SioConvModel"
+prompts = tokenizer(["川", "The river"], return_tensors="pt", padding=True, padding_side="left")
+model.generate(**prompts, max_new_tokens=3, do_sample=True)
+model.generate(tokenizer("", return_tensors="pt").input_ids, max_new_tokens=3, num_beams=2)
+"""
+SIOCONV_FIRST = """
+import sys
+from sioconv.model import SioConvLayer
+assert not {"transformers", "huggingface_hub", "tokenizers"} & set(sys.modules)
+from transformers import LlamaForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+"""
+TRANSFORMERS_FIRST = """
+import sys
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+import sioconv.model
+"""
+
+
+@pytest.mark.parametrize("imports", [SIOCONV_FIRST, TRANSFORMERS_FIRST], ids=["sioconv first", "transformers first"])
+def test_auto_classes_know_the_model(tiny_model_folder: Path, imports: str) -> None:
+    """And loading and generating warn of nothing."""
+    command = [sys.executable, "-W", "always", "-c", imports + USE, str(tiny_model_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line and not line.startswith("Loading weights: ")]
+    assert not said, done.stderr

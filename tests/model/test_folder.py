@@ -1,0 +1,174 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+
+from sioconv.data.config import TokenizerConfig
+from sioconv.data.tokenizer import END_OF_TURN, train_tokenizer
+from sioconv.errors import UserError
+from sioconv.model import SioConvForCausalLM, load_model_folder, save_model_folder
+
+MakeModel = Callable[..., SioConvForCausalLM]
+Break = Callable[[Path], object]
+TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
+
+
+@pytest.fixture
+def folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
+    """A model folder that the test may break."""
+    return Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+
+
+def test_what_is_in_a_folder(tiny_model_folder: Path, tiny_model: TinyModel) -> None:
+    tokenizer = tiny_model[1]
+    assert sorted(path.name for path in tiny_model_folder.iterdir()) == [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert {path.stat().st_mode & 0o777 for path in tiny_model_folder.iterdir()} == {0o644}
+    config = json.loads((tiny_model_folder / "config.json").read_text())
+    assert config["model_type"] == "sioconv" and config["dtype"] == "float32"
+    generation = GenerationConfig.from_pretrained(tiny_model_folder)
+    assert generation.eos_token_id == [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TURN)]
+    assert generation.pad_token_id == tokenizer.pad_token_id and generation.bos_token_id == tokenizer.bos_token_id
+    assert all(tensor.dtype == torch.float32 for tensor in load_file(tiny_model_folder / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_save_and_load(
+    tiny_model: TinyModel, make_model: MakeModel, tmp_path: Path, dtype: torch.dtype, tied: bool
+) -> None:
+    """A model that was trained in half precision is written in fp32 and loads as such."""
+    tokenizer = tiny_model[1]
+    model = make_model(tokenizer, tie_word_embeddings=tied).to(dtype)
+    save_model_folder(model, tokenizer, tmp_path / "new" / "model", [2])
+    loaded, again = load_model_folder(tmp_path / "new" / "model")
+    assert not loaded.training and again.get_vocab() == tokenizer.get_vocab()
+    assert again.chat_template == tokenizer.chat_template and again("川").input_ids == tokenizer("川").input_ids
+    for name, parameter in loaded.named_parameters():
+        assert parameter.dtype == torch.float32 and torch.equal(parameter, model.get_parameter(name).float()), name
+    assert json.loads((tmp_path / "new" / "model" / "config.json").read_text())["dtype"] == "float32"
+    assert AutoTokenizer.from_pretrained(tmp_path / "new" / "model").get_vocab() == tokenizer.get_vocab()
+
+
+def test_loading_in_half_precision(tiny_model_folder: Path) -> None:
+    model, _ = load_model_folder(str(tiny_model_folder), "cpu", torch.bfloat16)
+    kinds = {name.split(".")[-1 if "proj" not in name else -2]: p.dtype for name, p in model.named_parameters()}
+    assert {name for name, kind in kinds.items() if kind == torch.float32} == {"A_log", "initial_state", "dt_proj"}
+
+
+def test_an_older_folder_is_replaced(tiny_model: TinyModel, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "pytorch_model.bin").touch()
+    save_model_folder(*tiny_model, tmp_path / "model", [2])
+    assert not (tmp_path / "model" / "pytorch_model.bin").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_nothing_half_written_is_left(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    model, tokenizer = tiny_model
+    if older:
+        save_model_folder(model, tokenizer, tmp_path / "model", [2])
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tokenizer, "save_pretrained", fail)
+    with pytest.raises(UserError, match=r"no disk space left: .*model"):
+        save_model_folder(model, tokenizer, tmp_path / "model", [3])
+    if older:
+        assert load_model_folder(tmp_path / "model")[0].generation_config.eos_token_id == [2]
+    assert [path.name for path in tmp_path.iterdir()] == (["model"] if older else [])
+
+
+def lose_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def retrain_tokenizer(folder: Path) -> None:
+    """Another vocabulary of the same size."""
+    size = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    other = train_tokenizer(
+        TokenizerConfig(vocab_size=size), ["東京都は日本の首都である。人口が多い。"] * 9, folder / "other"
+    )
+    other.save_pretrained(folder)
+
+
+def remove(name: str) -> Break:
+    return lambda folder: (folder / name).unlink()
+
+
+def write(name: str, content: bytes) -> Break:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def truncate(name: str) -> Break:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-100])
+
+
+def configure(**values: object) -> Break:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+    return change
+
+
+CANT_LOAD = r"can't load a model from .*model: "
+NO_OBJECT = r"config\.json is not a JSON object"
+BREAKS: dict[str, tuple[Break, str]] = {
+    "missing folder": (shutil.rmtree, r"no model folder at .*model: give the path of a folder"),
+    "no config": (remove("config.json"), r"no config\.json in .*model"),
+    "no weights": (remove("model.safetensors"), r"no model\.safetensors in .*model"),
+    "no tokenizer": (remove("tokenizer.json"), r"no tokenizer\.json in .*model"),
+    "broken config": (truncate("config.json"), NO_OBJECT),
+    "config is a list": (write("config.json", b"[]"), NO_OBJECT),
+    "config isn't text": (write("config.json", b"\xff"), NO_OBJECT),
+    "another model": (configure(model_type="llama"), r"model of type 'llama'"),
+    "impossible size": (configure(num_heads=5), CANT_LOAD + ".*num_heads"),
+    "other sizes": (configure(hidden_size=64), CANT_LOAD),
+    "truncated weights": (truncate("model.safetensors"), CANT_LOAD),
+    "a missing weight": (lose_a_weight, r"weights are missing in .*model: model\.norm\.weight"),
+    "broken tokenizer": (truncate("tokenizer.json"), CANT_LOAD),
+    "another tokenizer": (retrain_tokenizer, r"the tokenizer in .*model is not the one"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_is_wrong_is_said_in_one_line(folder: Path, name: str) -> None:
+    break_it, message = BREAKS[name]
+    break_it(folder)
+    with pytest.raises(UserError, match=message) as error:
+        load_model_folder(folder)
+    assert "\n" not in str(error.value) and "None" not in str(error.value)
+
+
+def test_a_file_is_no_folder(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_model_folder(folder / "config.json")
+
+
+@pytest.mark.parametrize("path", ["model", "runs/model", "./model", "a/b/model"])
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(SioConvForCausalLM, "from_pretrained", None)
+    with pytest.raises(UserError, match=f"no model folder at {path}"):
+        load_model_folder(path)

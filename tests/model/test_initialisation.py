@@ -1,0 +1,135 @@
+"""What the weights start with, whichever way a model is made or loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sioconv.model import SioConvConfig, SioConvForCausalLM
+
+Check = Callable[[SioConvForCausalLM], None]
+FP32 = ("dt_proj", "A_log", "initial_state")
+
+
+@pytest.fixture
+def config(options: dict[str, object]) -> SioConvConfig:
+    """Wide enough for statistics."""
+    values = {"z_gain": 0.5, "y_gain": 0.25, "initial_state_std": 2.0, **options}
+    return SioConvConfig(
+        hidden_size=64, num_heads=16, intermediate_size=96, num_hidden_layers=2, vocab_size=200, **values
+    )
+
+
+def std(parameter: Tensor) -> float:
+    return float(parameter.detach().float().std())
+
+
+def assert_fresh(model: SioConvForCausalLM) -> None:
+    """Every parameter is as in a new model."""
+    config, width = model.config, model.config.hidden_size
+    rows = model.model.embed_tokens.weight.detach()
+    if config.embedding_max_norm is None:
+        assert std(rows) == pytest.approx(1, rel=0.05)
+    else:
+        assert (rows.norm(dim=-1) <= config.embedding_max_norm + 1e-6).all()
+        assert std(rows) == pytest.approx(config.embedding_max_norm / width**0.5, rel=0.05)
+    for block in model.model.layers:
+        mixer = block.mixer
+        for name, gain in {"z": config.z_gain, "y": config.y_gain}.items():
+            for linear in (mixer.get_submodule(f"{name}_proj"), mixer.get_submodule(f"{name}_gate_proj")):
+                assert std(linear.weight) == pytest.approx(gain * width**-0.5, rel=0.1)
+                assert linear.bias is None or not linear.bias.any()
+        assert 0 < std(mixer.dt_proj.weight) < 0.01
+        dt = torch.nn.functional.softplus(mixer.dt_proj.bias)
+        assert 0.00099 < dt.min() < 0.02 and 0.01 < dt.max() < 0.101
+        assert mixer.A_log.min() >= 0 and mixer.A_log.max() <= 2.78 and std(mixer.A_log) > 0.2  # rates from 1 to 16
+        assert std(mixer.initial_state) == pytest.approx(config.initial_state_std, rel=0.4, abs=1e-9)
+        if mixer.conv_weight is not None:
+            assert (mixer.conv_weight[:, 0] == 1).all() and not mixer.conv_weight[:, 1:].any()
+        for norm in (block.mixer_norm, block.ffn_norm, mixer.state_norm):
+            assert (norm.weight == 1).all()
+        assert not mixer.state_norm.bias.any()
+        for linear in (block.ffn.up_proj, block.ffn.gate_proj, block.ffn.down_proj):
+            assert std(linear.weight) == pytest.approx((3 * linear.in_features) ** -0.5, rel=0.05)
+            assert linear.bias is None or 0 < linear.bias.abs().max() <= linear.in_features**-0.5
+    if not config.tie_word_embeddings:
+        assert std(model.lm_head.weight) == pytest.approx((3 * width) ** -0.5, rel=0.05)
+    assert model.lm_head.bias is None or 0 < model.lm_head.bias.abs().max() <= width**-0.5
+    assert (model.model.norm.weight == 1).all()
+
+
+@torch.no_grad()
+def test_a_new_model(config: SioConvConfig) -> None:
+    assert_fresh(SioConvForCausalLM(config))
+
+
+def test_the_seed_decides(config: SioConvConfig) -> None:
+    prints = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        prints.append(SioConvForCausalLM(config).fingerprint())
+    assert prints[0] == prints[1] != prints[2]
+
+
+@torch.no_grad()
+def test_a_model_on_no_device_is_given_memory_later(config: SioConvConfig) -> None:
+    with torch.device("meta"):
+        model = SioConvForCausalLM(config)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        parameter.fill_(torch.nan)
+    for module in model.modules():
+        module._is_hf_initialized = False
+    model.init_weights()
+    assert_fresh(model)
+
+
+@torch.no_grad()
+def test_missing_weights_start_afresh(config: SioConvConfig, tmp_path: Path) -> None:
+    """Each weight may be the missing one; those that are there are left alone."""
+    model = SioConvForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    whole = load_file(tmp_path / "model.safetensors")
+    names = sorted(whole)
+    for part in range(3):
+        missing = set(names[part::3])
+        save_file(
+            {k: v for k, v in whole.items() if k not in missing}, tmp_path / "model.safetensors", {"format": "pt"}
+        )
+        loaded, report = SioConvForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+        assert missing <= set(report["missing_keys"])
+        assert_fresh(loaded)
+        for name, value in loaded.state_dict().items():
+            if name in whole and name not in missing:
+                assert torch.equal(value, whole[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_save_and_load(model: SioConvForCausalLM, ids: Tensor, tmp_path: Path, dtype: torch.dtype) -> None:
+    model = model.float()
+    model.save_pretrained(tmp_path)
+    loaded, report = SioConvForCausalLM.from_pretrained(tmp_path, dtype=dtype, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    for name, parameter in loaded.named_parameters():
+        assert parameter.dtype == (torch.float32 if any(part in name for part in FP32) else dtype), name
+        assert torch.equal(parameter, model.get_parameter(name).to(parameter.dtype)), name
+    logits, expected = loaded(ids).logits, model(ids).logits
+    if dtype == torch.float32:
+        assert torch.equal(logits, expected)
+    else:
+        assert logits.dtype == dtype
+        error = (logits - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+        assert error < 0.05
+
+
+@torch.no_grad()
+def test_tied_embeddings_stay_tied(model: SioConvForCausalLM, tmp_path: Path) -> None:
+    model.float().save_pretrained(tmp_path)
+    for tied in (model, SioConvForCausalLM.from_pretrained(tmp_path)):
+        assert (tied.lm_head.weight is tied.model.embed_tokens.weight) == model.config.tie_word_embeddings
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != model.config.tie_word_embeddings

@@ -1,0 +1,183 @@
+"""The layer alone: what it computes, and that cutting, packing and padding a sequence change nothing."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sioconv.model import Architecture, LayerState, SioConvForCausalLM, SioConvLayer
+
+LENGTH = 9
+
+
+@pytest.fixture
+def layer(model: SioConvForCausalLM) -> SioConvLayer:
+    mixer: SioConvLayer = model.model.layers[0].mixer
+    return mixer
+
+
+@pytest.fixture
+def x() -> Tensor:
+    """[2, 9, 12] float64."""
+    return torch.randn(2, LENGTH, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def alone(layer: SioConvLayer, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
+    """One document [T, D] from the initial state or from `state`: y [T, D] and the state."""
+    y, state = layer(x.unsqueeze(0), state)
+    assert state is not None
+    return y[0], state
+
+
+def row(state: LayerState, i: int) -> LayerState:
+    return LayerState(state.c[i : i + 1], None if state.conv is None else state.conv[i : i + 1])
+
+
+def assert_same_state(state: LayerState, expected: LayerState) -> None:
+    for tensor, other in zip(state, expected, strict=True):
+        torch.testing.assert_close(tensor, other)
+
+
+def loop(layer: SioConvLayer, x: Tensor) -> Tensor:
+    """The layer's definition, written down step by step for one document [T, D]."""
+    config, c, outputs = layer.config, layer.initial_state, []
+    for t in range(x.shape[0]):
+        xt = x[t]
+        if layer.conv_weight is not None:
+            xt = sum(layer.conv_weight[:, k] * x[t - k] for k in range(config.conv_width) if t >= k)
+        rate = layer.A_log.exp() * F.softplus(layer.dt_proj(xt))  # one per head, or per channel
+        log_a = -rate.view(config.num_heads, -1)  # [H, 1] or [H, P]
+        z = (layer.z_proj(xt) * F.silu(layer.z_gate_proj(xt))).view(config.num_heads, -1)
+        if config.input_scale == "variance":
+            z = z * (1 - torch.exp(2 * log_a)).sqrt()
+        elif config.input_scale == "mean":
+            z = z * (1 - torch.exp(log_a))
+        c = torch.exp(log_a) * c + z
+        mean, variance = c.mean(-1, keepdim=True), c.var(-1, unbiased=False, keepdim=True)
+        norm = (c - mean) / (variance + config.state_norm_eps).sqrt()
+        norm = norm * layer.state_norm.weight[:, None] + layer.state_norm.bias[:, None]
+        outputs.append(layer.y_proj(norm.flatten()) * F.silu(layer.y_gate_proj(xt)))
+    return torch.stack(outputs)
+
+
+def test_it_computes_its_definition(layer: SioConvLayer, x: Tensor) -> None:
+    y, _ = layer(x)
+    torch.testing.assert_close(y, torch.stack([loop(layer, document) for document in x]))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_pieces_equal_the_whole(layer: SioConvLayer, x: Tensor, size: int, grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        whole, last = layer(x)
+        pieces, state = [], None
+        for piece in x.split(size, dim=1):
+            y, state = layer(piece, state)
+            pieces.append(y)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
+    assert_same_state(state, last)
+
+
+def test_a_piece_may_be_empty(layer: SioConvLayer, x: Tensor) -> None:
+    _, state = layer(x)
+    y, after = layer(x[:, :0], state)
+    assert y.shape == (2, 0, 12)
+    assert_same_state(after, state)
+
+
+def test_the_state_is_made_only_when_it_is_wanted(layer: SioConvLayer, x: Tensor) -> None:
+    with torch.no_grad():
+        for piece in (x, x[:, :1]):
+            assert layer(piece, output_state=False)[1] is None
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_reset_starts_a_new_document(layer: SioConvLayer, x: Tensor, grad: bool) -> None:
+    """Also in the piece after it, where the convolution's tail must hold nothing from before the reset."""
+    reset = torch.zeros(2, LENGTH, dtype=torch.bool)
+    reset[0, [2, 3, 7]] = True
+    with torch.set_grad_enabled(grad):
+        for end in range(8, LENGTH):
+            y, state = layer(x[:, :end], reset=reset[:, :end])
+            rest, _ = layer(x[:, end:], state, reset=reset[:, end:])
+            y = torch.cat([y, rest], dim=1)
+            expected = [alone(layer, document)[0] for document in x[0].split([2, 1, 4, 2])]
+            torch.testing.assert_close(y[0], torch.cat(expected))
+            torch.testing.assert_close(y[1], alone(layer, x[1])[0])
+
+
+def test_a_reset_at_one_step_of_decoding(layer: SioConvLayer, x: Tensor) -> None:
+    with torch.no_grad():
+        _, state = layer(x[:, :-1])
+        y, _ = layer(x[:, -1:], state, reset=torch.tensor([[True], [False]]))
+        torch.testing.assert_close(y[0], alone(layer, x[0, -1:])[0])
+        torch.testing.assert_close(y[1], layer(x)[0][1, -1:])
+
+
+MASKS = {
+    "left": [[0, 0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1, 1]],
+    "right": [[1, 1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0, 0]],
+    "both": [[0, 1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0, 1]],
+    "inside": [[1, 1, 0, 0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0, 1, 1, 1]],
+    "nothing but padding": [[0, 0, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1]],
+}
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("name", MASKS)
+def test_padding_changes_nothing(layer: SioConvLayer, x: Tensor, name: str, warm: bool) -> None:
+    """Neither what the layer makes of other steps nor the state that it carries on, convolution's tail included."""
+    mask = torch.tensor(MASKS[name], dtype=torch.bool)
+    _, state = layer(x.flip(1))
+    state = state if warm else None
+    y, after = layer(torch.where(mask.unsqueeze(-1), x, 1e3), state, mask=mask)
+    for i, real in enumerate(mask):
+        if real.any():
+            expected, last = alone(layer, x[i, real], None if state is None else row(state, i))
+            torch.testing.assert_close(y[i, real], expected)
+            assert_same_state(row(after, i), last)
+        elif state is not None:
+            assert_same_state(row(after, i), row(state, i))
+
+
+def test_a_reset_at_padding_is_none(layer: SioConvLayer, x: Tensor) -> None:
+    """transformers gives position 0 to padding, which would otherwise begin a document behind a text."""
+    mask = torch.tensor(MASKS["right"], dtype=torch.bool)
+    _, state = layer(x, mask=mask, reset=~mask)
+    _, expected = layer(x, mask=mask)
+    assert_same_state(state, expected)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_are_finite_and_reach_every_parameter(layer: SioConvLayer, x: Tensor, masked: bool) -> None:
+    """The slope of sqrt(1 - a^2) is infinite at padding, where log a is set to 0."""
+    mask = torch.tensor(MASKS["both"], dtype=torch.bool) if masked else None
+    y, _ = layer(x.requires_grad_(), mask=mask)
+    (y[mask] if masked else y).square().sum().backward()
+    for name, parameter in [*layer.named_parameters(), ("x", x)]:
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+    if masked:
+        assert not x.grad[~mask].any()
+
+
+def test_forget_gates_are_at_most_one(layer: SioConvLayer, x: Tensor) -> None:
+    config = layer.config
+    log_a = layer.log_forget_gate(x * 100)
+    assert (log_a <= 0).all()
+    assert log_a.shape == ((2, LENGTH, 3) if config.gate == "head" else (2, LENGTH, 3, config.head_dim))
+
+
+def test_gates_stay_fp32_under_autocast(layer: SioConvLayer, x: Tensor) -> None:
+    layer, x = layer.float().requires_grad_(False), x.float()
+    expected, _ = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        log_a = layer.log_forget_gate(x)
+        y, state = layer(x)
+    assert log_a.dtype == state.c.dtype == torch.float32
+    torch.testing.assert_close(log_a, layer.log_forget_gate(x), rtol=0, atol=0)
+    torch.testing.assert_close(y.float(), expected, rtol=0.1, atol=0.1 * float(expected.abs().max()))
+
+
+def test_a_wrong_size_is_named() -> None:
+    with pytest.raises(ValueError, match="num_heads: 5"):
+        SioConvLayer(Architecture(hidden_size=12, num_heads=5))

@@ -1,0 +1,113 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
+
+from sioconv.data.tokenizer import BOS, encode_texts
+from sioconv.model import SioConvForCausalLM
+from sioconv.model.loss import IGNORED, backward_token_loss, bits_per_byte, document_nats, token_loss_sum
+
+TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
+DOCUMENTS = [[1, 5, 9, 2], [1, 8], list(range(1, 24)), [1], [], [3, 3, 3, 7, 7, 30, 31, 2], [2, 4, 6, 8]]
+
+
+@torch.no_grad()
+def one_by_one(model: SioConvForCausalLM, ids: list[int], mask: list[int] | None = None) -> float:
+    """−ln p of a document's tokens after its first, from the logits of the whole document."""
+    if len(ids) < 2:
+        return 0.0
+    logits = model(torch.tensor([ids[:-1]])).logits[0].double()
+    nats = F.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+    return float((nats * torch.tensor((mask or [1] * len(ids))[1:])).sum())
+
+
+def test_the_sum_over_tokens_with_a_target() -> None:
+    hidden, targets = torch.randn(2, 5, 4), torch.randint(0, 7, (2, 5))
+    targets[0, 1:3] = IGNORED
+    head = nn.Linear(4, 7)
+    logs = head(hidden).log_softmax(-1)
+    expected = -sum(logs[i, t, targets[i, t]] for i in range(2) for t in range(5) if targets[i, t] != IGNORED)
+    torch.testing.assert_close(token_loss_sum(hidden, head, targets), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("ignored", [[], [0, 3, 4, 9], list(range(10))])
+def test_the_loss_in_pieces_has_the_same_gradients(rows: int, ignored: list[int]) -> None:
+    torch.manual_seed(0)
+    body, head, x = nn.Linear(4, 4), nn.Linear(4, 7), torch.randn(2, 5, 4)
+    targets = torch.randint(0, 7, (10,))
+    targets[ignored] = IGNORED
+    targets = targets.view(2, 5)
+    parameters = [*body.parameters(), *head.parameters()]
+
+    loss = token_loss_sum(body(x), head, targets) * 0.1
+    expected = torch.autograd.grad(loss, parameters)
+    total = backward_token_loss(body(x), head, targets, 0.1, rows)
+    assert total == pytest.approx(loss.item(), rel=1e-6)
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(found, gradient)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("chunk", "batch_tokens"), [(1024, 8192), (1, 8192), (3, 6), (5, 1), (22, 60)])
+def test_documents_read_together_equal_one_by_one(
+    model: SioConvForCausalLM, chunk: int, batch_tokens: int, masked: bool
+) -> None:
+    masks = [[int((i + t) % 3 > 0) for t in range(len(ids))] for i, ids in enumerate(DOCUMENTS)] if masked else None
+    found = dict(document_nats(model, DOCUMENTS, masks, chunk, batch_tokens))
+    assert sorted(found) == list(range(len(DOCUMENTS)))
+    for i, ids in enumerate(DOCUMENTS):
+        assert found[i] == pytest.approx(one_by_one(model, ids, masks[i] if masks else None), rel=1e-5)
+
+
+def test_a_forward_pass_stays_within_its_size(model: SioConvForCausalLM) -> None:
+    sizes: list[torch.Size] = []
+
+    def note(_: nn.Module, __: tuple[object, ...], output: Tensor) -> None:
+        sizes.append(output.shape)
+
+    model.model.embed_tokens.register_forward_hook(note)
+    list(document_nats(model, DOCUMENTS, chunk=4, batch_tokens=9))
+    assert sizes and all(rows * length <= 9 and length <= 4 for rows, length, _ in sizes)
+
+
+def test_nothing_to_measure(tiny_model: TinyModel) -> None:
+    assert list(document_nats(tiny_model[0], [])) == []
+    bits = bits_per_byte(*tiny_model, [])
+    assert bits.documents == bits.bytes == 0 and math.isnan(bits.value)
+
+
+def test_bos_is_given_and_eos_is_excluded(tiny_model: TinyModel) -> None:
+    model, tokenizer = tiny_model
+    texts = ["川は山から海へ。", "a", "The river\nruns."]
+    documents = [[tokenizer.bos_token_id, *ids] for ids in encode_texts(tokenizer, texts)]
+    bits = bits_per_byte(model, tokenizer, iter(texts))
+    assert bits.bits == pytest.approx(sum(one_by_one(model, ids) for ids in documents) / math.log(2), rel=1e-5)
+    assert bits.bytes == sum(len(text.encode()) for text in texts) and bits.documents == 3
+    assert bits.tokens == sum(len(ids) - 1 for ids in documents)
+    assert bits.value == pytest.approx(bits.bits / bits.bytes)
+
+
+def test_text_that_looks_like_a_special_token_is_text(tiny_model: TinyModel) -> None:
+    model, tokenizer = tiny_model
+    (ids,) = encode_texts(tokenizer, [f"川{BOS}"])
+    assert not set(ids) & set(tokenizer.all_special_ids)
+    bits = bits_per_byte(model, tokenizer, [f"川{BOS}"])
+    assert bits.tokens == len(ids)
+    assert bits.bits * math.log(2) == pytest.approx(one_by_one(model, [tokenizer.bos_token_id, *ids]), rel=1e-5)
+
+
+@given(st.lists(st.integers(1, 30), max_size=6), st.integers(0, 100))
+def test_max_bytes_takes_whole_texts(tiny_model: TinyModel, lengths: list[int], limit: int) -> None:
+    bits = bits_per_byte(*tiny_model, ("é" * length for length in lengths), max_bytes=limit)
+    taken = lengths[: bits.documents]
+    assert bits.bytes == 2 * sum(taken)
+    assert bits.bytes <= limit or len(taken) == 1
+    if len(taken) < len(lengths):
+        assert taken and bits.bytes + 2 * lengths[len(taken)] > limit

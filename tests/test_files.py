@@ -1,0 +1,146 @@
+"""Files and folders that appear whole or not at all."""
+
+import errno
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from sioconv.errors import UserError
+from sioconv.files import atomic_folder, atomic_write, disk_errors, sha256_file
+
+Atomic = Callable[[Path], AbstractContextManager[Path]]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fill(temporary: Path, text: str) -> None:
+    file = temporary / "a" if temporary.is_dir() else temporary
+    file.write_text(text, encoding="utf-8")
+
+
+def content(target: Path) -> str:
+    return (target / "a" if target.is_dir() else target).read_text(encoding="utf-8")
+
+
+@pytest.fixture(params=[atomic_write, atomic_folder], ids=["file", "folder"])
+def atomic(request: pytest.FixtureRequest) -> Atomic:
+    found: Atomic = request.param
+    return found
+
+
+def test_appears_at_the_end_and_not_before(tmp_path: Path, atomic: Atomic) -> None:
+    target = tmp_path / "new" / "folder" / "川"
+    with atomic(target) as temporary:
+        fill(temporary, "山")
+        assert temporary.parent == target.parent  # a rename there can't run out of space
+        assert temporary.name.startswith(".")
+        assert not target.exists()
+    assert content(target) == "山"
+    assert names(target.parent) == ["川"]
+
+
+def test_takes_the_place_of_an_older_one(tmp_path: Path, atomic: Atomic) -> None:
+    target = tmp_path / "target"
+    for text in ("old", "new"):
+        with atomic(target) as temporary:
+            fill(temporary, text)
+    assert content(target) == "new"
+    assert names(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), UserError("no"), OSError(errno.EIO, "no")])
+def test_a_failure_leaves_the_older_one(tmp_path: Path, atomic: Atomic, error: BaseException) -> None:
+    target = tmp_path / "target"
+    with atomic(target) as temporary:
+        fill(temporary, "old")
+    with pytest.raises(type(error)) as raised, atomic(target) as temporary:
+        fill(temporary, "half of the n")
+        raise error
+    assert raised.value is error
+    assert content(target) == "old"
+    assert names(tmp_path) == ["target"]
+
+
+def test_others_may_read_them(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "file") as temporary:
+        temporary.write_text("x")
+    with atomic_folder(tmp_path / "folder") as temporary:
+        pass
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_is_replaced_with_all_that_was_in_it(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "stale").write_text("x")
+    with atomic_folder(target) as temporary:
+        (temporary / "fresh").write_text("y")
+    assert names(target) == ["fresh"]
+
+
+def quoted_by_rust() -> None:
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def wrapped_by_torch() -> None:
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError:
+        raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904 (as torch does)
+
+
+def quota() -> None:
+    raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
+@pytest.mark.parametrize("fail", [quoted_by_rust, wrapped_by_torch, quota])
+def test_a_full_disk_is_one_line_whatever_the_library_makes_of_it(
+    tmp_path: Path, atomic: Atomic, fail: Callable[[], None]
+) -> None:
+    message = r"^no disk space left: writing .*target: free some space"
+    with pytest.raises(UserError, match=message) as raised, atomic(tmp_path / "target") as temporary:
+        fill(temporary, "half")
+        fail()
+    assert "\n" not in str(raised.value)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_device_that_is_really_full(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    with pytest.raises(UserError, match="no disk space left"), disk_errors(tmp_path), full.open("wb") as stream:
+        stream.write(b"x")
+        stream.flush()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_forbidden_place_is_one_line(tmp_path: Path, number: int) -> None:
+    with pytest.raises(UserError, match="not allowed to write"), disk_errors(tmp_path):
+        raise OSError(number, "no")
+
+
+def test_a_file_where_a_folder_must_be_is_one_line(tmp_path: Path, atomic: Atomic) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(UserError, match="a file is in the way"), atomic(tmp_path / "runs" / "demo") as temporary:
+        fill(temporary, "x")
+    assert names(tmp_path) == ["runs"]
+
+
+@pytest.mark.parametrize("error", [ValueError("a mistake"), OSError(errno.EIO, "broken"), KeyError("a")])
+def test_other_errors_pass(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, disk_errors(tmp_path):
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+def test_sha256(tmp_path: Path, size: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "x").write_bytes(data[:size])
+    assert sha256_file(tmp_path / "x") == hashlib.sha256(data[:size]).hexdigest()
