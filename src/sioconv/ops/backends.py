@@ -14,7 +14,7 @@ from sioconv.ops.reference import scan_reference
 logger = logging.getLogger("sioconv")
 
 # (z [B,T,H,P], log_a [B,T,H,1 or P], initial_state [N,H,P], reset [B,T] or None, reset_state [H,P] or None,
-# cu_seqlens [N+1] or None) -> (c [B,T,H,P] in z's dtype, final_state [N,H,P]); T >= 1, arguments already checked.
+# cu_seqlens [N+1] or None) -> (c [B,T,H,P] in z's dtype, final_state [N,H,P]); no size is 0, arguments already checked.
 ScanFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
 
 

@@ -37,11 +37,12 @@ def _loop(
     z: Tensor, log_a: Tensor, state: Tensor, reset: Tensor | None, reset_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     states = []
-    for t in range(z.shape[1]):
+    # unbind, since the gradient of z[:, t] would be as large as z at every step.
+    for t, (z_t, gate_t) in enumerate(zip(z.unbind(1), log_a.unbind(1), strict=True)):
         if reset is not None:
             restart = reset[:, t, None, None]  # [B, 1, 1]
             state = torch.where(restart, 0 if reset_state is None else reset_state, state)
-        state = advance(z[:, t], log_a[:, t], state)  # [B, H, P]
+        state = advance(z_t, gate_t, state)  # [B, H, P]
         states.append(state)
     c = torch.stack(states, dim=1) if states else z
     return c.to(z.dtype), state

@@ -21,7 +21,7 @@ def scan(
     """Run c_t = exp(log_a_t) * c_{t-1} + z_t over whole sequences, in time linear in T.
 
     Args:
-        z: [B, T, H, P] inputs; float32, bfloat16, float16 or float64. T may be 0.
+        z: [B, T, H, P] inputs; float32, bfloat16, float16 or float64. Every size may be 0.
         log_a: [B, T, H] (one gate per head) or [B, T, H, P] (one per channel), the log of the forget gate,
             <= 0 (not checked); float32, or float64 with z in float64.
         initial_state: [N, H, P] c_{-1} of every sequence (default 0); dtype of `log_a`. N is B, or the number
@@ -57,7 +57,7 @@ def scan(
         initial_state = z.new_zeros((sequences, *z.shape[2:]), dtype=state_dtype(z))
     if log_a.dim() == 3:
         log_a = log_a.unsqueeze(-1)  # [B, T, H, 1]
-    if z.shape[1] == 0:
+    if z.numel() == 0:
         c, final_state = _nothing(z, log_a, reset_state if reset is not None else None), initial_state.clone()
     else:
         c, final_state = chosen.run(z, log_a, initial_state, reset, reset_state, cu_seqlens)
@@ -85,7 +85,7 @@ def step(z: Tensor, log_a: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nothing(z: Tensor, log_a: Tensor, reset_state: Tensor | None) -> Tensor:
-    """c for T = 0, made from every argument so that gradients are zero or empty and not None."""
+    """c where z is empty, made from every argument so that gradients are zero or empty and not None."""
     c = z * log_a.to(z.dtype)
     return c if reset_state is None else c + reset_state.to(z.dtype)
 
