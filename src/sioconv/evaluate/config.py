@@ -23,4 +23,4 @@ class EvaluateConfig:
     yardstick_bytes: int = 16_000_000
     questions: int = 20
     max_new_tokens: int = 96
-    prompts: list[str] = field(default_factory=lambda: ["宮城県(", "The "])
+    prompts: list[str] = field(default_factory=lambda: ["宮城県(", "The man"])

@@ -59,7 +59,7 @@ class TrainConfig:
     validate_bytes: int = 50_000
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
-    sample_prompts: list[str] = field(default_factory=lambda: ["宮城県(", "The "])
+    sample_prompts: list[str] = field(default_factory=lambda: ["宮城県(", "The man"])
     sample_seconds: list[float] = field(default_factory=lambda: [30.0, 60.0, 120.0, 240.0])
     sample_tokens: int = 48
 
