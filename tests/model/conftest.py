@@ -12,7 +12,7 @@ VOCABULARY = 40
 SIZES = {"hidden_size": 12, "num_heads": 3, "num_hidden_layers": 2, "intermediate_size": 20, "vocab_size": VOCABULARY}
 # The model is made of independent options; each is in some variant together with others that could disturb it.
 VARIANTS: dict[str, dict[str, object]] = {
-    **{name: {"preset": name, **values} for name, values in PRESETS.items()},
+    **PRESETS,
     "channel gates, conv 2": {"gate": "channel", "conv_width": 2, "embedding_max_norm": None},
     "variance, conv 3, no bias": {"input_scale": "variance", "conv_width": 3, "use_bias": False, "head_bias": False},
     "mean, conv 4, tied": {"input_scale": "mean", "conv_width": 4, "tie_word_embeddings": True},

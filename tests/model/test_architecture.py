@@ -8,7 +8,7 @@ from sioconv.model import PRESETS, Architecture
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_can_be_built(name: str) -> None:
-    Architecture(**{"preset": name, **PRESETS[name]}).check()
+    Architecture(**PRESETS[name]).check()
 
 
 def test_the_defaults_are_the_preset_that_they_name() -> None:

@@ -41,7 +41,7 @@ def new_name(name: str) -> str:
 def model() -> SioConvForCausalLM:
     sizes = json.loads((FIXTURES / "sconv_mh_tiny.json").read_text())
     config = SioConvConfig(
-        **{"preset": "sioconv-2024", **PRESETS["sioconv-2024"]},
+        **PRESETS["sioconv-2024"],
         vocab_size=sizes["vocab_size"],
         hidden_size=sizes["dim"],
         num_hidden_layers=sizes["depth"],

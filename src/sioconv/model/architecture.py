@@ -11,7 +11,8 @@ class Architecture:
     With D = hidden_size, H = num_heads, P = D / H.
 
     Args:
-        preset: the family whose values fill in what isn't given: `sioconv` or `sioconv-2024`.
+        preset: the family, `sioconv` or `sioconv-2024`. A recipe takes from it what it doesn't say; in Python write
+            `Architecture(**PRESETS["sioconv-2024"], hidden_size=512)`.
         hidden_size: D, the width of the residual stream.
         num_hidden_layers: number of blocks.
         num_heads: H; each head has one forget gate. Must divide hidden_size.
@@ -40,9 +41,9 @@ class Architecture:
     gate: Literal["head", "channel"] = "head"
     conv_width: int = 0
     input_scale: Literal["none", "variance", "mean"] = "none"
-    z_gain: float = 0.01
+    z_gain: float = 1.0
     y_gain: float = 0.01
-    initial_state_std: float = 1.0
+    initial_state_std: float = 0.0
     state_norm_eps: float = 1e-5
     rms_norm_eps: float = 1e-6
     use_bias: bool = True
@@ -77,6 +78,6 @@ class Architecture:
 # `sioconv-2024` is the model of the talk, parameter for parameter; `sioconv` differs from it only where a measurement
 # in docs/experiments.md says so.
 PRESETS: dict[str, dict[str, Any]] = {
-    "sioconv-2024": {},
-    "sioconv": {},
+    "sioconv-2024": {"preset": "sioconv-2024", "z_gain": 0.01, "initial_state_std": 1.0},
+    "sioconv": {"preset": "sioconv", "z_gain": 1.0, "initial_state_std": 0.0},
 }
