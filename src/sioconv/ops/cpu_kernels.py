@@ -41,11 +41,6 @@ def _inner(**options: Any) -> Callable[[F], F]:
 
     return compile_function
 
-    def compile_function(function: F) -> F:
-        return cast(F, numba.njit(**settings)(function))
-
-    return compile_function
-
 
 @functools.cache
 def _say_uncached() -> None:
