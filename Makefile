@@ -40,7 +40,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
 
-bench: $(VENV)/.installed-dev
+$(VENV)/.installed-bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.scan
 	$(BIN)/python -m benchmarks.tokenizers
 
 clean:
