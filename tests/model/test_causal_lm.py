@@ -167,13 +167,13 @@ def test_forget_gates_are_those_that_the_layers_use(
     from sioconv.model import layers
 
     used: list[Tensor] = []
-    scan = layers.scan
+    run = layers.scan_norm_gate
 
     def spy(z: Tensor, log_a: Tensor, *args: object, **kwargs: object) -> object:
         used.append(log_a)
-        return scan(z, log_a, *args, **kwargs)
+        return run(z, log_a, *args, **kwargs)
 
-    monkeypatch.setattr(layers, "scan", spy)
+    monkeypatch.setattr(layers, "scan_norm_gate", spy)
     gates = model.forget_gates(ids)
     assert len(gates) == model.config.num_hidden_layers
     for gate, other in zip(gates, used, strict=True):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sioconv.model.architecture import Architecture
-from sioconv.ops import scan, step
+from sioconv.ops import scan_norm_gate, step
 
 
 class LayerState(NamedTuple):
@@ -144,18 +144,22 @@ class SioConvLayer(nn.Module):
         if x.shape[1] == 1 and not torch.is_grad_enabled():
             if reset is not None:
                 carried = torch.where(reset.view(-1, 1, 1), start, carried)
-            c, final = step(z[:, 0], log_a[:, 0], carried)
-            c = c.unsqueeze(1)
+            _, final = step(z[:, 0], log_a[:, 0], carried)
+            # Rounded after the normalisation, as below.
+            normed = self.state_norm(final).to(z.dtype).unsqueeze(1)  # [B, 1, H, P]
         else:
-            c, final = scan(
+            normed, final = scan_norm_gate(
                 z,
                 log_a,
-                carried,
+                at_least_fp32(self.state_norm.weight),
+                at_least_fp32(self.state_norm.bias),
+                self.state_norm.eps,
+                initial_state=carried,
                 reset=reset,
                 reset_state=None if reset is None else start,
                 output_final_state=output_state,
             )
-        y = self.y_proj(self.state_norm(c).flatten(-2)) * F.silu(self.y_gate_proj(x))
+        y = self.y_proj(normed.flatten(-2)) * F.silu(self.y_gate_proj(x))
         return y, LayerState(final, conv_tail) if output_state and final is not None else None
 
     def _scale_input(self, z: Tensor, log_a: Tensor) -> Tensor:

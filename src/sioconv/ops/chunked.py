@@ -10,6 +10,8 @@ which are never above 0; nothing is divided by a decay. The chunks' ends go thro
 import torch
 from torch import Tensor
 
+from sioconv.ops.gates import sum_dtype
+
 CHUNK = 32
 
 
@@ -59,7 +61,7 @@ def _solve(z: Tensor, gate: Tensor) -> Tensor:
     z = torch.nn.functional.pad(z, (0, 0, 0, 0, 0, missing)).view(-1, CHUNK, *z.shape[1:])  # [chunks, CHUNK, H, P]
     gate = torch.nn.functional.pad(gate, (0, 0, 0, 0, 0, missing)).view(-1, CHUNK, *gate.shape[1:])
     local, gate = _double(z, gate, dim=1)
-    wide = torch.float32 if z.device.type == "mps" else torch.float64
+    wide = sum_dtype(z.device)
     carried, _ = _double(local[:, -1].to(wide), gate[:, -1].to(wide), dim=0)  # [chunks, H, P], after each chunk
     before = torch.cat([torch.zeros_like(carried[:1]), carried[:-1]]).to(z.dtype)
     return (local + gate.exp() * before.unsqueeze(1)).flatten(0, 1)[:length]

@@ -159,7 +159,7 @@ def _run_forward(z: Tensor, line: _Line, states: Tensor, dtype: torch.dtype) -> 
     return c, final_state
 
 
-def _run(kernels: tuple[Any, Any], line: _Line, shape: torch.Size, *arguments: Array) -> None:
+def _run(kernels: tuple[Any, Any], line: _Line, shape: torch.Size, *arguments: Array | float) -> None:
     """Run a kernel (its parallel and its serial form) over all sequences of z's `shape` [B, T, H, P].
 
     One sequence is one task unless there are fewer than threads: its channels are cut into groups then, as few

@@ -24,6 +24,7 @@ from numba.extending import overload
 logger = logging.getLogger("sioconv")
 
 TILE = 128
+SAVE_EVERY = 64
 Array = np.ndarray[Any, Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,13 +34,11 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_mode
 
 
 def _inner(**options: Any) -> Callable[[F], F]:
-    """numba.njit for what only other kernels call: nothing on disk, no entry for Python, so quicker to compile."""
-    settings = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **options}
+    """numba.njit for what only other kernels call: nothing on disk, no entry for Python, so quicker to compile.
 
-    def compile_function(function: F) -> F:
-        return cast(F, numba.njit(**settings)(function))
-
-    return compile_function
+    Always inlined: a call passes seven numbers for every array, which takes as long as a short row.
+    """
+    settings = {**_OPTIONS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **options}
 
 
 @functools.cache
@@ -110,8 +109,9 @@ def _advance(
     a_minus_1: Any,
     gate_at: int,
     add: Array,
+    add_at: int,
     out: Array,
-    at: int,
+    out_at: int,
     width: int,
 ) -> None:
     """state <- a*state + add over a row of channels; `lost` is what rounding took from `state` so far.
@@ -126,12 +126,67 @@ def _advance(
         slow = decay > half
         kept = old if slow else zero
         part = _load(a_minus_1, gate_at + i) if slow else decay
-        new = part * old + (decay * _load(lost, here + i) + _load(add, at + i))
+        new = part * old + (decay * _load(lost, here + i) + _load(add, add_at + i))
         total = kept + new
         back = total - kept
         _store(lost, here + i, (kept - (total - back)) + (new - back))
         _store(state, here + i, total)
-        _store(out, at + i, total)
+        _store(out, out_at + i, total)
+
+
+@_inner()
+def _step(
+    t: int,
+    restart: bool,
+    h: int,
+    heads: int,
+    column: int,
+    width: int,
+    z: Array,
+    at: int,
+    a: Array,
+    a_minus_1: Array,
+    reset_state: Array,
+    state: Array,
+    lost: Array,
+    here: int,
+    out: Array,
+    out_at: int,
+) -> None:
+    """One step of a tile: `state` and `lost` at `here` go from t - 1 to t, and the state to `out` as well."""
+    if restart:
+        _copy(state, here, reset_state, column, width)
+        _copy(lost, here, state.dtype.type(0), 0, width)
+    if a.size == z.size:
+        _advance(state, lost, here, a, a_minus_1, at, z, at, out, out_at, width)
+    else:
+        gate = t * heads + h
+        _advance(state, lost, here, a[gate], a_minus_1[gate], 0, z, at, out, out_at, width)
+
+
+@_inner()
+def _step_back(
+    last: bool,
+    per_head: bool,
+    a: Array,
+    a_minus_1: Array,
+    next_gate: int,
+    slope: Array,
+    lost: Array,
+    here: int,
+    add: Array,
+    add_at: int,
+    out: Array,
+    out_at: int,
+    width: int,
+) -> None:
+    """`slope` and `lost` go from t + 1 to t: dc_t = a_{t+1} * dc_{t+1} + add, with a_{t+1} = 1 after the last step."""
+    if last or per_head:
+        decay = slope.dtype.type(1) if last else a[next_gate]
+        less = slope.dtype.type(0) if last else a_minus_1[next_gate]
+        _advance(slope, lost, here, decay, less, 0, add, add_at, out, out_at, width)
+    else:
+        _advance(slope, lost, here, a, a_minus_1, next_gate, add, add_at, out, out_at, width)
 
 
 @_inner(fastmath={"contract", "reassoc"})
@@ -182,6 +237,12 @@ def _group(group: int, groups: int, heads: int, channels: int) -> tuple[int, int
 
 
 @_inner()
+def _slot(start: int, n: int) -> int:
+    """Where the saved states of sequence n begin, so that those of all sequences fit into L // SAVE_EVERY + N."""
+    return start // SAVE_EVERY + n
+
+
+@_inner()
 def _forward_task(
     task: Any,
     groups: int,
@@ -199,7 +260,6 @@ def _forward_task(
 ) -> None:
     n, row = task // groups, heads * channels
     first, last = _group(task % groups, groups, heads, channels)
-    per_head = a.size != z.size
     state = np.empty((last - first) * TILE, final_state.dtype)
     lost = np.empty((last - first) * TILE, final_state.dtype)
     zero = final_state.dtype.type(0)
@@ -213,14 +273,7 @@ def _forward_task(
         for tile in range(first, last):
             h, column, width = _place(tile, channels)
             here, at = (tile - first) * TILE, t * row + column
-            if restart:
-                _copy(state, here, reset_state, column, width)
-                _copy(lost, here, zero, 0, width)
-            if per_head:
-                gate = t * heads + h
-                _advance(state, lost, here, a[gate], a_minus_1[gate], 0, z, c, at, width)
-            else:
-                _advance(state, lost, here, a, a_minus_1, at, z, c, at, width)
+            _step(t, restart, h, heads, column, width, z, at, a, a_minus_1, reset_state, state, lost, here, c, at)
     for tile in range(first, last):
         _h, column, width = _place(tile, channels)
         _copy(final_state, n * row + column, state, (tile - first) * TILE, width)
@@ -258,7 +311,7 @@ def _backward_task(
     start, stop = bounds[n], bounds[n + 1]
     slope = np.empty((last - first) * TILE, states.dtype)
     lost = np.empty((last - first) * TILE, states.dtype)
-    zero, one = states.dtype.type(0), states.dtype.type(1)
+    zero = states.dtype.type(0)
     for tile in range(first, last):
         _h, column, width = _place(tile, channels)
         here, own = (tile - first) * TILE, n * row + column
@@ -274,12 +327,9 @@ def _backward_task(
             h, column, width = _place(tile, channels)
             here, at, own = (tile - first) * TILE, t * row + column, n * row + column
             gate, out = (t * heads + h, t * tiles + tile) if per_head else (at, at)
-            if t + 1 == stop:
-                _advance(slope, lost, here, one, zero, 0, grad_c, grad_z, at, width)
-            elif per_head:
-                _advance(slope, lost, here, a[gate + heads], a_minus_1[gate + heads], 0, grad_c, grad_z, at, width)
-            else:
-                _advance(slope, lost, here, a, a_minus_1, gate + row, grad_c, grad_z, at, width)
+            after = gate + heads if per_head else gate + row
+            is_last = t + 1 == stop
+            _step_back(is_last, per_head, a, a_minus_1, after, slope, lost, here, grad_c, at, grad_z, at, width)
             if restart:
                 _gate_slope(grad_log_a, out, a, gate, per_head, slope, here, reset_state, column, width)
                 _add_decayed(grad_reset, own, a, gate, per_head, slope, here, width)
@@ -290,6 +340,222 @@ def _backward_task(
                 _add_decayed(grad_initial, own, a, gate, per_head, slope, here, width)
             else:
                 _gate_slope(grad_log_a, out, a, gate, per_head, slope, here, states, at - row, width)
+
+
+@_inner(fastmath={"contract", "reassoc"})
+def _moments(x: Array, at: int, width: int, eps: float) -> tuple[Any, Any]:
+    """Mean of a row and 1 / sqrt(variance + eps)."""
+    number = x.dtype.type
+    total, square = number(0), number(0)
+    for i in range(width):
+        total += _load(x, at + i)
+    mean = total / number(width)
+    for i in range(width):
+        off = _load(x, at + i) - mean
+        square += off * off
+    return mean, number(1) / np.sqrt(square / number(width) + number(eps))
+
+
+@_inner()
+def _normalise(
+    c: Array, here: int, weight: Any, bias: Any, eps: float, branch: Array, y: Array, at: int, width: int
+) -> None:
+    """y <- ((c - mean) * scale * weight + bias) * branch over a row; an empty `branch` is 1. c is lost."""
+    mean, scale = _moments(c, here, width, eps)
+    scale *= weight
+    for i in range(width):
+        _store(c, here + i, (_load(c, here + i) - mean) * scale + bias)
+    if branch.size != 0:
+        for i in range(width):
+            _store(c, here + i, _load(c, here + i) * _load(branch, at + i))
+    _copy(y, at, c, here, width)
+
+
+@_inner(fastmath={"contract", "reassoc"})
+def _normalise_back(
+    c: Array,
+    c_at: int,
+    weight: Any,
+    bias: Any,
+    eps: float,
+    branch: Array,
+    grad_y: Array,
+    grad_branch: Array,
+    at: int,
+    normed: Array,
+    slope: Array,
+    width: int,
+) -> tuple[Any, Any]:
+    """slope <- the gradient of c, and branch's to grad_branch; returns those of weight and bias. `normed` is scratch.
+
+    With x = (c - mean) * scale and g the gradient of x: dc = scale * (g - mean(g) - x * mean(g * x)) (Ba, Kiros &
+    Hinton 2016, arXiv:1607.06450).
+    """
+    mean, scale = _moments(c, c_at, width, eps)
+    for i in range(width):
+        _store(normed, i, (_load(c, c_at + i) - mean) * scale)
+    if branch.size == 0:
+        for i in range(width):
+            _store(slope, i, _load(grad_y, at + i))
+    else:
+        for i in range(width):
+            above = _load(grad_y, at + i)
+            _store(grad_branch, at + i, above * (_load(normed, i) * weight + bias))
+            _store(slope, i, above * _load(branch, at + i))
+    along = _dot(slope, 0, normed, 0, width)
+    total = slope.dtype.type(0)
+    for i in range(width):
+        total += _load(slope, i)
+    mean_slope, mean_along = total / slope.dtype.type(width), along / slope.dtype.type(width)
+    scale *= weight
+    for i in range(width):
+        _store(slope, i, (_load(slope, i) - mean_slope - _load(normed, i) * mean_along) * scale)
+    return along, total
+
+
+@_inner()
+def _mix_forward_task(
+    task: Any,
+    groups: int,
+    heads: int,
+    channels: int,
+    z: Array,
+    a: Array,
+    a_minus_1: Array,
+    bounds: Array,
+    initial_state: Array,
+    reset: Array,
+    reset_state: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+    branch: Array,
+    y: Array,
+    final_state: Array,
+    saved: Array,
+) -> None:
+    """The scan, and every row normalised and multiplied as soon as it is there.
+
+    Groups are of whole heads. `saved` gets the state before every SAVE_EVERY-th step of a sequence.
+    """
+    n, row = task // groups, heads * channels
+    first, last = _group(task % groups, groups, heads, 1)
+    start, side, size = bounds[n], first * channels, (last - first) * channels
+    state, lost = np.empty(size, final_state.dtype), np.zeros(size, final_state.dtype)
+    c = np.empty(size, final_state.dtype)
+    _copy(state, 0, initial_state, n * row + side, size)
+    for t in range(start, bounds[n + 1]):
+        restart = reset.size != 0 and reset[t]
+        if (t - start) % SAVE_EVERY == 0:
+            _copy(saved, (_slot(start, n) + (t - start) // SAVE_EVERY) * row + side, state, 0, size)
+        for h in range(first, last):
+            here, column = (h - first) * channels, h * channels
+            at = t * row + column
+            _step(t, restart, h, heads, column, channels, z, at, a, a_minus_1, reset_state, state, lost, here, c, here)
+            _normalise(c, here, weight[h], bias[h], eps, branch, y, at, channels)
+    _copy(final_state, n * row + side, state, 0, size)
+
+
+@_inner()
+def _mix_backward_task(
+    task: Any,
+    groups: int,
+    heads: int,
+    channels: int,
+    grad_y: Array,
+    grad_final: Array,
+    saved: Array,
+    z: Array,
+    a: Array,
+    a_minus_1: Array,
+    bounds: Array,
+    initial_state: Array,  # noqa: ARG001
+    reset: Array,
+    reset_state: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+    branch: Array,
+    grad_z: Array,
+    grad_log_a: Array,
+    grad_initial: Array,
+    grad_reset: Array,
+    grad_weight: Array,
+    grad_bias: Array,
+    grad_branch: Array,
+) -> None:
+    """From the end on, SAVE_EVERY steps at a time: c again from the saved state, then the recurrence reversed.
+
+    grad_log_a is like `a`; grad_weight and grad_bias are [N, H] and grad_reset [N, H, P], the shares of every
+    sequence. Row 0 of `states` is the state before the steps, row i + 1 that after step i of them.
+    """
+    n, row = task // groups, heads * channels
+    first, last = _group(task % groups, groups, heads, 1)
+    start, stop, side, size = bounds[n], bounds[n + 1], first * channels, (last - first) * channels
+    own, per_head, zero = n * row + side, a.size != z.size, saved.dtype.type(0)
+    states = np.empty((SAVE_EVERY + 1) * size, saved.dtype)
+    state, lost = np.empty(size, saved.dtype), np.empty(size, saved.dtype)
+    slope, slope_lost = np.empty(size, saved.dtype), np.zeros(size, saved.dtype)
+    normed, add = np.empty(channels, saved.dtype), np.empty(channels, saved.dtype)
+    _copy(slope, 0, grad_final, own, size)
+    _copy(grad_reset, own, zero, 0, size)
+    if start == stop:
+        _copy(grad_initial, own, grad_final, own, size)
+    else:
+        _copy(grad_initial, own, zero, 0, size)
+    for h in range(first, last):
+        grad_weight[n * heads + h] = grad_bias[n * heads + h] = 0.0
+    for part in range((stop - start + SAVE_EVERY - 1) // SAVE_EVERY - 1, -1, -1):
+        begin = start + part * SAVE_EVERY
+        end = min(begin + SAVE_EVERY, stop)
+        _copy(states, 0, saved, (_slot(start, n) + part) * row + side, size)
+        _copy(state, 0, states, 0, size)
+        _copy(lost, 0, zero, 0, size)
+        for t in range(begin, end):
+            restart = reset.size != 0 and reset[t]
+            for h in range(first, last):
+                here, column = (h - first) * channels, h * channels
+                at, to = t * row + column, (t - begin + 1) * size + here
+                _step(
+                    t, restart, h, heads, column, channels, z, at, a, a_minus_1, reset_state,
+                    state, lost, here, states, to,
+                )  # fmt: skip
+        for t in range(end - 1, begin - 1, -1):
+            restart = reset.size != 0 and reset[t]
+            for h in range(first, last):
+                here, column = (h - first) * channels, h * channels
+                at, before = t * row + column, (t - begin) * size + here
+                gate = t * heads + h if per_head else at
+                along, total = _normalise_back(
+                    states,
+                    before + size,
+                    weight[h],
+                    bias[h],
+                    eps,
+                    branch,
+                    grad_y,
+                    grad_branch,
+                    at,
+                    normed,
+                    add,
+                    channels,
+                )
+                grad_weight[n * heads + h] += along
+                grad_bias[n * heads + h] += total
+                after = gate + heads if per_head else gate + row
+                is_last = t + 1 == stop
+                _step_back(
+                    is_last, per_head, a, a_minus_1, after, slope, slope_lost, here, add, 0, grad_z, at, channels
+                )
+                if restart:
+                    _gate_slope(grad_log_a, gate, a, gate, per_head, slope, here, reset_state, column, channels)
+                    _add_decayed(grad_reset, n * row + column, a, gate, per_head, slope, here, channels)
+                    _copy(slope, here, zero, 0, channels)
+                    _copy(slope_lost, here, zero, 0, channels)
+                else:
+                    _gate_slope(grad_log_a, gate, a, gate, per_head, slope, here, states, before, channels)
+                    if t == start:
+                        _add_decayed(grad_initial, n * row + column, a, gate, per_head, slope, here, channels)
 
 
 @_kernel()
@@ -315,3 +581,27 @@ def backward_serial(tasks: int, *arguments: Any) -> None:
 def backward_parallel(tasks: int, *arguments: Any) -> None:
     for task in numba.prange(tasks):
         _backward_task(np.int64(task), *arguments)
+
+
+@_kernel()
+def mix_forward_serial(tasks: int, *arguments: Any) -> None:
+    for task in range(tasks):
+        _mix_forward_task(task, *arguments)
+
+
+@_kernel(parallel=True)
+def mix_forward_parallel(tasks: int, *arguments: Any) -> None:
+    for task in numba.prange(tasks):
+        _mix_forward_task(np.int64(task), *arguments)
+
+
+@_kernel()
+def mix_backward_serial(tasks: int, *arguments: Any) -> None:
+    for task in range(tasks):
+        _mix_backward_task(task, *arguments)
+
+
+@_kernel(parallel=True)
+def mix_backward_parallel(tasks: int, *arguments: Any) -> None:
+    for task in numba.prange(tasks):
+        _mix_backward_task(np.int64(task), *arguments)

@@ -17,6 +17,11 @@ def decay_increment(log_a: Tensor) -> Tensor:
     return torch.where(log_a > SLOW_GATE, torch.expm1(log_a), torch.exp(log_a))
 
 
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """What states are summed in where few of them are: float64, or float32 on devices that have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def advance(z: Tensor, log_a: Tensor, state: Tensor) -> Tensor:
     """One step of the recurrence, `exp(log_a)*state + z`, in the dtype of `state` ([..., H, P], all broadcast)."""
     kept = torch.where(log_a > SLOW_GATE, state, 0)

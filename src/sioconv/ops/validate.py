@@ -40,6 +40,19 @@ def check_scan(
         _check_shape("reset", reset, (batch, steps), "[B, T]", z)
 
 
+def check_mix(z: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, gate: Tensor | None) -> None:
+    """Raise TypeError or ValueError for what `scan_norm_gate` takes besides the arguments of `scan`."""
+    _check_state("norm_weight", norm_weight, z, (z.shape[2],), "[H]")
+    _check_state("norm_bias", norm_bias, z, (z.shape[2],), "[H]")
+    if not eps > 0:
+        raise ValueError(f"eps is {eps}: expected a number above 0")
+    if gate is not None:
+        _check_tensor("gate", gate, z)
+        if gate.dtype != z.dtype:
+            raise TypeError(f"gate has dtype {gate.dtype}: expected {z.dtype}, that of z")
+        _check_shape("gate", gate, tuple(z.shape), "[B, T, H, P]", z)
+
+
 def check_step(z: Tensor, log_a: Tensor, state: Tensor) -> None:
     """Raise TypeError or ValueError for arguments of `step` that don't fit together."""
     _check_input(z, 3, "[B, H, P]")
