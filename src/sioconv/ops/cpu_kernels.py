@@ -40,6 +40,11 @@ def _inner(**options: Any) -> Callable[[F], F]:
     """
     settings = {**_OPTIONS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **options}
 
+    def compile_function(function: F) -> F:
+        return cast(F, numba.njit(**settings)(function))
+
+    return compile_function
+
 
 @functools.cache
 def _say_uncached() -> None:
