@@ -123,9 +123,15 @@ def _call(layer: nn.Module, batch: int, length: int, training: bool) -> float:
 
 
 def _is_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(
-        part in str(error) for part in ("can't allocate memory", "bad_alloc", "Cannot allocate memory")
+    """Whether an allocation failed. oneDNN, under torch.nn.LSTM, doesn't say why; the short call did work."""
+    words = (
+        "can't allocate memory",
+        "Cannot allocate memory",
+        "bad_alloc",
+        "could not create a ",
+        "could not execute a ",
     )
+    return isinstance(error, MemoryError) or any(part in str(error) for part in words)
 
 
 def _peak() -> int:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sioconv.evaluate.pictures import COLOURS, GREY, STYLE
 
 BLUE, ORANGE, GREEN, RED, PINK, SKY = COLOURS
-LOOKS = {  # colour and marker; the hero is the thick one
+LOOKS = {  # colour and marker; the last step's line is thick
     "lstm": (RED, "o"),
     "input_gated": (ORANGE, "s"),
     "equation": (PINK, "^"),
@@ -44,7 +44,9 @@ def draw(results: Sequence[Result], budget: int, limit: float, kind: str) -> byt
         panels[1][0].set_ylabel("peak memory (MiB)")
         for axes in panels[:, -1]:
             _label(axes)
-        figure.supxlabel("a cross: the next length doesn't fit in the budget", fontsize=9)
+        figure.supxlabel(
+            "cross: the next length doesn't fit in the budget; end without one: it takes too long", fontsize=9
+        )
         stream = io.BytesIO()
         figure.savefig(stream, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
         return stream.getvalue()
@@ -56,7 +58,8 @@ def _line(step: str, results: Sequence[Result], value: str, unit: float) -> Line
     points = [(r.length, getattr(r, value)) for r in own if r.outcome == "measured"]
     points = [(length, found / unit) for length, found in points if unit == 1 or found >= unit]
     lengths, values = [length for length, _ in points], [found for _, found in points]
-    return step, lengths, values, any(result.outcome == "memory" for result in own)
+    ends = [result.outcome for result in own if result.outcome != "measured"]
+    return step, lengths, values, ends[:1] == ["memory"]
 
 
 def _panel(axes: Axes, lines: Sequence[Line], bound: float, name: str) -> None:
