@@ -32,7 +32,7 @@ def test_what_is_not_finite_stays_in_its_document(backend: str) -> None:
     assert slope[:, 10:].isfinite().all()
 
 
-@pytest.mark.parametrize("backend", ["reference", "chunked", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", "matrix", "chunked", "cpu"])
 @pytest.mark.parametrize("shape", [(0, 5, 2, 3), (2, 5, 0, 3), (2, 5, 2, 0), (2, 0, 2, 3)])
 def test_empty_tensors(backend: str, shape: tuple[int, int, int, int]) -> None:
     z, log_a = torch.zeros(shape, requires_grad=True), torch.zeros(shape[:3], requires_grad=True)
@@ -45,7 +45,7 @@ def test_empty_tensors(backend: str, shape: tuple[int, int, int, int]) -> None:
     torch.testing.assert_close(slopes[2], torch.ones_like(state))
 
 
-@pytest.mark.parametrize("backend", ["reference", "chunked", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", "matrix", "chunked", "cpu"])
 def test_no_sequences_at_all(backend: str) -> None:
     c, final = scan(
         torch.zeros(1, 0, 2, 3),

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sioconv.ops import scan, step
 
-BACKENDS = ("reference", "chunked", "cpu")
+BACKENDS = ("reference", "matrix", "chunked", "cpu")
+MATRIX_ENTRIES = 2_000_000  # larger cases would take the matrix backend gigabytes
 LENGTHS = (0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 500, 1000, 2048)
 CHANNELS = (1, 3, 32, 60, 64, 128)
 HEADS = (1, 3, 8)
@@ -83,7 +84,8 @@ def check_case(case: tuple[int, int, int, bool, float | None, torch.dtype]) -> N
     inputs["z"] = inputs["z"].to(dtype).double()  # the rounding of the input itself isn't the scan's
     reset = torch.rand(2, length, generator=torch.Generator().manual_seed(1)) < 0.05
     expected = run_all("reference", inputs, torch.float64, reset)
-    for backend in ("chunked", "cpu"):
+    entries = 2 * length**2 * heads * (channels if per_channel else 1)
+    for backend in ("chunked", "cpu", *(["matrix"] if entries <= MATRIX_ENTRIES else [])):
         forward, backward = LIMITS[dtype]
         forward = max(forward, 1e-5) if backend == "chunked" else forward
         found = run_all(backend, inputs, dtype, reset)
@@ -106,7 +108,7 @@ def test_every_case(length: int) -> None:
             check_case(case)
 
 
-@pytest.mark.parametrize("backend", ["chunked", "cpu"])
+@pytest.mark.parametrize("backend", ["matrix", "chunked", "cpu"])
 @pytest.mark.parametrize("where", ["first", "last", "everywhere", "nowhere"])
 def test_resets_at_the_ends_and_everywhere(backend: str, where: str) -> None:
     reset = torch.zeros(2, 70, dtype=torch.bool)

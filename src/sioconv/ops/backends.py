@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sioconv.ops.chunked import scan_chunked
 from sioconv.ops.cpu import scan_cpu
+from sioconv.ops.matrix import scan_matrix
 from sioconv.ops.reference import scan_reference
 
 logger = logging.getLogger("sioconv")
@@ -28,6 +29,7 @@ class Backend:
 
 BACKENDS = {
     "reference": Backend(scan_reference),
+    "matrix": Backend(scan_matrix),
     "chunked": Backend(scan_chunked),
     "cpu": Backend(scan_cpu, devices=("cpu",)),
 }

@@ -18,7 +18,7 @@ def scan(
     output_final_state: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
-    """Run c_t = exp(log_a_t) * c_{t-1} + z_t over whole sequences, in time linear in T.
+    """Run c_t = exp(log_a_t) * c_{t-1} + z_t over whole sequences, in time linear in T (but for `matrix`).
 
     Args:
         z: [B, T, H, P] inputs; float32, bfloat16, float16 or float64. Every size may be 0.
@@ -32,14 +32,14 @@ def scan(
         cu_seqlens: [N + 1] int32 or int64 boundaries 0 = s_0 <= s_1 <= ... <= s_N = T of N sequences packed
             into one row (B = 1); a sequence may be empty. Reading them waits for an accelerator.
         output_final_state: also return the last state of every sequence.
-        backend: `auto`, `reference`, `chunked` or `cpu`.
+        backend: `auto`, `reference`, `matrix` (T*T memory per gate), `chunked` or `cpu`.
 
     Returns:
         c [B, T, H, P] in z's dtype, and the final state [N, H, P] in the dtype of `log_a`, or None. The state is
         accumulated in float32 (float64 with float64) whatever z's dtype.
 
-    Gradients flow to z, log_a, initial_state and reset_state, from c and the final state. `reference` and
-    `chunked` can be differentiated twice; the others raise.
+    Gradients flow to z, log_a, initial_state and reset_state, from c and the final state. `reference`,
+    `matrix` and `chunked` can be differentiated twice; the others raise.
 
     Raises:
         TypeError: an argument isn't a tensor or has the wrong dtype.
