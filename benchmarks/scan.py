@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.scan_peers import CANDIDATES, Candidate
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.scan_peers import CANDIDATES, Candidate
 from sioconv.files import atomic_write
 from sioconv.ops import scan
 from sioconv.progress import track

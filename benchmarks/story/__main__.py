@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+
 from benchmarks.story.case import HEADS, WIDTH, available_memory
 from benchmarks.story.measure import Result, longest_that_fits, measure
 from benchmarks.story.picture import draw
 from benchmarks.story.steps import STEPS, Check, check_steps
 from benchmarks.story.tables import in_bytes, result_table
-from rich.console import Console
-
 from sioconv.evaluate.machine import describe_machine, describe_versions
 from sioconv.files import atomic_write
 from sioconv.progress import say, track

@@ -16,8 +16,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from benchmarks.story.steps import STEPS
 from torch import nn
+
+from benchmarks.story.steps import STEPS
 
 WIDTH, HEADS = 256, 8
 SHORT = 8  # steps of the call that warms up

@@ -5,12 +5,12 @@ import math
 from collections.abc import Sequence
 
 import matplotlib as mpl
-from benchmarks.story.measure import Result
-from benchmarks.story.steps import STEPS
-from benchmarks.story.tables import in_bytes
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.story.measure import Result
+from benchmarks.story.steps import STEPS
+from benchmarks.story.tables import in_bytes
 from sioconv.evaluate.pictures import COLOURS, GREY, STYLE
 
 BLUE, ORANGE, GREEN, RED, PINK, SKY = COLOURS

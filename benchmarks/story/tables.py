@@ -1,9 +1,10 @@
 """Results in words: one table for each batch size and pass, Markdown as it stands."""
 
-from benchmarks.story.measure import Result, longest_that_fits
-from benchmarks.story.steps import STEPS
 from rich import box
 from rich.table import Table
+
+from benchmarks.story.measure import Result, longest_that_fits
+from benchmarks.story.steps import STEPS
 
 
 def result_table(results: list[Result], lengths: list[int], budget: int, limit: float) -> Table:

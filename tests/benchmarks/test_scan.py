@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from benchmarks.scan import check, measure
 from benchmarks.scan_peers import CANDIDATES, Candidate
 
