@@ -94,7 +94,7 @@ def _program(chunks, HEADS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.cons
     index = tl.program_id(0)
     tile, index = index % TILES, index // TILES
     head, index = index % HEADS, index // HEADS
-    return (index // chunks).to(tl.int64), index % chunks, head, tile
+    return (index // chunks).to(tl.int64), (index % chunks).to(tl.int64), head, tile
 
 
 @triton.jit
@@ -148,13 +148,12 @@ def chunk_ends(
         total, total_lost = _add_up(total, total_lost, gates, STEPS)
         for k in tl.static_range(STEPS - 1 if REVERSE else 0, -1 if REVERSE else STEPS, -1 if REVERSE else 1):
             a, part = decays[k]
-            if source is not None:
-                if sources[k] >= 0:
-                    replaced = True
-                    state = _replacement(table, sources[k], HEADS * CHANNELS, columns, mask)
-                    lost = tl.zeros_like(state)
-                    if REVERSE:  # what comes in place is the gradient at this position, undecayed
-                        a, part = tl.full(a.shape, 1.0, a.dtype), tl.zeros_like(part)
+            if source is not None and sources[k] >= 0:
+                replaced = True
+                state = _replacement(table, sources[k], HEADS * CHANNELS, columns, mask)
+                lost = tl.zeros_like(state)
+                if REVERSE:  # what comes in place is the gradient at this position, undecayed
+                    a, part = tl.full(a.shape, 1.0, a.dtype), tl.zeros_like(part)
             state, lost = _advance(state, lost, (a, part), add[k])
     at = row * (chunks - 1) + order
     tl.store(local + at * (HEADS * CHANNELS) + columns, state, mask=mask)
@@ -224,20 +223,16 @@ def forward(
             tl.store(tile_states + own * (HEADS * CHANNELS) + columns, state, mask=mask)
         decays = _decays(gates, STEPS)
         for k in tl.static_range(STEPS):
-            if source is not None:
-                if sources[k] >= 0:
-                    state = _replacement(table, sources[k], HEADS * CHANNELS, columns, mask)
-                    lost = tl.zeros_like(state)
+            if source is not None and sources[k] >= 0:
+                state = _replacement(table, sources[k], HEADS * CHANNELS, columns, mask)
+                lost = tl.zeros_like(state)
             state, lost = _advance(state, lost, decays[k], add[k])
             tl.store(c + at + k * (HEADS * CHANNELS), state.to(c.dtype.element_ty), mask=mask & (k < there))
             if source is not None:
                 is_last = (last[k] >= 0) & (last[k] < sequences)
-                tl.store(
-                    final_state + last[k].to(tl.int64) * (HEADS * CHANNELS) + columns, state, mask=mask & is_last
-                )
-    if source is None:
-        if chunk == chunks - 1:
-            tl.store(final_state + row * (HEADS * CHANNELS) + columns, state, mask=mask)
+                tl.store(final_state + last[k].to(tl.int64) * (HEADS * CHANNELS) + columns, state, mask=mask & is_last)
+    if source is None and chunk == chunks - 1:
+        tl.store(final_state + row * (HEADS * CHANNELS) + columns, state, mask=mask)
 
 
 @triton.jit(do_not_specialize=["steps", "chunks", "chunk_steps", "sequences"])
@@ -286,18 +281,16 @@ def backward(
         decays = _decays(gates, STEPS)
         before = ()
         for k in tl.static_range(STEPS):
-            if source is not None:
-                if sources[k] >= 0:
-                    state = _replacement(table, sources[k], HEADS * CHANNELS, columns, mask)
-                    state_lost = tl.zeros_like(state)
+            if source is not None and sources[k] >= 0:
+                state = _replacement(table, sources[k], HEADS * CHANNELS, columns, mask)
+                state_lost = tl.zeros_like(state)
             before += (state,)
             state, state_lost = _advance(state, state_lost, decays[k], add[k])
         for k in tl.static_range(STEPS - 1, -1, -1):
-            if source is not None:
-                if last[k] >= 0:
-                    slope = _replacement(grad_table, last[k], HEADS * CHANNELS, columns, mask)
-                    lost = tl.zeros_like(slope)
-                    a, part = tl.full(a.shape, 1.0, a.dtype), tl.zeros_like(part)
+            if source is not None and last[k] >= 0:
+                slope = _replacement(grad_table, last[k], HEADS * CHANNELS, columns, mask)
+                lost = tl.zeros_like(slope)
+                a, part = tl.full(a.shape, 1.0, a.dtype), tl.zeros_like(part)
             slope, lost = _advance(slope, lost, (a, part), slopes[k])
             tl.store(grad_z + at + k * (HEADS * CHANNELS), slope.to(grad_z.dtype.element_ty), mask=mask & (k < there))
             a, part = decays[k]

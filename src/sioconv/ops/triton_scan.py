@@ -232,7 +232,7 @@ def _launch(kernel: Any, z: Tensor, log_a: Tensor, cut: Plan, chunks: int, *argu
     batch, _, heads, channels = z.shape
     programs = batch * chunks * heads * math.ceil(channels / cut.width)
     sizes = {"HEADS": heads, "CHANNELS": channels, "GATES": log_a.shape[3], "WIDTH": cut.width, "STEPS": STEPS}
-    with torch.cuda.device_of(z):
+    with torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
         kernel[(programs,)](*arguments, **sizes, **constants, num_warps=1)
 
 
