@@ -17,13 +17,20 @@ CASES = Path(__file__).with_name("triton_cases.py")
 
 
 @needs_triton
-@pytest.mark.parametrize("part", ["test_gates or test_dtypes", "not test_gates and not test_dtypes"])
-def test_the_kernels_equal_the_reference(part: str) -> None:
+@pytest.mark.parametrize(
+    ("tests", "marks"),
+    [
+        ("test_gates or test_dtypes or operator", "not slow"),
+        ("not (test_gates or test_dtypes or operator)", "not slow"),
+        pytest.param("test", "slow", marks=pytest.mark.slow),
+    ],
+)
+def test_the_kernels_equal_the_reference(tests: str, marks: str) -> None:
     """In a process of its own: Triton looks at TRITON_INTERPRET as soon as something imports it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     if not torch.cuda.is_available():
         environment["TRITON_INTERPRET"] = "1"
-    options = ["-q", "-p", "no:cacheprovider", "--noconftest", "-k", part]
+    options = ["-q", "-p", "no:cacheprovider", "--noconftest", "-k", tests, "-m", marks]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(CASES)],
         cwd=CASES.parents[2], env=environment, capture_output=True, text=True, check=False,
@@ -56,7 +63,14 @@ def compile_for_gpu(name: str, dtype: str, gates: int, marked: bool, **constants
 
 
 @needs_triton
-@pytest.mark.parametrize(("dtype", "gates", "marked"), [("bf16", 1, True), ("fp16", 64, False), ("fp64", 64, True)])
+@pytest.mark.parametrize(
+    ("dtype", "gates", "marked"),
+    [
+        ("bf16", 1, True),
+        pytest.param("fp16", 64, False, marks=pytest.mark.slow),
+        pytest.param("fp64", 64, True, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("kernel", ["chunk_ends", "chunk_starts", "forward", "backward"])
 def test_the_kernels_compile_for_a_gpu(
     kernel: str, dtype: str, gates: int, marked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -75,6 +89,16 @@ def test_the_compiler_keeps_the_compensation(tmp_path: Path, monkeypatch: pytest
     assert ptx.count("sub.f32") >= 4 * 2 * STEPS
     assert ptx.count("add.f32") >= 2 * 2 * STEPS
     assert ptx.count("fma.rn.f32") >= 2 * 2 * STEPS
+
+
+@needs_triton
+def test_no_length_causes_a_compilation() -> None:
+    from sioconv.ops import triton_kernels as kernels
+
+    for kernel in (kernels.chunk_ends, kernels.chunk_starts, kernels.forward, kernels.backward):
+        varying = [one for one in kernel.params if one.name in ("steps", "chunks", "chunk_steps", "sequences")]
+        assert varying
+        assert all(one.do_not_specialize and not one.is_constexpr for one in varying)
 
 
 @pytest.mark.parametrize("steps", [1, 15, 16, 17, 127, 129, 1000, 16384, 1_000_000])

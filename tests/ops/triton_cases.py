@@ -58,8 +58,15 @@ def some_resets(batch: int, length: int) -> Tensor:
     return torch.rand(batch, length, generator=torch.Generator().manual_seed(length)) < 0.1
 
 
-@pytest.mark.parametrize("per_channel", [False, True])
-@pytest.mark.parametrize("gate", GATES)
+# Every gate in one of the two shapes; the others are the slow half.
+@pytest.mark.parametrize(
+    ("gate", "per_channel"),
+    [
+        pytest.param(gate, per_channel, marks=[pytest.mark.slow] if per_channel != (at % 2 == 0) else [])
+        for at, gate in enumerate(GATES)
+        for per_channel in (False, True)
+    ],
+)
 def test_gates(gate: float | None, per_channel: bool) -> None:
     check(make_inputs(21, 1, 3, per_channel, gate, batch=1), torch.float32, None)
 
@@ -187,6 +194,13 @@ def test_the_second_derivative_is_refused() -> None:
     (slope,) = torch.autograd.grad(c.square().sum(), z, create_graph=True)
     with pytest.raises(RuntimeError, match="chunked"):
         slope.sum().backward()
+
+
+def test_an_operator_that_kept_nothing_has_no_gradient() -> None:
+    z, log_a, state = (torch.zeros(shape, device=DEVICE) for shape in ((1, 4, 1, 2), (1, 4, 1, 1), (1, 1, 2)))
+    c, *_ = torch.ops.sioconv.scan_triton(z.requires_grad_(), log_a, state, None, None, None, False)
+    with pytest.raises(RuntimeError, match="keep"):
+        c.sum().backward()
 
 
 def test_the_operator_is_registered_as_torch_wants() -> None:

@@ -20,7 +20,8 @@ STEPS = 16
 # A program is one warp with two channels a thread, so that the loads of a tile (twice as many in the backward pass)
 # stay in registers.
 _WIDTH = 64
-# As many programs a multiprocessor keep the memory busy (a program has 2 to 8 KiB under way).
+# How many programs a multiprocessor needs for one pass to pay, and how many it gets otherwise. Reckoned from what a
+# program has under way (2 to 8 KiB) and the latency of memory; not measured.
 _ENOUGH, _WANTED = 6, 16
 # Shorter chunks would spend their time on being started and chained.
 _SHORTEST_CHUNK = 8 * STEPS
@@ -126,6 +127,8 @@ def _backward(
     """Gradients of z, log_a, initial_state and reset_state."""
     from sioconv.ops import triton_kernels
 
+    if tile_states.shape != _tile_states_shape(z):
+        raise RuntimeError("scan_triton was called with keep=False, which leaves nothing for the gradient")
     z, log_a, initial_state = z.contiguous(), log_a.contiguous(), initial_state.contiguous()
     grad_c, grad_final = grad_c.contiguous(), grad_final.contiguous()
     batch, steps, heads, channels = z.shape
