@@ -13,6 +13,10 @@ from sioconv.ops import backends, scan
 from sioconv.ops.triton_scan import STEPS, plan
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="the triton package isn't installed")
+interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+needs_compiler = pytest.mark.skipif(
+    interpreted or find_spec("triton") is None, reason="the triton package isn't installed, or interprets its kernels"
+)
 CASES = Path(__file__).with_name("triton_cases.py")
 
 
@@ -62,7 +66,7 @@ def compile_for_gpu(name: str, dtype: str, gates: int, marked: bool, **constants
     return str(triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1}).asm["ptx"])
 
 
-@needs_triton
+@needs_compiler
 @pytest.mark.parametrize(
     ("dtype", "gates", "marked"),
     [
@@ -81,7 +85,7 @@ def test_the_kernels_compile_for_a_gpu(
     assert f".entry {kernel}(" in ptx
 
 
-@needs_triton
+@needs_compiler
 def test_the_compiler_keeps_the_compensation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exact sum takes two additions and four subtractions a step for each of a thread's two channels."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -91,7 +95,7 @@ def test_the_compiler_keeps_the_compensation(tmp_path: Path, monkeypatch: pytest
     assert ptx.count("fma.rn.f32") >= 2 * 2 * STEPS
 
 
-@needs_triton
+@needs_compiler
 def test_no_length_causes_a_compilation() -> None:
     from sioconv.ops import triton_kernels as kernels
 
@@ -138,7 +142,7 @@ def test_a_gpu_takes_triton_where_it_is_installed(
         backends.pick_backend("triton", gpu)
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter does run on the processor")
+@pytest.mark.skipif(interpreted, reason="the interpreter does run on the processor")
 def test_triton_refuses_tensors_on_the_processor() -> None:
     with pytest.raises(ValueError, match=r"triton.*cuda.*cpu"):
         scan(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 1), backend="triton")
