@@ -1,6 +1,8 @@
 """Which code runs the recurrence: the table of backends, and the choice that `auto` makes."""
 
+import importlib.util
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +13,7 @@ from sioconv.ops.chunked import scan_chunked
 from sioconv.ops.cpu import scan_cpu
 from sioconv.ops.matrix import scan_matrix
 from sioconv.ops.reference import scan_reference
+from sioconv.ops.triton_scan import scan_triton
 
 logger = logging.getLogger("sioconv")
 
@@ -21,17 +24,27 @@ ScanFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, T
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of the recurrence; `devices` are the device types it runs on (None: any)."""
+    """One implementation of the recurrence; `devices` are the device types it runs on (None: any).
+
+    `package` is one that it needs and that isn't installed with this one everywhere.
+    """
 
     run: ScanFunction
     devices: tuple[str, ...] | None = None
+    package: str | None = None
 
+
+# Found out here, without importing it, because torch.compile can't trace the search.
+_MISSING = frozenset(name for name in ("triton",) if importlib.util.find_spec(name) is None)
+# Triton's interpreter runs the kernels on the processor.
+_TRITON_DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
 
 BACKENDS = {
     "reference": Backend(scan_reference),
     "matrix": Backend(scan_matrix),
     "chunked": Backend(scan_chunked),
     "cpu": Backend(scan_cpu, devices=("cpu",)),
+    "triton": Backend(scan_triton, devices=_TRITON_DEVICES, package="triton"),
 }
 _said: set[tuple[str, str]] = set()
 
@@ -39,10 +52,10 @@ _said: set[tuple[str, str]] = set()
 def pick_backend(name: str, device: torch.device) -> Backend:
     """The backend called `name`, or for `auto` the fastest that runs on `device`.
 
-    Raises ValueError for an unknown name and for a backend that doesn't run on `device`.
+    Raises ValueError for an unknown name, and for a backend that doesn't run on `device` or lacks a package.
     """
     if name == "auto":
-        name = "cpu" if device.type == "cpu" else "chunked"
+        name = _fastest(device.type)
         # Logging breaks a compiled graph in two; a compiled model's choice is the eager one.
         if not torch.compiler.is_compiling():
             _say_once(name, device.type)
@@ -51,7 +64,15 @@ def pick_backend(name: str, device: torch.device) -> Backend:
     backend = BACKENDS[name]
     if backend.devices is not None and device.type not in backend.devices:
         raise ValueError(f"backend {name!r} runs on {' or '.join(backend.devices)}, but z is on {device}")
+    if backend.package in _MISSING:
+        raise ValueError(f"backend {name!r} needs the package {backend.package}, which isn't installed")
     return backend
+
+
+def _fastest(device_type: str) -> str:
+    if device_type == "cpu":
+        return "cpu"
+    return "triton" if device_type == "cuda" and "triton" not in _MISSING else "chunked"
 
 
 def _say_once(name: str, device_type: str) -> None:

@@ -32,7 +32,7 @@ def scan(
         cu_seqlens: [N + 1] int32 or int64 boundaries 0 = s_0 <= s_1 <= ... <= s_N = T of N sequences packed
             into one row (B = 1); a sequence may be empty. Reading them waits for an accelerator.
         output_final_state: also return the last state of every sequence.
-        backend: `auto`, `reference`, `matrix` (T*T memory per gate), `chunked` or `cpu`.
+        backend: `auto`, `reference`, `matrix` (T*T memory per gate), `chunked`, `cpu` or `triton`.
 
     Returns:
         c [B, T, H, P] in z's dtype, and the final state [N, H, P] in the dtype of `log_a`, or None. The state is
