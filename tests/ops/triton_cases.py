@@ -12,11 +12,11 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from tests.ops.test_scan import GATES, LIMITS, error, make_inputs, run_all
 from torch import Tensor
 
 from sioconv.ops import scan, triton_scan
 from sioconv.ops.triton_kernels import _decays
+from tests.ops.test_scan import GATES, LIMITS, error, make_inputs, run_all
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 # The interpreter computes with numpy, which warns of what a kernel computes and then doesn't use.
