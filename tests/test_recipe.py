@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sioconv.data.config import SourceConfig
@@ -196,6 +196,7 @@ SOURCES = st.dictionaries(
 
 
 @settings(max_examples=10)
+@example(name="\x85", seed=0, sources={"a\u2028": {"path": "\x85 b"}}, lr=1.0, prompts=["a\x85\nb", "\u2029", "\t"])
 @given(name=NAMES, seed=st.integers(0, 2**40), sources=SOURCES, lr=FINITE, prompts=st.lists(TEXTS, max_size=3))
 def test_a_saved_recipe_loads_equal(
     tmp_path_factory: pytest.TempPathFactory,
@@ -212,7 +213,7 @@ def test_a_saved_recipe_loads_equal(
         "data": {"sources": sources},
         "train": {"tokens": 4096, "lr": lr, "sample_prompts": prompts},
     }
-    (folder / "first.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    (folder / "first.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     recipe = load_recipe([str(folder / "first.yaml")])
     assert (recipe.name, recipe.train.lr, recipe.train.sample_prompts) == (name, lr, prompts)
     save_recipe(recipe, folder / "saved.yaml")

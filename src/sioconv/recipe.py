@@ -11,15 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
 from sioconv.errors import UserError
 from sioconv.evaluate.config import EvaluateConfig
-from sioconv.files import atomic_write
 from sioconv.model.architecture import PRESETS, Architecture
-from sioconv.recipe_files import find_recipe, merge, parse_overrides, read_yaml
+from sioconv.recipe_files import find_recipe, merge, parse_overrides, read_yaml, write_yaml
 from sioconv.train.config import TrainConfig
 
 
@@ -201,5 +199,4 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Writes the resolved recipe, every key given, so that reading it gives the same recipe."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(as_values(recipe), allow_unicode=True, sort_keys=False), encoding="utf-8")
+    write_yaml(as_values(recipe), path)

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from sioconv.errors import UserError
+from sioconv.files import atomic_write
 
 
 def find_recipe(name: str) -> Path:
@@ -51,6 +52,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
         problem = "empty" if values is None else "not a mapping"
         raise UserError(f"{path}: {problem}: a recipe has keys such as name, data, model, train")
     return values
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts text with line ends or control characters in double quotes: PyYAML's other styles lose U+0085."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'
+    ),
+)
+
+
+def write_yaml(values: Mapping[str, Any], path: Path) -> None:
+    """Writes a mapping so that `read_yaml` gives the same values."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.dump(values, Dumper=_Dumper, allow_unicode=True, sort_keys=False), encoding="utf-8")
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
