@@ -4,6 +4,7 @@
 `run` is; `restore` brings its output back to [B, T, H, P] for the check.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,12 +20,16 @@ def _as_it_is(tensor: Tensor, _shape: torch.Size) -> Tensor:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One implementation; `positive`: it can't take z <= 0, and is measured on its absolute value."""
+    """One implementation; `positive`: it can't take z <= 0, and is measured on its absolute value.
+
+    `longest` is the longest sequence that it is asked for.
+    """
 
     prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     run: Callable[[Tensor, Tensor], Tensor]
     restore: Callable[[Tensor, torch.Size], Tensor] = _as_it_is
     positive: bool = False
+    longest: int = sys.maxsize
 
 
 def ours(backend: str) -> Candidate:
@@ -82,6 +87,7 @@ def fla_naive() -> Candidate:
         lambda z, log_a: (z.flatten(2), _expand(log_a, z).flatten(2)),
         lambda z, log_a: naive_recurrent_hgrn(z, log_a)[0],
         lambda c, shape: c.reshape(shape),
+        longest=1024,  # every step writes into the result in place, so the backward pass is quadratic in T
     )
 
 
