@@ -273,12 +273,16 @@ def _forward_task(
         here = (tile - first) * TILE
         _copy(state, here, initial_state, n * row + column, width)
         _copy(lost, here, zero, 0, width)
+    first_head, column, _width = _place(first, channels)
+    first_channel = column - first_head * channels
     for t in range(bounds[n], bounds[n + 1]):
         restart = reset.size != 0 and reset[t]
+        h, p = first_head, first_channel
         for tile in range(first, last):
-            h, column, width = _place(tile, channels)
+            width, column = min(TILE, channels - p), h * channels + p
             here, at = (tile - first) * TILE, t * row + column
             _step(t, restart, h, heads, column, width, z, at, a, a_minus_1, reset_state, state, lost, here, c, at)
+            h, p = (h, p + TILE) if p + TILE < channels else (h + 1, 0)
     for tile in range(first, last):
         _h, column, width = _place(tile, channels)
         _copy(final_state, n * row + column, state, (tile - first) * TILE, width)
@@ -326,10 +330,13 @@ def _backward_task(
         _copy(grad_initial, own, zero, 0, width)
         if start == stop:
             _copy(grad_initial, own, grad_final, own, width)
+    first_head, column, _width = _place(first, channels)
+    first_channel = column - first_head * channels
     for t in range(stop - 1, start - 1, -1):
         restart = reset.size != 0 and reset[t]
+        h, p = first_head, first_channel
         for tile in range(first, last):
-            h, column, width = _place(tile, channels)
+            width, column = min(TILE, channels - p), h * channels + p
             here, at, own = (tile - first) * TILE, t * row + column, n * row + column
             gate, out = (t * heads + h, t * tiles + tile) if per_head else (at, at)
             after = gate + heads if per_head else gate + row
@@ -345,6 +352,7 @@ def _backward_task(
                 _add_decayed(grad_initial, own, a, gate, per_head, slope, here, width)
             else:
                 _gate_slope(grad_log_a, out, a, gate, per_head, slope, here, states, at - row, width)
+            h, p = (h, p + TILE) if p + TILE < channels else (h + 1, 0)
 
 
 @_inner(fastmath={"contract", "reassoc"})
