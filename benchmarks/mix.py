@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from sioconv.ops import scan, scan_norm_gate
+from sioconv.files import atomic_write
+from sioconv.ops import normalise_heads, scan, scan_norm_gate
 
 CASES = [((16, 256, 8, 32), torch.bfloat16), ((16, 256, 8, 32), torch.float32), ((8, 1024, 8, 64), torch.float32)]
 LIMITS = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
@@ -31,11 +31,9 @@ def fused(z: Tensor, log_a: Tensor, weight: Tensor, bias: Tensor, gate: Tensor |
 
 
 def composed(z: Tensor, log_a: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None) -> Tensor:
-    """What the model does: the scan, then torch's normalisation."""
+    """The scan, then torch's normalisation and product."""
     c, _ = scan(z, log_a)
-    normed = F.layer_norm(c, c.shape[-1:], eps=EPS)
-    y = torch.addcmul(bias.to(c.dtype).unsqueeze(-1), normed, weight.to(c.dtype).unsqueeze(-1))
-    return y if gate is None else y * gate
+    return normalise_heads(c, weight.to(c.dtype), bias.to(c.dtype), EPS, gate)
 
 
 WAYS: dict[str, Way] = {"fused": fused, "composed": composed}
@@ -119,7 +117,8 @@ def main() -> None:
             name = ", ".join(map(str, shape))
             print(f"| {name} | {line['dtype']} | {'yes' if gated else 'no'} | {' | '.join(cells)} |", flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps(lines, indent=1))
+        with atomic_write(options.json) as temporary:
+            temporary.write_text(json.dumps(lines, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sioconv.model.architecture import Architecture
-from sioconv.ops import scan_norm_gate, step
+from sioconv.ops import normalise_heads, scan_norm_gate, step
 
 
 class LayerState(NamedTuple):
@@ -229,8 +229,7 @@ class HeadNorm(nn.Module):
 
     def forward(self, c: Tensor) -> Tensor:
         """[..., H, P] to the same shape and dtype."""
-        normed = F.layer_norm(c, c.shape[-1:], eps=self.eps)
-        return torch.addcmul(self.bias.to(c.dtype).unsqueeze(-1), normed, self.weight.to(c.dtype).unsqueeze(-1))
+        return normalise_heads(c, self.weight.to(c.dtype), self.bias.to(c.dtype), self.eps)
 
 
 class FeedForward(nn.Module):

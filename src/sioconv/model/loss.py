@@ -34,10 +34,9 @@ def token_loss_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 def backward_token_loss(hidden: Tensor, head: nn.Linear, targets: Tensor, scale: float, rows: int = 1024) -> float:
     """Runs the backward pass of scale · `token_loss_sum` and returns the loss, `rows` tokens at a time.
 
-    The logits [tokens, V] are never held at once, and only tokens with a target go through the head, rounded up to a
-    multiple of 256: oneDNN keeps code and memory for every shape of a bf16 product that it has met, 15 MB for each
-    number of rows at a vocabulary of 6,144, and that number is another one in every step. The head is called as a
-    module, so adapters on it work.
+    The logits [tokens, V] are never held at once, and only tokens with a target go through the head. Their number is
+    rounded up to a multiple of 256: it is another one in every step, and oneDNN keeps code and buffers for every shape
+    of a bf16 product that it has met (docs/decisions.md). The head is called as a module, so adapters on it work.
 
     Args:
         hidden: hidden states [B, T, D], with their graph.

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
-from sioconv.ops.validate import check_cu_seqlens_values
+from sioconv.ops.validate import check_cu_seqlens_values, refuse_second_derivative
 
 Array = np.ndarray[Any, Any]
 
@@ -52,7 +51,7 @@ def _forward(
     reset_state: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    line = _line(z, log_a, initial_state, reset, reset_state, cu_seqlens)
+    line = make_line(z, log_a, initial_state, reset, reset_state, cu_seqlens)
     return _run_forward(z, line, initial_state, z.dtype)
 
 
@@ -82,7 +81,7 @@ def _backward(
     """Gradients of z, log_a, initial_state and reset_state. `saved` is what `_save_for_backward` chose."""
     from sioconv.ops.cpu_kernels import TILE, backward_parallel, backward_serial
 
-    line = _line(saved, log_a, initial_state, reset, reset_state, cu_seqlens)
+    line = make_line(saved, log_a, initial_state, reset, reset_state, cu_seqlens)
     states = saved
     if saved.dtype == torch.bfloat16:
         states, _ = _run_forward(saved, line, initial_state, torch.float32)
@@ -94,8 +93,8 @@ def _backward(
     grad_initial = torch.empty(initial_state.shape, dtype=initial_state.dtype)
     grad_reset = torch.empty(initial_state.shape, dtype=initial_state.dtype)  # [N, H, P], every sequence's own
     kernels = backward_parallel, backward_serial
-    gradients = _flat(grad_z), _flat(grad_gate), _flat(grad_initial), _flat(grad_reset)
-    _run(kernels, line, saved.shape, _flat(grad_c), _flat(grad_final), _flat(states), *line, *gradients)
+    gradients = flat(grad_z), flat(grad_gate), flat(grad_initial), flat(grad_reset)
+    run_kernel(kernels, line, saved.shape, flat(grad_c), flat(grad_final), flat(states), *line, *gradients)
     if tiles > 1:
         by_tile = grad_gate.numpy().reshape(batch, steps, heads, tiles)
         grad_gate = torch.from_numpy(by_tile.sum(axis=3, keepdims=True))
@@ -141,12 +140,8 @@ def _differentiate(ctx: Any, grad_c: Tensor, grad_final: Tensor) -> tuple[Tensor
     return grad_z, grad_log_a, grad_initial, None, None if reset_state is None else grad_reset, None
 
 
-def _refuse(ctx: FunctionCtx, *gradients: Tensor) -> None:  # noqa: ARG001
-    raise RuntimeError("backend 'cpu' can't be differentiated twice: call scan with backend='chunked' or 'reference'")
-
-
 _forward.register_autograd(_differentiate, setup_context=_save_for_backward)
-_backward.register_autograd(_refuse)
+_backward.register_autograd(refuse_second_derivative("cpu"))
 
 
 def _run_forward(z: Tensor, line: _Line, states: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -155,11 +150,11 @@ def _run_forward(z: Tensor, line: _Line, states: Tensor, dtype: torch.dtype) -> 
 
     c = torch.empty(z.shape, dtype=dtype)
     final_state = torch.empty(states.shape, dtype=states.dtype)
-    _run((forward_parallel, forward_serial), line, z.shape, _flat(z), *line, _flat(c), _flat(final_state))
+    run_kernel((forward_parallel, forward_serial), line, z.shape, flat(z), *line, flat(c), flat(final_state))
     return c, final_state
 
 
-def _run(kernels: tuple[Any, Any], line: _Line, shape: torch.Size, *arguments: Array | float) -> None:
+def run_kernel(kernels: tuple[Any, Any], line: _Line, shape: torch.Size, *arguments: Array | float) -> None:
     """Run a kernel (its parallel and its serial form) over all sequences of z's `shape` [B, T, H, P].
 
     One sequence is one task unless there are fewer than threads: its channels are cut into groups then, as few
@@ -174,7 +169,7 @@ def _run(kernels: tuple[Any, Any], line: _Line, shape: torch.Size, *arguments: A
     run_tasks(*kernels, sequences * groups, groups, heads, channels, *arguments)
 
 
-def _line(
+def make_line(
     z: Tensor,
     log_a: Tensor,
     initial_state: Tensor,
@@ -187,8 +182,8 @@ def _line(
         bounds = np.arange(batch + 1, dtype=np.int64) * steps
     else:
         check_cu_seqlens_values(cu_seqlens, steps)
-        bounds = _flat(cu_seqlens).astype(np.int64)
-    gate, initial = _flat(log_a), _flat(initial_state)
+        bounds = flat(cu_seqlens).astype(np.int64)
+    gate, initial = flat(log_a), flat(initial_state)
     no_state = np.zeros(heads * channels, dtype=initial.dtype)
     with np.errstate(under="ignore"):
         a, a_minus_1 = np.exp(gate), np.expm1(gate)
@@ -197,12 +192,12 @@ def _line(
         a_minus_1=a_minus_1,
         bounds=bounds,
         initial_state=initial,
-        reset=np.zeros(0, dtype=np.bool_) if reset is None else _flat(reset),
-        reset_state=no_state if reset_state is None else _flat(reset_state),
+        reset=np.zeros(0, dtype=np.bool_) if reset is None else flat(reset),
+        reset_state=no_state if reset_state is None else flat(reset_state),
     )
 
 
-def _flat(tensor: Tensor) -> Array:
+def flat(tensor: Tensor) -> Array:
     """The tensor's memory as an array of one dimension (a copy if it isn't contiguous); bfloat16 as its bits."""
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:

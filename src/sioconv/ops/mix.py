@@ -77,7 +77,7 @@ def scan_norm_gate(
             backend=backend,
         )
         assert final_state is not None
-        y = _normalise(c, norm_weight, norm_bias, eps, gate).to(z.dtype)
+        y = normalise_heads(c, norm_weight, norm_bias, eps, gate).to(z.dtype)
     else:
         if log_a.dim() == 3:
             log_a = log_a.unsqueeze(-1)  # [B, T, H, 1]
@@ -90,11 +90,14 @@ def scan_norm_gate(
     return y, final_state if output_final_state else None
 
 
-def _normalise(c: Tensor, weight: Tensor, bias: Tensor, eps: float, gate: Tensor | None) -> Tensor:
-    """The part after the scan in plain torch; c [B, T, H, P], which may be empty."""
+def normalise_heads(c: Tensor, weight: Tensor, bias: Tensor, eps: float, gate: Tensor | None = None) -> Tensor:
+    """What `scan_norm_gate` does after the scan, in plain torch: c [..., H, P], which may be empty, to the same shape.
+
+    weight and bias [H] in c's dtype; gate like c (default 1).
+    """
     normed = F.layer_norm(c, c.shape[-1:], eps=eps) if c.numel() != 0 else c
     y = torch.addcmul(bias.unsqueeze(-1), normed, weight.unsqueeze(-1))
     return y if gate is None else y * gate
 
 
-__all__ = ["scan_norm_gate"]
+__all__ = ["normalise_heads", "scan_norm_gate"]

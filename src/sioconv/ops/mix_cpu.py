@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sioconv.ops.cpu import _flat, _line, _refuse, _run
+from sioconv.ops.cpu import flat, make_line, run_kernel
+from sioconv.ops.validate import refuse_second_derivative
 
 
 def mix_cpu(
@@ -61,13 +62,13 @@ def _forward(
     """y, the final state, and the saved states, which only the backward pass reads."""
     from sioconv.ops.cpu_kernels import mix_forward_parallel, mix_forward_serial
 
-    line = _line(z, log_a, initial_state, reset, reset_state, cu_seqlens)
+    line = make_line(z, log_a, initial_state, reset, reset_state, cu_seqlens)
     y = torch.empty(z.shape, dtype=z.dtype)
     final_state = torch.empty(initial_state.shape, dtype=initial_state.dtype)
     saved = torch.zeros(_saved_shape(z, initial_state), dtype=initial_state.dtype)  # not all slots are written
-    affine = _flat(norm_weight), _flat(norm_bias), eps, _flat(z.new_empty(0) if gate is None else gate)
+    affine = flat(norm_weight), flat(norm_bias), eps, flat(z.new_empty(0) if gate is None else gate)
     kernels = mix_forward_parallel, mix_forward_serial
-    _run(kernels, line, z.shape, _flat(z), *line, *affine, _flat(y), _flat(final_state), _flat(saved))
+    run_kernel(kernels, line, z.shape, flat(z), *line, *affine, flat(y), flat(final_state), flat(saved))
     return y, final_state, saved
 
 
@@ -113,9 +114,9 @@ def _backward(
     """Gradients of z, log_a, initial_state, reset_state, norm_weight, norm_bias and gate (empty without gate)."""
     from sioconv.ops.cpu_kernels import mix_backward_parallel, mix_backward_serial
 
-    line = _line(z, log_a, initial_state, reset, reset_state, cu_seqlens)
+    line = make_line(z, log_a, initial_state, reset, reset_state, cu_seqlens)
     branch = z.new_empty(0) if gate is None else gate
-    affine = _flat(norm_weight), _flat(norm_bias), eps, _flat(branch)
+    affine = flat(norm_weight), flat(norm_bias), eps, flat(branch)
     grad_z, grad_gate = torch.empty(z.shape, dtype=z.dtype), torch.empty(branch.shape, dtype=z.dtype)
     grad_log_a = torch.empty(log_a.shape, dtype=log_a.dtype)
     grad_initial = torch.empty(initial_state.shape, dtype=initial_state.dtype)
@@ -124,8 +125,8 @@ def _backward(
     grad_weight = torch.empty(initial_state.shape[:2], dtype=torch.float64)  # [N, H]
     grad_bias = torch.empty(initial_state.shape[:2], dtype=torch.float64)
     slopes = grad_z, grad_log_a, grad_initial, grad_reset, grad_weight, grad_bias, grad_gate
-    inputs = _flat(grad_y), _flat(grad_final), _flat(saved), _flat(z), *line, *affine
-    _run((mix_backward_parallel, mix_backward_serial), line, z.shape, *inputs, *map(_flat, slopes))
+    inputs = flat(grad_y), flat(grad_final), flat(saved), flat(z), *line, *affine
+    run_kernel((mix_backward_parallel, mix_backward_serial), line, z.shape, *inputs, *map(flat, slopes))
     reset_slope, weight_slope, bias_slope = (
         torch.from_numpy(each.numpy().sum(axis=0).astype(grad_log_a.numpy().dtype))
         for each in (grad_reset, grad_weight, grad_bias)
@@ -185,4 +186,4 @@ def _differentiate(ctx: Any, grad_y: Tensor, grad_final: Tensor, _grad_saved: Te
 
 
 _forward.register_autograd(_differentiate, setup_context=_save_for_backward)
-_backward.register_autograd(_refuse)
+_backward.register_autograd(refuse_second_derivative("cpu"))

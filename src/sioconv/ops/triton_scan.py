@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
-from sioconv.ops.validate import check_cu_seqlens_values
+from sioconv.ops.validate import check_cu_seqlens_values, refuse_second_derivative
 
 # Positions that a program loads at once. The state is kept for the gradient before every STEPS-th position.
 STEPS = 16
@@ -202,14 +201,8 @@ def _differentiate(
     return grad_z, grad_log_a, grad_initial, None, None if reset_state is None else grad_reset, None, None
 
 
-def _refuse(ctx: FunctionCtx, *gradients: Tensor) -> None:  # noqa: ARG001
-    raise RuntimeError(
-        "backend 'triton' can't be differentiated twice: call scan with backend='chunked' or 'reference'"
-    )
-
-
 _forward.register_autograd(_differentiate, setup_context=_save_for_backward)
-_backward.register_autograd(_refuse)
+_backward.register_autograd(refuse_second_derivative("triton"))
 
 
 def _starts(
