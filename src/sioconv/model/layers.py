@@ -157,10 +157,10 @@ class SioConvLayer(nn.Module):
             z = z.masked_fill(~mask[..., None, None], 0)
             log_a = log_a.masked_fill(~mask.view(*mask.shape, *[1] * (log_a.dim() - 2)), 0)
 
-        gate = F.silu(self.y_gate_proj(x_gate))  # [B, T, D]
+        gate: Tensor = F.silu(self.y_gate_proj(x_gate))  # [B, T, D]
         start = at_least_fp32(self.initial_state)  # [H, P]
         carried = start.expand(x.shape[0], -1, -1) if state is None else state.c
-        normed, final = self._remember(z, log_a, gate.unflatten(-1, heads), carried, reset, output_state)
+        normed, final = self._remember(z, log_a, gate.view_as(z), carried, reset, output_state)
         y = self.y_proj(normed.flatten(-2))
         if self.config.output_gate == "projected":
             y = y * gate
