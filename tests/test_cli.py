@@ -324,7 +324,7 @@ def test_measures_a_text(main: Main, tiny_model_folder: Path, tmp_path: Path) ->
     assert out == f"text.jsonl: {measured['bpb']:.4f} bits per byte over {measured['bytes']:,} bytes\n"
 
 
-def test_converts_a_checkpoint_of_2024(main: Main, tmp_path: Path) -> None:
+def test_converts_a_checkpoint_of_2024(main: Main) -> None:
     checkpoint = str(Path(__file__).parent / "fixtures" / "sconv_mh_tiny.ckpt")
     code, out, _ = main("convert", checkpoint, "new", "--json")
     assert code == 0

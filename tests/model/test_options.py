@@ -125,6 +125,20 @@ def test_a_saved_model_computes_the_same(model: SioConvForCausalLM, ids: Tensor,
         assert logits.dtype == dtype and torch.equal(logits, expected), dtype
 
 
+def test_a_training_step_in_half_precision(model: SioConvForCausalLM, ids: Tensor) -> None:
+    """Under autocast, the loss and its gradient are those of fp32 but for rounding."""
+    parameters = list(model.train().parameters())
+    expected = model(ids, labels=ids).loss
+    slopes = torch.autograd.grad(expected, parameters)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(ids, labels=ids).loss
+    assert loss.item() == pytest.approx(expected.item(), rel=0.01)
+    found, whole = (
+        torch.cat([slope.flatten() for slope in each]) for each in (torch.autograd.grad(loss, parameters), slopes)
+    )
+    assert torch.cosine_similarity(found, whole, dim=0) > 0.98
+
+
 def test_the_formula_counts_every_parameter(model: SioConvForCausalLM) -> None:
     assert parameter_count(model.config, 50) == sum(parameter.numel() for parameter in model.parameters())
 
