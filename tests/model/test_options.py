@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from sioconv.model import PRESETS, SioConvCache, SioConvConfig, SioConvForCausalLM
@@ -139,8 +141,36 @@ def test_a_training_step_in_half_precision(model: SioConvForCausalLM, ids: Tenso
     assert torch.cosine_similarity(found, whole, dim=0) > 0.98
 
 
-def test_the_formula_counts_every_parameter(model: SioConvForCausalLM) -> None:
-    assert parameter_count(model.config, 50) == sum(parameter.numel() for parameter in model.parameters())
+@settings(max_examples=60)
+@given(
+    st.fixed_dictionaries(
+        {
+            "hidden_size": st.sampled_from([12, 24]),
+            "num_heads": st.sampled_from([1, 2, 3, 12]),
+            "num_hidden_layers": st.integers(1, 3),
+            "intermediate_size": st.integers(1, 40),
+            "vocab_size": st.integers(1, 60),
+            "preset": st.sampled_from([*PRESETS]),
+            "gate": st.sampled_from(["head", "channel"]),
+            "gate_bound": st.sampled_from([None, 8.0]),
+            "timescale_max": st.sampled_from([None, 100.0]),
+            "conv_width": st.sampled_from([0, 2, 3, 4]),
+            "conv_on": st.sampled_from(["mixer", "recurrence", "z"]),
+            "input_scale": st.sampled_from(["none", "variance", "mean"]),
+            "output_gate": st.sampled_from(["projected", "normed", "state"]),
+            "use_bias": st.booleans(),
+            "head_bias": st.booleans(),
+            "tie_word_embeddings": st.booleans(),
+        }
+    )
+)
+def test_the_formula_counts_every_parameter(values: dict[str, Any]) -> None:
+    """On no device, with any options together."""
+    with torch.device("meta"):
+        model = SioConvForCausalLM(SioConvConfig(**values))
+        model.tie_weights()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert parameter_count(model.config, values["vocab_size"]) == count
 
 
 @pytest.mark.parametrize(
