@@ -33,7 +33,7 @@ from sioconv.ops.vectors import (
     zeros,
 )
 
-BLOCK = 16
+BLOCK = 64
 Array = np.ndarray[Any, Any]
 
 
