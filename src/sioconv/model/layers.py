@@ -50,7 +50,7 @@ class SioConvLayer(nn.Module):
         self.y_gate_proj = nn.Linear(width, width, bias=config.use_bias)
         self.dt_proj = nn.Linear(width, gates)
         self.A_log = nn.Parameter(torch.empty(gates))
-        self.state_norm = HeadNorm(heads, config.state_norm_eps)
+        self.state_norm = NormedScan(heads, config.state_norm_eps)
         self.initial_state = nn.Parameter(torch.empty(heads, width // heads))
         self.conv_weight = nn.Parameter(torch.empty(width, config.conv_width)) if config.conv_width else None
         with torch.no_grad():
@@ -140,25 +140,7 @@ class SioConvLayer(nn.Module):
 
         start = at_least_fp32(self.initial_state)  # [H, P]
         carried = start.expand(x.shape[0], -1, -1) if state is None else state.c
-        final: Tensor | None
-        if x.shape[1] == 1 and not torch.is_grad_enabled():
-            if reset is not None:
-                carried = torch.where(reset.view(-1, 1, 1), start, carried)
-            _, final = step(z[:, 0], log_a[:, 0], carried)
-            # Rounded after the normalisation, as below.
-            normed = self.state_norm(final).to(z.dtype).unsqueeze(1)  # [B, 1, H, P]
-        else:
-            normed, final = scan_norm_gate(
-                z,
-                log_a,
-                at_least_fp32(self.state_norm.weight),
-                at_least_fp32(self.state_norm.bias),
-                self.state_norm.eps,
-                initial_state=carried,
-                reset=reset,
-                reset_state=None if reset is None else start,
-                output_final_state=output_state,
-            )
+        normed, final = self.state_norm(z, log_a, carried, start, reset, output_state)
         y = self.y_proj(normed.flatten(-2)) * F.silu(self.y_gate_proj(x))
         return y, LayerState(final, conv_tail) if output_state and final is not None else None
 
@@ -218,8 +200,12 @@ def matmul_input(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-class HeadNorm(nn.Module):
-    """GroupNorm with one group per head over that head's channels of one step, and one affine pair per head."""
+class NormedScan(nn.Module):
+    """The recurrence with its states normalised: GroupNorm with one group and one affine pair per head and step.
+
+    One operator does both, so the module that owns the norm's weights runs the scan too: tools that bring weights to
+    where they are used (offloading, sharding) do so when the module that owns them is called.
+    """
 
     def __init__(self, heads: int, eps: float) -> None:
         super().__init__()
@@ -227,9 +213,53 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(heads))
         self.bias = nn.Parameter(torch.zeros(heads))
 
-    def forward(self, c: Tensor) -> Tensor:
-        """[..., H, P] to the same shape and dtype."""
-        return normalise_heads(c, self.weight.to(c.dtype), self.bias.to(c.dtype), self.eps)
+    def forward(
+        self, z: Tensor, log_a: Tensor, carried: Tensor, start: Tensor, reset: Tensor | None, output_state: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The normalised states [B, T, H, P] in z's dtype, and the last state [B, H, P] as it is.
+
+        z [B, T, H, P] and log_a [B, T, H] or [B, T, H, P] are read from `carried` [B, H, P] on, and from `start` [H, P]
+        where `reset` [B, T] is True.
+        """
+        weight, bias = at_least_fp32(self.weight), at_least_fp32(self.bias)
+        if z.shape[1] == 1 and not torch.is_grad_enabled():
+            if reset is not None:
+                carried = torch.where(reset.view(-1, 1, 1), start, carried)
+            _, c = step(z[:, 0], log_a[:, 0], carried)
+            # Rounded after the normalisation, as below.
+            return normalise_heads(c, weight, bias, self.eps).to(z.dtype).unsqueeze(1), c
+        return scan_norm_gate(
+            z,
+            log_a,
+            weight,
+            bias,
+            self.eps,
+            initial_state=carried,
+            reset=reset,
+            reset_state=None if reset is None else start,
+            output_final_state=output_state,
+        )
+
+
+class BoundedEmbedding(nn.Embedding):
+    """An embedding whose rows are scaled down to the length `limit` when looked up, where they are longer.
+
+    The gradient takes the scale as a constant, as it is in `torch.nn.functional.embedding(…, max_norm=…)`, but the
+    weights stay as they are.
+    """
+
+    def __init__(self, rows: int, width: int, limit: float | None) -> None:
+        super().__init__(rows, width)
+        self.limit = limit
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids [...] to vectors [..., D]."""
+        x = super().forward(ids)
+        if self.limit is None:
+            return x
+        norm = at_least_fp32(x.detach()).norm(dim=-1, keepdim=True)
+        scale: Tensor = (self.limit / (norm + 1e-7)).clamp(max=1)
+        return x * scale.to(x.dtype)
 
 
 class FeedForward(nn.Module):
