@@ -74,4 +74,9 @@ ROWS = [
     Row("TRL", "SFTTrainer, packing (bfd)", "tuning.packing", "tune"),
     Row("TRL", "DPOTrainer", "tuning.preferences", "tune"),
     Row("PEFT", "LoRA, merge", "tuning.lora", "tune"),
+    Row("lm_eval", "loglikelihood", "harness.loglikelihood", "eval"),
+    Row("lm_eval", "loglikelihood_rolling", "harness.rolling", "eval"),
+    Row("lm_eval", "generate_until", "harness.generate_until", "eval"),
+    Row("serve", "transformers serve, openai client", "serving.openai_client", "serve"),
+    Row("serve", "transformers chat", "serving.chat", "serve"),
 ]

@@ -43,13 +43,17 @@ class Subject:
     folder: Path
     scratch: Path
 
-    def model(self, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
+    def model(self, dtype: torch.dtype = torch.float64, *, ends: bool = False, **options: Any) -> Any:
         """A fresh copy of the model in eval mode, by default in fp64, where rounding decides no comparison.
 
-        It doesn't end a text by itself. `options` go to `from_pretrained`.
+        Args:
+            dtype: precision of the weights.
+            ends: whether it ends a text by itself.
+            options: what else `from_pretrained` is given.
         """
         model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype, **options).eval()
-        model.generation_config.eos_token_id = None
+        if not ends:
+            model.generation_config.eos_token_id = None
         return model
 
     def tokenizer(self) -> Any:
