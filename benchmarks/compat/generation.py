@@ -1,4 +1,4 @@
-"""Ways to generate: each is compared with the plain loop of forward passes over the whole text, or with greedy search."""
+"""Ways to generate: each is compared with the plain loop of forward passes, or with greedy search."""
 
 from threading import Thread
 from typing import Any

@@ -92,4 +92,3 @@ def generate_until(subject: Subject) -> str:
         expected = tokenizer.decode(new, skip_special_tokens=True).split(STOP)[0]
         require(sample["resps"][0][0] == expected, f"{sample['resps'][0][0]!r}, expected {expected!r}")
     return f"{len(CHOICES)} texts equal"
-

@@ -81,7 +81,7 @@ def device_map(subject: Subject) -> str:
 
 @torch.no_grad()
 def resized(subject: Subject) -> str:
-    """A longer and a shorter vocabulary, tied and untied: the tokens that stay keep their logits, also in a new folder."""
+    """A longer and a shorter vocabulary, tied and untied: tokens that stay keep their logits, in a new folder too."""
     size = subject.model().config.vocab_size
     ids = subject.ids() % (size - 24)
     for tied in (False, True):

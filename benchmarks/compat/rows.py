@@ -36,14 +36,13 @@ class Row:
     def run(self, subject: Subject) -> str:
         """Runs the check; what it measured, or its AssertionError, or whatever the tool raises."""
         module, function = self.check.split(".")
-        check: Callable[[Subject], str] = getattr(
-            importlib.import_module(f"benchmarks.compat.{module}"), function
-        )
+        check: Callable[[Subject], str] = getattr(importlib.import_module(f"benchmarks.compat.{module}"), function)
         return check(subject)
 
 
 ROWS = [
     Row("transformers", "Auto classes", "loading.auto_classes"),
+    Row("transformers", "folder without the package", "standalone.without_package"),
     Row("generate", "greedy", "generation.greedy"),
     Row("generate", "sampling", "generation.sampling"),
     Row("generate", "beam search", "generation.beam_search"),

@@ -80,7 +80,10 @@ def openai_client(subject: Subject) -> str:
             stream = client.chat.completions.create(stream=True, **options)  # type: ignore[call-overload]
             pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
             # A character cut off at the end is given as a mark only in the whole answer.
-            require("".join(pieces).rstrip("\ufffd") == expected.rstrip("\ufffd"), f"streams {pieces}, expected {expected!r}")
+            require(
+                "".join(pieces).rstrip("\ufffd") == expected.rstrip("\ufffd"),
+                f"streams {pieces}, expected {expected!r}",
+            )
     return f"{len(CHATS) + 1} answers, whole and streamed; text that feigns turns stays text"
 
 

@@ -31,6 +31,7 @@ from sioconv.model.configuration import SioConvConfig
 from sioconv.model.folder import load_model_folder, save_model_folder, vocabulary_fingerprint
 from sioconv.model.loss import bits_per_byte
 from sioconv.progress import say
+from sioconv.publish.modelling_code import write_code
 from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe
 from sioconv.recipe_files import first_difference, read_yaml
 from sioconv.train.config import TrainConfig
@@ -126,9 +127,9 @@ def pretrain(recipe: Recipe) -> Path:
     tokenizer = load_tokenizer(run / "tokenizer")
     model = build_model(recipe, tokenizer)
     _run_stage(recipe, "pretrain", model, tokenizer, recipe.data, recipe.train)
-    save_model_folder(model, tokenizer, run / "base", [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)])
+    _save(model, tokenizer, run / "base")
     if not recipe.finetune.data.sources:
-        save_model_folder(model, tokenizer, run / "model", [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)])
+        _save(model, tokenizer, run / "model")
     say(f"pretrain: → {run / 'base'}")
     return run / "base"
 
@@ -160,9 +161,15 @@ def finetune(recipe: Recipe) -> Path:
     if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / "tokenizer")):
         raise UserError(f"{run} has another tokenizer than the model in {start}: choose another --name for its tuning")
     _run_stage(recipe, "finetune", model, tokenizer, recipe.finetune.data, recipe.finetune.train)
-    save_model_folder(model, tokenizer, run / "model", [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)])
+    _save(model, tokenizer, run / "model")
     say(f"finetune: → {run / 'model'}")
     return run / "model"
+
+
+def _save(model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """A model folder that ends texts and turns, and that transformers loads where this package isn't installed."""
+    stop_ids = [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)]
+    save_model_folder(model, tokenizer, path, stop_ids, finish=write_code)
 
 
 def _run_stage(

@@ -144,6 +144,6 @@ _pytree.register_pytree_node(
     SioConvCache,
     _flatten,
     _unflatten,
-    serialized_type_name="sioconv.SioConvCache",
+    serialized_type_name=f"{SioConvCache.__module__}.SioConvCache",  # a folder's own code is another module
     flatten_with_keys_fn=_flatten_with_keys,
 )

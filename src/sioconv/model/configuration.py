@@ -1,6 +1,6 @@
 """The model's configuration as transformers wants it."""
 
-from importlib import import_module
+from importlib import import_module  # in the package only
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -39,7 +39,7 @@ class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-
             self.auto_map: dict[str, str] = {}
         # The Auto classes look a model's class up by its configuration: this is the first moment that they can need it.
         # Earlier, while the Auto classes are being imported, not all of transformers that it takes can be imported.
-        import_module("sioconv.model.causal_lm")
+        import_module("sioconv.model.causal_lm")  # in the package only
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json holds: every field, and the places of code in the folder if there are any."""
@@ -49,4 +49,4 @@ class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-
         return values
 
 
-AutoConfig.register(SioConvConfig.model_type, SioConvConfig, exist_ok=True)
+AutoConfig.register(SioConvConfig.model_type, SioConvConfig, exist_ok=True)  # in the package only

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sioconv.model.architecture import Architecture
-from sioconv.ops import normalise_heads, scan_norm_gate, step
+from sioconv.ops import normalise_heads, scan, scan_norm_gate, step
 
 
 class LayerState(NamedTuple):
@@ -16,7 +16,7 @@ class LayerState(NamedTuple):
 
     Attributes:
         c: the memory, [B, H, P], fp32.
-        conv: the last W - 1 inputs of the convolution, [B, D, W - 1]; None where there is no convolution.
+        conv: the last W - 1 inputs of the convolution (x, or z where it is on z), [B, D, W - 1]; None without one.
     """
 
     c: Tensor
@@ -28,6 +28,7 @@ class SioConvLayer(nn.Module):
 
     z_t = Linear_z(x_t) * SiLU(Linear_zgate(x_t)), log a_t = -exp(A_log) * softplus(Linear_dt(x_t)),
     y_t = Linear_y(norm(c_t)) * SiLU(Linear_ygate(x_t)); norm is over the P channels of one head and step.
+    The options of `Architecture` change each of these (docs/model.md).
 
     Example:
         >>> layer = SioConvLayer(Architecture(hidden_size=64, num_heads=4))
@@ -50,7 +51,7 @@ class SioConvLayer(nn.Module):
         self.y_gate_proj = nn.Linear(width, width, bias=config.use_bias)
         self.dt_proj = nn.Linear(width, gates)
         self.A_log = nn.Parameter(torch.empty(gates))
-        self.state_norm = NormedScan(heads, config.state_norm_eps)
+        self.state_norm = NormedScan(heads, config.state_norm_eps, config.output_gate)
         self.initial_state = nn.Parameter(torch.empty(heads, width // heads))
         self.conv_weight = nn.Parameter(torch.empty(width, config.conv_width)) if config.conv_width else None
         with torch.no_grad():
@@ -61,7 +62,9 @@ class SioConvLayer(nn.Module):
         """Fresh starting values of the layer's parameters by name.
 
         The forget gates start as in Mamba-2 (Dao & Gu 2024, arXiv:2405.21060): rate exp(A_log) uniform in [1, 16], step
-        softplus(dt bias) log-uniform in [0.001, 0.1], so that memories span from one to a thousand steps.
+        softplus(dt bias) log-uniform in [0.001, 0.1], so that memories span from one to a thousand steps. With
+        `timescale_max` the product of the two is 1 / timescale, the timescales log-spaced. A bounded gate starts with
+        the same products, half open (dt bias 0).
         """
         config, gates = self.config, self.A_log.shape[0]
         values: dict[str, Tensor] = {}
@@ -77,8 +80,15 @@ class SioConvLayer(nn.Module):
                 values[f"{name}.bias"] = torch.zeros(config.hidden_size)
         dt = torch.exp(torch.empty(gates).uniform_(math.log(0.001), math.log(0.1)))
         values["dt_proj.weight"] = nn.init.xavier_normal_(torch.empty_like(self.dt_proj.weight), 0.01)
-        values["dt_proj.bias"] = dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
-        values["A_log"] = torch.empty(gates).uniform_(1, 16).log()
+        rate = torch.empty(gates).uniform_(1, 16)
+        if config.timescale_max is not None:
+            dt = torch.logspace(0, -math.log10(config.timescale_max), gates) / rate
+        if config.gate_bound is None:
+            values["dt_proj.bias"] = _softplus_inverse(dt)
+            values["A_log"] = rate.log()
+        else:
+            values["dt_proj.bias"] = torch.zeros(gates)
+            values["A_log"] = _softplus_inverse(2 * dt * rate / config.gate_bound)
         values["state_norm.weight"] = torch.ones(config.num_heads)
         values["state_norm.bias"] = torch.zeros(config.num_heads)
         values["initial_state"] = torch.randn(config.num_heads, config.head_dim) * config.initial_state_std
@@ -98,7 +108,11 @@ class SioConvLayer(nn.Module):
 
     def gate_of(self, dt: Tensor) -> Tensor:
         """log a_t in fp32 from what `dt_proj` gives, [B, T, H] or [B, T, D]."""
-        log_a = -torch.exp(at_least_fp32(self.A_log)) * F.softplus(at_least_fp32(dt))
+        dt, rate = at_least_fp32(dt), at_least_fp32(self.A_log)
+        if self.config.gate_bound is None:
+            log_a = -torch.exp(rate) * F.softplus(dt)
+        else:
+            log_a = -self.config.gate_bound * F.softplus(rate) * torch.sigmoid(dt)
         if self.config.gate == "head":
             return log_a
         return log_a.view(*log_a.shape[:-1], self.config.num_heads, self.config.head_dim)
@@ -126,22 +140,30 @@ class SioConvLayer(nn.Module):
             y [B, T, D] in x's dtype (autocast's, under autocast), and the state or None.
         """
         x = matmul_input(x)
+        heads = (self.config.num_heads, -1)
         if mask is not None and reset is not None:
             reset = reset & mask
-        conv_tail = None
-        if self.conv_weight is not None:
-            x, conv_tail = self._convolve(x, None if state is None else state.conv, mask, reset)
-        z = (self.z_proj(x) * F.silu(self.z_gate_proj(x))).unflatten(-1, (self.config.num_heads, -1))  # [B, T, H, P]
+        conv_tail, tail = None, None if state is None else state.conv
+        x_gate = x
+        if self.conv_weight is not None and self.config.conv_on != "z":
+            x, conv_tail = self._convolve(x, tail, mask, reset)
+            x_gate = x if self.config.conv_on == "mixer" else x_gate
+        z = self.z_proj(x) * F.silu(self.z_gate_proj(x))  # [B, T, D]
+        if self.conv_weight is not None and self.config.conv_on == "z":
+            z, conv_tail = self._convolve(z, tail, mask, reset)
         log_a = self.log_forget_gate(x)
-        z = self._scale_input(z, log_a)
+        z = self._scale_input(z.unflatten(-1, heads), log_a)  # [B, T, H, P]
         if mask is not None:  # after the projections, so that their biases leak nothing
             z = z.masked_fill(~mask[..., None, None], 0)
             log_a = log_a.masked_fill(~mask.view(*mask.shape, *[1] * (log_a.dim() - 2)), 0)
 
+        gate: Tensor = F.silu(self.y_gate_proj(x_gate))  # [B, T, D]
         start = at_least_fp32(self.initial_state)  # [H, P]
         carried = start.expand(x.shape[0], -1, -1) if state is None else state.c
-        normed, final = self.state_norm(z, log_a, carried, start, reset, output_state)
-        y = self.y_proj(normed.flatten(-2)) * F.silu(self.y_gate_proj(x))
+        normed, final = self.state_norm(z, log_a, gate.view_as(z), carried, start, reset, output_state)
+        y = self.y_proj(normed.flatten(-2))
+        if self.config.output_gate == "projected":
+            y = y * gate
         return y, LayerState(final, conv_tail) if output_state and final is not None else None
 
     def _scale_input(self, z: Tensor, log_a: Tensor) -> Tensor:
@@ -189,6 +211,11 @@ def _take(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))
 
 
+def _softplus_inverse(y: Tensor) -> Tensor:
+    """x with softplus(x) = y, for y > 0."""
+    return y + torch.log(-torch.expm1(-y))
+
+
 def at_least_fp32(x: Tensor) -> Tensor:
     """x in fp32; fp64 stays."""
     return x if x.dtype == torch.float64 else x.float()
@@ -207,36 +234,59 @@ class NormedScan(nn.Module):
     where they are used (offloading, sharding) do so when the module that owns them is called.
     """
 
-    def __init__(self, heads: int, eps: float) -> None:
+    def __init__(self, heads: int, eps: float, output_gate: str) -> None:
         super().__init__()
         self.eps = eps
+        self.output_gate = output_gate
         self.weight = nn.Parameter(torch.ones(heads))
         self.bias = nn.Parameter(torch.zeros(heads))
 
     def forward(
-        self, z: Tensor, log_a: Tensor, carried: Tensor, start: Tensor, reset: Tensor | None, output_state: bool
+        self,
+        z: Tensor,
+        log_a: Tensor,
+        gate: Tensor,
+        carried: Tensor,
+        start: Tensor,
+        reset: Tensor | None,
+        output_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """The normalised states [B, T, H, P] in z's dtype, and the last state [B, H, P] as it is.
+        """norm(c_t) [B, T, H, P] in z's dtype, with the output's gate inside where it belongs there, and the last c.
 
         z [B, T, H, P] and log_a [B, T, H] or [B, T, H, P] are read from `carried` [B, H, P] on, and from `start` [H, P]
-        where `reset` [B, T] is True.
+        where `reset` [B, T] is True. Neither c nor norm(c) is rounded to z's dtype before `gate` [B, T, H, P].
         """
         weight, bias = at_least_fp32(self.weight), at_least_fp32(self.bias)
+        before = gate.to(carried.dtype) if self.output_gate == "state" else None
+        after = gate if self.output_gate == "normed" else None
         if z.shape[1] == 1 and not torch.is_grad_enabled():
             if reset is not None:
                 carried = torch.where(reset.view(-1, 1, 1), start, carried)
-            _, c = step(z[:, 0], log_a[:, 0], carried)
-            # Rounded after the normalisation, as below.
-            return normalise_heads(c, weight, bias, self.eps).to(z.dtype).unsqueeze(1), c
+            _, final = step(z[:, 0], log_a[:, 0], carried)
+            c = final.unsqueeze(1) if before is None else final.unsqueeze(1) * before  # [B, 1, H, P]
+            after = None if after is None else after.to(c.dtype)
+            return normalise_heads(c, weight, bias, self.eps, after).to(z.dtype), final
+        reset_state = None if reset is None else start
+        if before is not None:
+            c, last = scan(
+                z.to(carried.dtype),
+                log_a,
+                carried,
+                reset=reset,
+                reset_state=reset_state,
+                output_final_state=output_state,
+            )
+            return normalise_heads(c * before, weight, bias, self.eps).to(z.dtype), last
         return scan_norm_gate(
             z,
             log_a,
             weight,
             bias,
             self.eps,
-            initial_state=carried,
+            after,
+            carried,
             reset=reset,
-            reset_state=None if reset is None else start,
+            reset_state=reset_state,
             output_final_state=output_state,
         )
 

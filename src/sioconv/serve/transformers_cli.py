@@ -42,7 +42,8 @@ def main() -> None:
 
     from sioconv.model import SioConvForCausalLM
 
-    model_manager.transformers.SioConvForCausalLM = SioConvForCausalLM
+    # Its own `transformers`: importing transformers.processing_utils replaces the module for those who come later.
+    model_manager.transformers.SioConvForCausalLM = SioConvForCausalLM  # type: ignore[attr-defined]
     app(with_safe_text(sys.argv[1:]), prog_name="python -m sioconv.serve.transformers_cli")
 
 
