@@ -12,7 +12,7 @@ LIMIT = 1e-10  # of models in fp64
 
 @torch.no_grad()
 def padded(subject: Subject, side: str) -> str:
-    """The rows of a padded batch give what they give alone, whatever stands in the padding."""
+    """The rows of a padded batch and what follows on them give what they give alone, whatever stands in the padding."""
     model, tokenizer = subject.model(), subject.tokenizer()
     batch = tokenizer(TEXTS, padding=True, padding_side=side, return_tensors="pt")
     real = batch.attention_mask.bool()
@@ -20,10 +20,12 @@ def padded(subject: Subject, side: str) -> str:
     garbage = torch.where(real, batch.input_ids, (batch.input_ids + 11) % len(tokenizer))
     error = 0.0
     for ids in (batch.input_ids, garbage):
-        logits = model(ids, attention_mask=batch.attention_mask).logits
-        for row, text, mask in zip(logits, batch.input_ids, real, strict=True):
-            alone = model(text[mask].unsqueeze(0)).logits[0]
-            error = max(error, close(row[mask], alone, LIMIT, "logits of a padded row"))
+        output = model(ids, attention_mask=batch.attention_mask)
+        behind = model(batch.input_ids[:, -2:], cache=output.cache).logits
+        for i, text in enumerate(batch.input_ids):
+            alone = model(torch.cat([text[real[i]], text[-2:]]).unsqueeze(0)).logits[0]
+            error = max(error, close(output.logits[i, real[i]], alone[:-2], LIMIT, "logits of a padded row"))
+            error = max(error, close(behind[i], alone[-2:], LIMIT, "logits behind a padded row"))
     if side == "left":
         found = continuation(model, garbage, attention_mask=batch.attention_mask)
         for row, text, mask in zip(found, batch.input_ids, real, strict=True):
@@ -37,7 +39,7 @@ def left_padding(subject: Subject) -> str:
 
 
 def right_padding(subject: Subject) -> str:
-    """Logits of a right-padded batch."""
+    """Logits of a right-padded batch, and of what follows it."""
     return padded(subject, "right")
 
 
@@ -73,11 +75,16 @@ def chunked_prefill(subject: Subject) -> str:
     """A prompt read in pieces, padded rows among them."""
     model, tokenizer = subject.model(), subject.tokenizer()
     batch = tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="pt")
-    whole = continuation(model, batch.input_ids, attention_mask=batch.attention_mask)
+    real = batch.attention_mask.bool()
+    rows = [text[mask].unsqueeze(0) for text, mask in zip(batch.input_ids, real, strict=True)]
+    texts = torch.cat([continuation(model, row) for row in rows])
+    logits = torch.cat([model(row).logits[:, -1] for row in rows])
+    options = {"max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
     for size in (1, 7):
-        found = continuation(model, batch.input_ids, attention_mask=batch.attention_mask, prefill_chunk_size=size)
-        same(found, whole, f"text of a prompt in pieces of {size}")
-    return f"{batch.input_ids.shape[1]} tokens in pieces of 1 and 7"
+        found = model.generate(**batch, prefill_chunk_size=size, **options)
+        same(found.sequences[:, real.shape[1] :], texts, f"text of a prompt in pieces of {size}")
+        error = close(found.logits[0], logits, 1e-6, "the first logits, which generate gives in fp32,")
+    return f"{real.shape[1]} tokens in pieces of 1 and 7: logits differ by {error:.0e}"
 
 
 @torch.no_grad()

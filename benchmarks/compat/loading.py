@@ -86,9 +86,7 @@ def resized(subject: Subject) -> str:
     ids = subject.ids() % (size - 24)
     for tied in (False, True):
         for new in (size + 24, size - 24):
-            model = subject.model(torch.float32)
-            model.config.tie_word_embeddings = tied
-            model.tie_weights()
+            model = subject.model(torch.float32, tie_word_embeddings=tied)
             kept, before = min(size, new), model(ids).logits
             model.resize_token_embeddings(new, mean_resizing=False)
             after = model(ids, labels=ids)
