@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.dynamic_module_utils import get_relative_imports
 
 import sioconv
@@ -161,4 +161,17 @@ def test_the_package_is_imported_inside_try_only() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in guarded:
                 assert "sioconv." not in ast.unparse(node).replace("from .", ""), name
-        assert ".register(" not in text and "import_module" not in text, name
+        assert "Auto classes" not in text and ".register(" not in text and "import_module" not in text, name
+
+
+def test_what_the_package_saves_names_no_code_that_is_not_there(
+    folders: dict[str, tuple[Path, SioConvForCausalLM]], tmp_path: Path
+) -> None:
+    """transformers' own saving, as Trainer does it; `write_code` makes such a folder whole."""
+    model = AutoModelForCausalLM.from_pretrained(folders["options"][0])
+    assert type(model) is SioConvForCausalLM
+    model.save_pretrained(tmp_path)
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+    write_code(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == AUTO_MAP
+    assert set(folder_code()) < {path.name for path in tmp_path.iterdir()}

@@ -33,6 +33,8 @@ class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # The code of the folder that it came from: these classes don't run it, and what they save doesn't have it.
+        kwargs.pop("auto_map", None)  # in the package only
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         Architecture.check(self)
         if not hasattr(self, "auto_map"):  # TRL reads it of every model whose class isn't one of transformers' own

@@ -87,7 +87,7 @@ def convert_checkpoint(
     vocabulary = None if tokenizer is None else _load_tokenizer(tokenizer, found["vocab_size"])
     model = build_model(weights, found, checkpoint)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    say(f"convert: {parameters:,} parameters, {4 * parameters / 1e9:.2f} GB in fp32 → {out}")
+    say(f"convert: {parameters:,} parameters, {4 * parameters / 1e6:,.1f} MB in fp32 → {out}")
     eos = None if vocabulary is None else vocabulary.eos_token_id
     save_model_folder(model, vocabulary, out, [] if eos is None else [eos], finish)
     steps = content.get("steps")
@@ -115,8 +115,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "save the state dict alone under the key 'model'"
         ) from error
     except Exception as error:  # torch raises many types for a broken file; the cause stays attached
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"can't read the checkpoint {path}: {reason}: copy it again") from error
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(
+            f"{path} isn't a whole PyTorch checkpoint ({type(error).__name__}: {reason}): copy it again"
+        ) from error
     weights = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{path} is no checkpoint of the 2024 model: it has no state dict under the key 'model'")

@@ -32,8 +32,8 @@ AUTO_MAP = {
     "AutoModel": "modeling_sioconv.SioConvModel",
     "AutoModelForCausalLM": "modeling_sioconv.SioConvForCausalLM",
 }
-# A line of a module that ends so has no place in a folder.
-PACKAGE_ONLY = "# in the package only"
+# A line of a module that ends so has no place in a folder, nor have the comments directly above it.
+PACKAGE_ONLY = re.compile(r"^(?: *#.*\n)*.*# in the package only\n", re.MULTILINE)
 HEADER = "# Made from sioconv/{path} of the package sioconv (Apache-2.0); saving the model writes it anew.\n"
 
 
@@ -59,8 +59,7 @@ def folder_code() -> dict[str, str]:
         path = module.replace(".", "/") + ".py"
         source = (resources.files("sioconv") / path).read_text(encoding="utf-8")
         text = _only(source, wanted) if wanted else source
-        lines = (line for line in text.splitlines() if not line.endswith(PACKAGE_ONLY))
-        code[f"{name}.py"] = HEADER.format(path=path) + "\n" + _flat("\n".join(lines)) + "\n"
+        code[f"{name}.py"] = HEADER.format(path=path) + "\n" + _flat(PACKAGE_ONLY.sub("", text)).rstrip() + "\n"
     return code
 
 
