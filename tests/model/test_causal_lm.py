@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import DynamicCache
 
 from sioconv.model import SioConvCache, SioConvForCausalLM
 from sioconv.model.loss import IGNORED, token_loss_sum
@@ -109,6 +110,12 @@ def test_long_embeddings_are_looked_up_at_the_limit(model: SioConvForCausalLM, i
     if limit is not None:
         rows = F.embedding(ids, model.model.embed_tokens.weight.detach().clone(), max_norm=limit)
     torch.testing.assert_close(model.get_input_embeddings()(ids), rows)
+
+
+def test_a_cache_for_keys_and_values_is_refused(model: SioConvForCausalLM, ids: Tensor) -> None:
+    for call in (model, model.generate):
+        with pytest.raises(TypeError, match="cache is a DynamicCache: give a SioConvCache"):
+            call(ids, cache=DynamicCache())
 
 
 def test_outputs_as_a_tuple(model: SioConvForCausalLM, ids: Tensor) -> None:

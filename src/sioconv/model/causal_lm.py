@@ -100,11 +100,14 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
             kwargs: `seq_idx` [B, T] and `cu_seq_lens_q` [N + 1] (for B = 1) mark documents as well; others are ignored.
 
         Raises:
+            TypeError: `cache` is one of transformers' own.
             ValueError: neither or both of input_ids and inputs_embeds are given.
         """
         cache = past_key_values if cache is None else cache
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids [B, T] and inputs_embeds [B, T, D]")
+        if cache is not None and not hasattr(cache, "tokens_seen"):
+            raise TypeError(f"cache is a {type(cache).__name__}: give a SioConvCache, or none to get a new one")
         x = inputs_embeds if input_ids is None else self.embed_tokens(input_ids)  # [B, T, D]
         assert x is not None
         length = x.shape[1]
