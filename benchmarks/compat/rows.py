@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from benchmarks.compat.subject import Subject
 
 # The packages of pyproject.toml's extras that the checks import.
-EXTRAS = {"tune": ("trl", "peft"), "eval": ("lm_eval",), "serve": ("fastapi", "uvicorn", "openai")}
+EXTRAS = {
+    "tune": ("trl", "peft", "accelerate"),
+    "eval": ("lm_eval", "accelerate"),
+    "serve": ("fastapi", "uvicorn", "openai", "accelerate"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,13 @@ ROWS = [
     Row("forward", "logits_to_keep", "forward.logits_to_keep"),
     Row("forward", "output_hidden_states", "forward.hidden_states"),
     Row("loading", "bf16, fp16, fp32", "loading.precisions"),
-    Row("loading", "device_map", "loading.device_map"),
+    Row("loading", "device_map", "loading.device_map", "tune"),
     Row("loading", "embedding resize", "loading.resized"),
     Row("torch", "compile forward", "compiling.compiled_forward"),
     Row("torch", "compile decoding", "compiling.compiled_decoding"),
     Row("torch", "export prefill", "compiling.exported_prefill"),
-    Row("Trainer", "resume", "training.trainer_resume"),
-    Row("Trainer", "num_items_in_batch", "training.uneven_accumulation"),
+    Row("Trainer", "resume", "training.trainer_resume", "tune"),
+    Row("Trainer", "num_items_in_batch", "training.uneven_accumulation", "tune"),
     Row("Trainer", "gradient checkpointing", "training.checkpointed_gradients"),
     Row("TRL", "SFTTrainer, assistant_only_loss", "tuning.assistant_only", "tune"),
     Row("TRL", "SFTTrainer, packing (bfd)", "tuning.packing", "tune"),

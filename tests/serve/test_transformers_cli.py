@@ -37,6 +37,17 @@ def test_other_commands_are_handed_on(words: list[str]) -> None:
     assert with_safe_text(words) == words
 
 
+def test_a_missing_package_is_said_in_one_line() -> None:
+    code = (
+        "import sys, runpy; sys.modules['openai'] = None;\n"
+        "from transformers.utils import import_utils as u; u.is_openai_available = lambda: False;\n"
+        "sys.argv = ['x', 'serve', 'm']; runpy.run_module('sioconv.serve.transformers_cli', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "pip install 'transformers[serving]'" in done.stderr
+
+
 def test_help_names_the_launcher() -> None:
     command = [sys.executable, "-m", "sioconv.serve.transformers_cli", "serve", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

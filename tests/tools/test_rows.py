@@ -16,7 +16,9 @@ KINDS: dict[str, dict[str, object]] = {
     "sioconv-2024": PRESETS["sioconv-2024"],
     "channel gates, tied": {"gate": "channel", "tie_word_embeddings": True, "head_bias": False},
 }
-LONG = {"loading.auto_classes", "standalone.without_package", "serving.openai_client", "serving.chat"}
+SERVER = "serving.openai_client"
+# Processes of their own; tests/model and tests/publish have quicker tests of the first two.
+LONG = {"loading.auto_classes", "standalone.without_package", "serving.chat"}
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +28,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def cases() -> list[object]:
-    """Every row on the first kind; on the others those that are quick, and the long ones of torch and TRL as slow."""
+    """Every row on the first kind; on the others those that differ by kind; what takes seconds is slow."""
     found = []
     for number, kind in enumerate(KINDS):
         for row in ROWS:
             if number == 0:
-                marks = [pytest.mark.slow] if row.check == "serving.chat" else []
-            elif row.check in LONG or row.extra == "eval":
+                marks = [pytest.mark.slow] if row.check in LONG else []
+            elif row.check in LONG | {SERVER} or row.extra == "eval":
                 continue
             else:
                 marks = [pytest.mark.slow] if row.extra or row.group == "torch" else []

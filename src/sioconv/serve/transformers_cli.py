@@ -8,6 +8,8 @@ stays text. `sioconv serve` is this project's own server.
 import json
 import sys
 
+from sioconv.progress import say
+
 SAFE = "sanitize_control_tokens"
 OPTION = "--chat-template-kwargs"
 
@@ -39,11 +41,15 @@ def main() -> None:
     """Runs `transformers` with the arguments of the command line."""
     from transformers.cli.serving import model_manager
     from transformers.cli.transformers import app
+    from transformers.utils.import_utils import is_serve_available
 
     from sioconv.model import SioConvForCausalLM
 
     # Its own `transformers`: importing transformers.processing_utils replaces the module for those who come later.
     model_manager.transformers.SioConvForCausalLM = SioConvForCausalLM  # type: ignore[attr-defined]
+    if sys.argv[1:2] == ["serve"] and not is_serve_available():
+        say("transformers serve needs fastapi, uvicorn, pydantic and openai: pip install 'transformers[serving]'")
+        sys.exit(2)
     app(with_safe_text(sys.argv[1:]), prog_name="python -m sioconv.serve.transformers_cli")
 
 
