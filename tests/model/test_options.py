@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sioconv.model import PRESETS, SioConvCache, SioConvConfig, SioConvForCausalLM
-from sioconv.model.architecture import Architecture, parameter_count
+from sioconv.model import PRESETS, SioConvCache, SioConvConfig, SioConvForCausalLM, parameter_count
+from sioconv.model.architecture import Architecture
 from sioconv.recipe import load_recipe
 
 SIZES = {"hidden_size": 24, "num_heads": 3, "num_hidden_layers": 2, "intermediate_size": 40, "vocab_size": 50}

@@ -9,6 +9,7 @@ from typing import Any
 _HOMES = {
     "Architecture": "architecture",
     "PRESETS": "architecture",
+    "parameter_count": "architecture",
     "SioConvLayer": "layers",
     "LayerState": "layers",
     "SioConvConfig": "configuration",
