@@ -113,7 +113,10 @@ def open_mixture(recipe: Recipe, data: DataConfig, train: TrainConfig) -> Mixtur
     sha256 = tokenizer_sha256(run / "tokenizer")
     sets = {name: ShardSet.open(run / "data" / name / "train", sha256) for name in data.sources}
     weights = {name: source.weight for name, source in data.sources.items()}
-    return Mixture(sets, weights, train.sequence_length, recipe.seed, train.whole_documents)
+    mixture = Mixture(sets, weights, train.sequence_length, recipe.seed, train.whole_documents)
+    for note in mixture.notes():
+        say(note)
+    return mixture
 
 
 def pretrain(recipe: Recipe) -> Path:

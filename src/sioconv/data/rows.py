@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sioconv.data.conversations import FORMS, conversation_of, text_of
 from sioconv.errors import UserError
 
 Kind = Literal["text", "chat"]
@@ -12,7 +13,7 @@ Split = Literal["train", "heldout"]
 ROLES = ("system", "user", "assistant")
 EXPECTED = {
     "text": 'an object with a non-empty string "text"',
-    "chat": 'an object with a non-empty list "messages" of {"role": "system|user|assistant", "content": "…"}',
+    "chat": f"an object with {FORMS}",
 }
 
 
@@ -67,37 +68,15 @@ def parse_line(line: bytes, kind: Kind, where: str) -> Row:
         raise bad_row(where, f"not JSON ({error})", kind) from error
     if not isinstance(record, dict):
         raise bad_row(where, f"JSON {type(record).__name__} instead of an object", kind)
-    if kind == "chat":
-        messages = _checked_messages(record.pop("messages", None), where)
-        return Row(where, messages=messages, extra=record)
-    text = _checked_string(record.pop("text", None), '"text"', kind, where)
-    return Row(where, text=text, extra=record)
+    try:
+        if kind == "chat":
+            messages, extra = conversation_of(record)
+            return Row(where, messages=messages, extra=extra)
+        return Row(where, text=text_of(record.pop("text", None), '"text"'), extra=record)
+    except ValueError as error:
+        raise bad_row(where, str(error), kind) from error
 
 
 def bad_row(where: str, problem: str, kind: Kind) -> UserError:
     """The error for a row that isn't what it must be."""
     return UserError(f"bad row: {where}: {problem}: expected {EXPECTED[kind]}")
-
-
-def _checked_messages(messages: object, where: str) -> list[dict[str, str]]:
-    if not isinstance(messages, list) or not messages:
-        raise bad_row(where, 'missing or empty "messages"', "chat")
-    checked = []
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise bad_row(where, f'message {number} must have "role" and "content" and nothing else', "chat")
-        if message["role"] not in ROLES:
-            raise bad_row(where, f"message {number} has the role {message['role']!r}", "chat")
-        content = _checked_string(message["content"], f'"content" of message {number}', "chat", where)
-        checked.append({"role": str(message["role"]), "content": content})
-    return checked
-
-
-def _checked_string(value: object, name: str, kind: Kind, where: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise bad_row(where, f"missing or empty {name}, or not a string", kind)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no UTF-8 text can hold
-        raise bad_row(where, f"{name} holds a lone surrogate", kind) from error
-    return value
