@@ -1,4 +1,4 @@
-"""Whole documents stay whole; conversations that are too long are cut where the assistant has finished, or it is told."""
+"""Whole documents stay whole; conversations that are too long are cut after an answer, or it is told."""
 
 from collections.abc import Callable
 
