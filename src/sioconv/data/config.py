@@ -62,11 +62,15 @@ class TokenizerConfig:
     """How text is cut into tokens.
 
     Args:
-        path: adopt the tokenizer of this folder instead of training one.
-        vocab_size: number of tokens, special ones included.
-        sample_bytes: most bytes of text that the tokenizer is trained on.
+        path: adopt this tokenizer instead of training one: a folder with tokenizer.json, or owner/name or
+            owner/name@revision on the Hugging Face Hub.
+        vocab_size: number of tokens of a trained one, special ones included.
+        sample_bytes: most bytes of text that it is trained on, of each source its share.
+        compare: other tokenizers that the report measures on the same text: rwkv (the package's vocabulary), folders,
+            Hub ids, SentencePiece files.
     """
 
     path: str | None = None
     vocab_size: int = 6144
     sample_bytes: int = 16_000_000
+    compare: list[str] = field(default_factory=list)
