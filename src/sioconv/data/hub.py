@@ -24,9 +24,9 @@ def read_hub(source: SourceConfig, rank: int, world_size: int) -> Iterator[tuple
     Raises UserError for a dataset, configuration or split that isn't there, and where the network fails.
     """
     dataset, label = _load(source), ""
-    wanted = {source.text_column, source.id_column}
-    if source.kind == "text" and dataset.column_names:
-        dataset = dataset.select_columns([name for name in dataset.column_names if name in wanted])
+    names = dataset.column_names or []  # a stream may not know them
+    if source.kind == "text" and source.text_column in names:
+        dataset = dataset.select_columns([name for name in names if name in (source.text_column, source.id_column)])
     numbers = count(rank + 1, world_size)
     if not source.streaming:
         rows = dataset.shard(world_size, rank, contiguous=False)
