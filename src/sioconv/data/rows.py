@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,11 +56,40 @@ def split_of(row: Row, heldout: float) -> Split:
     return "heldout" if int.from_bytes(digest[:8], "big") < heldout * 2.0**64 else "train"
 
 
-def parse_line(line: bytes, kind: Kind, where: str) -> Row:
-    """The row in one line of JSON.
+class BadInput(UserError):
+    """A row or file that isn't what it must be; where rows are counted instead of refused, it is counted.
 
-    Raises `UserError` naming `where` when the line isn't UTF-8, isn't JSON, or isn't what `kind` needs.
+    Args:
+        what: bad row, broken file.
+        where: `FILE:LINE`, or the file.
+        problem: what is wrong.
+        advice: what is expected, or what to do.
     """
+
+    def __init__(self, what: str, where: str, problem: str, advice: str) -> None:
+        super().__init__(f"{what}: {where}: {problem}: {advice}")
+        self.what, self.where, self.problem, self.advice = what, where, problem, advice
+
+    def __reduce__(self) -> tuple[type["BadInput"], tuple[str, str, str, str]]:
+        """How one process hands it to another; by itself, an exception keeps only its message."""
+        return BadInput, (self.what, self.where, self.problem, self.advice)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that is as it must be but no document, such as a redirect.
+
+    Args:
+        where: `FILE:LINE` or like it.
+        reason: why it is no document.
+    """
+
+    where: str
+    reason: str
+
+
+def parse_json(line: bytes, kind: Kind, where: str) -> dict[str, Any]:
+    """The object in one line of JSON. Raises `BadInput` when the line isn't UTF-8 or isn't a JSON object."""
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -68,15 +98,21 @@ def parse_line(line: bytes, kind: Kind, where: str) -> Row:
         raise bad_row(where, f"not JSON ({error})", kind) from error
     if not isinstance(record, dict):
         raise bad_row(where, f"JSON {type(record).__name__} instead of an object", kind)
+    return record
+
+
+def row_of(record: Mapping[str, Any], kind: Kind, where: str, text_column: str = "text") -> Row:
+    """The row that a record (a JSON object, a row of a table) holds. Raises `BadInput` when it lacks what it needs."""
     try:
         if kind == "chat":
             messages, extra = conversation_of(record)
             return Row(where, messages=messages, extra=extra)
-        return Row(where, text=text_of(record.pop("text", None), '"text"'), extra=record)
+        extra = dict(record)
+        return Row(where, text=text_of(extra.pop(text_column, None), f'"{text_column}"'), extra=extra)
     except ValueError as error:
         raise bad_row(where, str(error), kind) from error
 
 
-def bad_row(where: str, problem: str, kind: Kind) -> UserError:
+def bad_row(where: str, problem: str, kind: Kind) -> BadInput:
     """The error for a row that isn't what it must be."""
-    return UserError(f"bad row: {where}: {problem}: expected {EXPECTED[kind]}")
+    return BadInput("bad row", where, problem, f"expected {EXPECTED[kind]}")

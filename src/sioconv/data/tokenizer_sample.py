@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.data.sources import Split, read_rows, split_of
+from sioconv.data.sources import Split, read_clean, split_of
 from sioconv.progress import track
 
 PIECE = 10_000  # characters; longer documents are sampled in pieces, so that no single one decides
@@ -48,7 +48,7 @@ def tokenizer_samples(data: DataConfig, sample_bytes: int) -> dict[str, Sample]:
 def _sample(name: str, source: SourceConfig, heldout: float, budget: float) -> Sample:
     chosen: Mapping[Split, _Smallest] = {"train": _Smallest(budget), "heldout": _Smallest(budget * MEASURED)}
     read = 0
-    for row in track(read_rows(source), f"tokenizer sample {name}"):
+    for row in track(read_clean(source), f"tokenizer sample {name}"):
         split = chosen[split_of(row, heldout)]
         for text in row.texts:
             for piece in pieces(text):
