@@ -378,3 +378,20 @@ def test_no_space_for_a_checkpoint(workplace: Path) -> None:
     assert "plan.json" in left
     assert not {"base", "model"} & set(left)
     assert not [name for name in left if "step-" in name]
+
+
+def test_data_inspect(main: Main, refused: Callable[..., str], tmp_path: Path) -> None:
+    assert main("data", str(TINY), "--name", "shards")[0] == 0
+    code, out, err = main("data", "inspect", "runs/shards/data", "--documents", "1", "--verify")
+    assert code == 0 and "checksums verified" in out and "<|bos|>" in out
+    assert "lengths.png" in err and (tmp_path / "runs" / "shards" / "data" / "lengths.png").is_file()
+    code, out, _ = main("data", "inspect", "runs/shards", "--json", "--picture", "mine.png")
+    assert code == 0 and (tmp_path / "mine.png").is_file()
+    report = json.loads(out)
+    assert report["total"]["tokens"] == sum(one["tokens"] for one in report["sets"]) > 0
+    code, out, _ = main("data", "inspect", "--help")
+    assert code == 0 and "Example: sioconv data inspect" in out
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "mine.png").unlink()
+    assert "no token shards: nowhere" in refused("data", "inspect", "nowhere")
+    assert "documents out of range" in refused("data", "inspect", "nowhere", "--documents", "-1")
