@@ -152,3 +152,46 @@ def test_attack_text_that_spells_special_tokens_stays_text(
     assert tokenizer.convert_ids_to_tokens([token for token in ids if token in special]) == expected
     learned = [token for token, kept in zip(ids, mask, strict=True) if kept and token not in special]
     assert tokenizer.decode(learned) == "".join(turn["content"] for turn in turns if turn["role"] == "assistant")
+
+
+CARD = """\
+---
+configs:
+- config_name: default
+  data_files:
+  - split: train_sft
+    path: data/train_sft-*
+  - split: test_sft
+    path: data/test_sft-*
+---
+"""
+
+
+def test_tables_of_the_hubs_schemas(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    talks: list[Turns] = [
+        [{"content": f"川{number}は？", "role": "user"}, {"content": "海へ。", "role": "assistant"}] * (1 + number % 2)
+        for number in range(6)
+    ]
+    string = pa.string()
+    ultrachat = pa.schema(
+        {"prompt": string, "prompt_id": string, "messages": pa.list_(pa.struct({"content": string, "role": string}))}
+    )
+    wikipedia = pa.schema({"id": string, "conversations": pa.list_(pa.struct({"from": string, "value": string}))})
+    rows = [{"prompt": talk[0]["content"], "prompt_id": str(i), "messages": talk} for i, talk in enumerate(talks)]
+    (tmp_path / "ultrachat" / "data").mkdir(parents=True)
+    (tmp_path / "ultrachat" / "README.md").write_text(CARD)
+    for split in ("train_sft", "test_sft"):
+        file = tmp_path / "ultrachat" / "data" / f"{split}-00000-of-00001.parquet"
+        parquet.write_table(pa.Table.from_pylist(rows, ultrachat), file)
+    rows = [{"id": str(i), "conversations": share_gpt(talk)} for i, talk in enumerate(talks)]
+    parquet.write_table(pa.Table.from_pylist(rows, wikipedia), tmp_path / "wikipedia.parquet")
+    for path, split in (
+        ("hf:" + str(tmp_path / "ultrachat"), "train_sft"),
+        (str(tmp_path / "ultrachat" / "data"), "train"),
+        (str(tmp_path / "wikipedia.parquet"), "train"),
+    ):
+        found = [row.messages for row in read_rows(SourceConfig(path, kind="chat", split=split))]
+        assert found == talks * (1 + path.endswith("data"))
