@@ -9,8 +9,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.account import (
@@ -27,6 +29,7 @@ from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.executor import run_tasks
 from sioconv.data.hub import HUB, hub_identity
+from sioconv.data.long_texts import PIECE, encode_long
 from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.rows import Split
 from sioconv.data.shard_writer import read_facts, task_writer, token_type, write_manifest
@@ -76,14 +79,20 @@ class ShardWriter(PipelineStep):  # type: ignore[misc]
 
     def _encode(
         self, tokenizer: PreTrainedTokenizerFast, documents: list[Document]
-    ) -> tuple[list[list[int]], list[list[int]] | None]:
+    ) -> tuple[list[list[int] | NDArray[Any]], list[list[int]] | None]:
         """Ids of each document, and their masks where they are conversations."""
         if self.masked:
             encoded = encode_batch(tokenizer, [document.metadata["messages"] for document in documents])
             return [ids for ids, _ in encoded], [mask for _, mask in encoded]
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        texts = encode_texts(tokenizer, [document.text for document in documents])
-        return [[bos, *ids, eos] for ids in texts], None
+        short = [document.text for document in documents if len(document.text) <= PIECE]
+        encoded_short = iter(encode_texts(tokenizer, short))
+        bos, eos = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
+        return [
+            [*bos, *next(encoded_short), *eos]
+            if len(document.text) <= PIECE
+            else np.concatenate([bos, encode_long(tokenizer, document.text), eos])
+            for document in documents
+        ], None
 
 
 def batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
