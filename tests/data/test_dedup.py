@@ -77,13 +77,14 @@ def test_texts_of_any_length_have_a_signature() -> None:
 def dropped(folder: Path, tasks: list[list[str]], cleaning: Cleaning) -> list[list[tuple[int, str, str]]]:
     """Place, kind and original of what each task drops."""
     for task, texts in enumerate(tasks):
-        SignatureWriter(folder / "s", cleaning).run([Document(text, "") for text in texts], rank=task)
+        documents = [Document(text, f"{task}:{number}") for number, text in enumerate(texts)]
+        SignatureWriter(folder / "s", cleaning).run(documents, rank=task)
     list(DuplicateFinder(folder / "s", folder / "d", len(tasks), cleaning).run())
     verdicts = []
     for task, texts in enumerate(tasks):
-        filter = DuplicateFilter(folder / "d", task)
-        found = [(place, filter.verdict(place)) for place in range(len(texts))]
-        verdicts.append([(place, *verdict) for place, verdict in found if verdict is not None])
+        filter = DuplicateFilter(folder / "s", folder / "d", task)
+        kinds = {number: filter.kind(number) for number in range(len(texts))}
+        verdicts.append([(number, kind, filter.repeats(number)) for number, kind in kinds.items() if kind is not None])
     return verdicts
 
 
@@ -91,10 +92,10 @@ def test_the_first_one_is_kept_over_all_tasks(tmp_path: Path) -> None:
     long = "川は山から海へ流れる。海の水は空へ昇り、雨になって山へ帰る。" + "".join(map(chr, range(0x4E00, 0x4F00)))
     tasks = [["a", long, "a"], [], ["b", "a", long + "！"], [long[:-9] + "とも言う。"]]
     expected = [
-        [(2, "duplicates", "task 0 document 1")],
+        [(2, "duplicates", "0:0")],
         [],
-        [(1, "duplicates", "task 0 document 1"), (2, "near_duplicates", "task 0 document 2")],
-        [(0, "near_duplicates", "task 0 document 2")],
+        [(1, "duplicates", "0:0"), (2, "near_duplicates", "0:1")],
+        [(0, "near_duplicates", "0:1")],
     ]
     assert dropped(tmp_path / "both", tasks, BOTH) == expected
     exact = [[part for part in task if part[1] == "duplicates"] for task in expected]
@@ -120,7 +121,7 @@ def test_planted_near_duplicates_are_found_and_real_text_kept(tmp_path: Path, na
     real, planted = dropped(tmp_path, [texts, copies], BOTH)
     assert len(real) <= 0.01 * len(texts)
     assert len(planted) >= 0.95 * len(copies)
-    right = [original == f"task 0 document {place + 1}" for place, _, original in planted]
+    right = [original == f"0:{place}" for place, _, original in planted]
     assert sum(right) >= 0.99 * len(right)
 
 

@@ -90,7 +90,7 @@ class ShardWriter(PipelineStep):  # type: ignore[misc]
         return [
             [*bos, *next(encoded_short), *eos]
             if len(document.text) <= PIECE
-            else np.concatenate([bos, encode_long(tokenizer, document.text), eos])
+            else np.concatenate([bos, encode_long(tokenizer, document.text), eos], dtype=np.uint32, casting="unsafe")
             for document in documents
         ], None
 
@@ -175,18 +175,18 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
 def _run_stages(label: str, source: SourceConfig, data: DataConfig, tokenizer: Path, work: Path) -> None:
     """Runs the tasks that aren't finished yet: first those that look for duplicates, where they are asked for."""
 
-    def reader(stage: str, accounts: Path, duplicates: Path | None = None) -> DocumentReader:
-        return DocumentReader(source, data.heldout, data.strict, f"{label}{stage}", accounts, duplicates)
+    def reader(stage: str, accounts: Path, compared: tuple[Path, Path] | None = None) -> DocumentReader:
+        return DocumentReader(source, data.heldout, data.strict, f"{label}{stage}", accounts, compared)
 
-    duplicates = None
+    compared = None
     if source.cleaning.compares:
-        signatures, duplicates = work / "signatures", work / "duplicates"
+        compared = signatures, duplicates = work / "signatures", work / "duplicates"
         steps = [reader(", comparing", signatures), SignatureWriter(signatures, source.cleaning)]
         run_tasks(f"{label}, comparing", steps, data.tasks, signatures, data)
         finder = DuplicateFinder(signatures, duplicates, data.tasks, source.cleaning)
         run_tasks(f"{label}, comparing", [finder], 1, duplicates, data)
     writer = ShardWriter(work, tokenizer, source.kind == "chat")
-    run_tasks(label, [reader("", work / "accounts", duplicates), writer], data.tasks, work, data)
+    run_tasks(label, [reader("", work / "accounts", compared), writer], data.tasks, work, data)
 
 
 def _about(name: str, source: SourceConfig, data: DataConfig, tokenizer: Path) -> dict[str, Any]:
@@ -257,8 +257,8 @@ def _publish(work: Path, out: Path, about: dict[str, Any], data: DataConfig, voc
 
 
 def _remove_unfinished(work: Path) -> None:
-    """Removes what unfinished tasks have left, and all of it where none has finished."""
-    if not any(work.rglob("completions/*")):
+    """Removes what unfinished tasks have left, and all of it where none has finished or left a cluster's log."""
+    if not any(work.rglob("completions/*")) and not any(work.rglob("slurm_logs")):
         shutil.rmtree(work, ignore_errors=True)
     for temporary in work.glob("*/.*"):
         temporary.unlink()
