@@ -87,7 +87,11 @@ def _quiet_libraries() -> None:
 
 RECIPE_VERBS = {
     "tokenizer": ("make_tokenizer", "Trains the run's tokenizer, or adopts the one that the recipe names."),
-    "data": ("make_data", "Turns the recipe's sources into token shards under runs/NAME/data."),
+    "data": (
+        "make_data",
+        "Turns the recipe's sources into token shards under runs/NAME/data. Rows that can't be used are counted there\n"
+        "in SOURCE/report.md; with --strict the first of them is an error.",
+    ),
     "pretrain": (
         "pretrain",
         "Trains a model from random weights; the stages before it run first where they are missing.",
@@ -97,6 +101,7 @@ RECIPE_VERBS = {
         "Trains the pretrained model on conversations; the stages before it run first where they are missing.",
     ),
 }
+STRICT = ("--data.strict=true", "--finetune.data.strict=true")
 
 
 def _run_recipe_verb(verb: str, arguments: list[str]) -> None:
@@ -112,7 +117,8 @@ def _run_recipe_verb(verb: str, arguments: list[str]) -> None:
         raise UserError(f"no recipe: sioconv {verb} RECIPE; the package has demo.yaml")
     from sioconv.recipe import load_recipe
 
-    recipe = load_recipe(arguments[:count], arguments[count:])
+    overrides = [part for argument in arguments[count:] for part in (STRICT if argument == "--strict" else (argument,))]
+    recipe = load_recipe(arguments[:count], overrides)
     from sioconv import stages
 
     getattr(stages, function)(recipe)

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data import chat
-from sioconv.data.config import DataConfig
+from sioconv.data.config import FREE, DataConfig
 from sioconv.data.loader import Mixture
 from sioconv.data.pipeline import prepare_source
 from sioconv.data.prepare_tokenizer import prepare_tokenizer
@@ -49,7 +49,7 @@ def open_run(recipe: Recipe) -> Path:
     """
     path = recipe.folder / "recipe.yaml"
     if path.exists():
-        old, new = read_yaml(path), as_values(recipe)
+        old, new = _lasting(read_yaml(path)), _lasting(as_values(recipe))
         fixed = [key for made, keys in FIXED_BY.items() if (recipe.folder / made).exists() for key in keys]
         difference = first_difference({key: old.get(key) for key in fixed}, {key: new[key] for key in fixed})
         if difference:
@@ -59,6 +59,14 @@ def open_run(recipe: Recipe) -> Path:
             )
     save_recipe(recipe, path)
     return recipe.folder
+
+
+def _lasting(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's values without those that change nothing of what is made."""
+    kept = {**values, "finetune": {**values.get("finetune", {})}}
+    for part in (kept, kept["finetune"]):
+        part["data"] = {key: value for key, value in part.get("data", {}).items() if key not in FREE}
+    return kept
 
 
 def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:

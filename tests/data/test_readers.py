@@ -190,14 +190,16 @@ DUMP = """\
     <namespace key="14" case="first-letter">カテゴリ</namespace>
   </namespaces></siteinfo>
   <page><title>海</title><ns>0</ns><id>5</id><revision><id>77</id><text bytes="9">{{暖かい|引数=[[水]]}}
-'''海'''（うみ、{{lang-en|sea}}）は、[[塩水|塩の水]]である&lt;ref name="a"&gt;『本』 p.3&lt;/ref&gt;。[[ファイル:Umi.jpg|thumb|[[波]]の絵]]
+'''海'''（うみ、{{lang-en|sea}}）は、[[塩水|塩の水]]である&lt;ref name="a"&gt;『本』&lt;/ref&gt;。
+[[ファイル:Umi.jpg|thumb|[[波]]の絵]]
 == 深さ ==
 * 平均は3,700 m。&lt;!-- 要出典 --&gt;
 {| class="wikitable"
 | 一 || 二
 |}
 [[カテゴリ:海|うみ]] [[en:Sea]]</text></revision></page>
-  <page><title>うみ</title><ns>0</ns><id>6</id><redirect title="海" /><revision><text>#転送 [[海]]</text></revision></page>
+  <page><title>うみ</title><ns>0</ns><id>6</id><redirect title="海" />
+  <revision><text>#転送 [[海]]</text></revision></page>
   <page><title>ノート:海</title><ns>1</ns><id>7</id><revision><text>議論</text></revision></page>
   <page><title>空</title><ns>0</ns><id>8</id><revision><text>{{スタブ}}</text></revision></page>
   <page><title>山</title><ns>0</ns><id>9</id><revision><text>山は、高い。</text></revision></page>
@@ -213,7 +215,7 @@ def test_articles_of_a_dump(tmp_path: Path, suffix: str) -> None:
     tally = Tally("read")
     rows = list(read_rows(SourceConfig(str(path), id_column="id"), tally=tally))
     assert [(row.extra["id"], row.extra["title"]) for row in rows] == [("5", "海"), ("9", "山")]
-    assert rows[0].text == "海（うみ、）は、塩の水である。\n深さ\n平均は3,700 m。"
+    assert rows[0].text == "海（うみ、）は、塩の水である。\n\n深さ\n平均は3,700 m。"
     assert rows[1].text == "山は、高い。"
     reasons = {reason: part.count for reason, part in tally.left_out.items()}
     assert reasons == {"redirect": 1, "not an article": 1, "nothing but markup": 1}

@@ -5,7 +5,6 @@ is run again. Here are the waiting, one clear error, and an end of the jobs when
 """
 
 import logging
-import os
 import shlex
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from sioconv.data.config import DataConfig
 from sioconv.errors import UserError
 from sioconv.progress import track
 
-POLL = float(os.environ.get("SIOCONV_POLL_SECONDS", "10"))
+POLL = 5.0  # seconds between looks at what is finished
 GRACE = 6  # polls after the last job has gone: a shared file system shows new files late
 ERRORS, JOBS = "errors", "slurm_jobs"
 
@@ -46,7 +45,7 @@ def run_on_cluster(label: str, data: DataConfig, options: dict[str, Any]) -> Non
 
 
 class _Noting:
-    """Writes what a task refuses where the process that waits can read it."""
+    """Writes why a task failed where the process that waits can read it."""
 
     logging_dir: Any
 
@@ -56,9 +55,9 @@ class _Noting:
             self.logging_dir.rm(name)
         try:
             return super()._run_for_rank(rank, local_rank, node_rank)  # type: ignore[misc]
-        except UserError as error:
+        except Exception as error:
             with self.logging_dir.open(name, "w") as stream:
-                stream.write(str(error))
+                stream.write(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
             raise
 
 

@@ -80,6 +80,10 @@ class ClusterConfig:
     options: dict[str, str] = field(default_factory=dict)
 
 
+# What a recipe says about who does the work and how strictly, not about its result: a run may go on with other values.
+FREE = ("workers", "strict", "max_bad_rows", "executor", "cluster")
+
+
 @dataclass
 class DataConfig:
     """A mixture of sources.

@@ -5,7 +5,9 @@ the number of tasks.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from sioconv.data.cleaning_config import Cleaning
 from sioconv.data.minhash import Minima, earliest, equal_pairs, near_pairs, signature
 from sioconv.files import atomic_write
 
+PLACES = ".places"
 DIGEST = 16  # bytes of a document's checksum
 KINDS = ("duplicates", "near_duplicates")
 DROPPED = np.dtype([("place", "<i8"), ("kind", "u1"), ("task", "<i8"), ("original", "<i8")])
@@ -31,7 +34,7 @@ class SignatureWriter(PipelineStep):  # type: ignore[misc]
     """Writes what a task's documents are compared by.
 
     Args:
-        folder: gets `RANK.digests` and `RANK.minima`, one entry for each document.
+        folder: gets `RANK.digests`, `RANK.minima` and `RANK.places`, one entry for each document.
         cleaning: says which of them are needed.
     """
 
@@ -47,11 +50,14 @@ class SignatureWriter(PipelineStep):  # type: ignore[misc]
         with (
             atomic_write(self.folder / f"{rank:05d}.digests") as digests,
             atomic_write(self.folder / f"{rank:05d}.minima") as minima,
+            atomic_write(self.folder / f"{rank:05d}{PLACES}") as places,
             digests.open("wb") as digest_stream,
             minima.open("wb") as minima_stream,
+            places.open("w", encoding="utf-8") as place_stream,
         ):
             for document in data:
                 digest_stream.write(digest(document.text))
+                place_stream.write(json.dumps(document.id) + "\n")
                 if near is not None:
                     minima_stream.write(signature(document.text, near.shingle).tobytes())
 
@@ -101,20 +107,25 @@ class DuplicateFinder(PipelineStep):  # type: ignore[misc]
 
 
 class DuplicateFilter:
-    """The documents of one task without those that `DuplicateFinder` has found.
+    """Which documents of a task `DuplicateFinder` drops.
 
     Args:
-        folder: where it has written.
+        signatures: what `SignatureWriter` has written.
+        folder: where `DuplicateFinder` has written.
         rank: the task.
     """
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        dropped = np.load(folder / f"{rank:05d}.npy", allow_pickle=False)
-        self._dropped = {
-            int(place): (KINDS[kind], f"task {task} document {original + 1}")
-            for place, kind, task, original in dropped.tolist()
-        }
+    def __init__(self, signatures: Path, folder: Path, rank: int) -> None:
+        dropped = np.load(folder / f"{rank:05d}.npy", allow_pickle=False).tolist()
+        self._dropped = {place: (KINDS[kind], task, original) for place, kind, task, original in dropped}
+        self._signatures = signatures
 
-    def verdict(self, place: int) -> tuple[str, str] | None:
-        """Kind of duplicate and what document `place` repeats, None where it is kept."""
-        return self._dropped.get(place)
+    def kind(self, number: int) -> str | None:
+        """Which of `KINDS` the document `number` of the task is; None where it is kept."""
+        return self._dropped[number][0] if number in self._dropped else None
+
+    def repeats(self, number: int) -> str:
+        """Where the document stands that a dropped document repeats; looks it up in a file, so only for examples."""
+        _, task, original = self._dropped[number]
+        with (self._signatures / f"{task:05d}{PLACES}").open(encoding="utf-8") as stream:
+            return str(json.loads(next(islice(stream, original, None))))

@@ -66,7 +66,7 @@ class TaskExecutor(LocalPipelineExecutor):  # type: ignore[misc]
         Raises UserError where a worker was killed.
         """
         ranks = self.get_incomplete_ranks()
-        if self.workers == 1 or len(ranks) == 1:
+        if self.workers == 1 or len(ranks) <= 1:
             for rank in ranks:
                 self._run_for_rank(rank)
             return

@@ -9,8 +9,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.account import (
@@ -27,6 +29,7 @@ from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.executor import run_tasks
 from sioconv.data.hub import HUB, hub_identity
+from sioconv.data.long_texts import PIECE, encode_long
 from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.rows import Split
 from sioconv.data.shard_writer import read_facts, task_writer, token_type, write_manifest
@@ -76,14 +79,20 @@ class ShardWriter(PipelineStep):  # type: ignore[misc]
 
     def _encode(
         self, tokenizer: PreTrainedTokenizerFast, documents: list[Document]
-    ) -> tuple[list[list[int]], list[list[int]] | None]:
+    ) -> tuple[list[list[int] | NDArray[Any]], list[list[int]] | None]:
         """Ids of each document, and their masks where they are conversations."""
         if self.masked:
             encoded = encode_batch(tokenizer, [document.metadata["messages"] for document in documents])
             return [ids for ids, _ in encoded], [mask for _, mask in encoded]
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        texts = encode_texts(tokenizer, [document.text for document in documents])
-        return [[bos, *ids, eos] for ids in texts], None
+        short = [document.text for document in documents if len(document.text) <= PIECE]
+        encoded_short = iter(encode_texts(tokenizer, short))
+        bos, eos = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
+        return [
+            [*bos, *next(encoded_short), *eos]
+            if len(document.text) <= PIECE
+            else np.concatenate([bos, encode_long(tokenizer, document.text), eos], dtype=np.uint32, casting="unsafe")
+            for document in documents
+        ], None
 
 
 def batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
@@ -166,18 +175,18 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
 def _run_stages(label: str, source: SourceConfig, data: DataConfig, tokenizer: Path, work: Path) -> None:
     """Runs the tasks that aren't finished yet: first those that look for duplicates, where they are asked for."""
 
-    def reader(stage: str, accounts: Path, duplicates: Path | None = None) -> DocumentReader:
-        return DocumentReader(source, data.heldout, data.strict, f"{label}{stage}", accounts, duplicates)
+    def reader(stage: str, accounts: Path, compared: tuple[Path, Path] | None = None) -> DocumentReader:
+        return DocumentReader(source, data.heldout, data.strict, f"{label}{stage}", accounts, compared)
 
-    duplicates = None
+    compared = None
     if source.cleaning.compares:
-        signatures, duplicates = work / "signatures", work / "duplicates"
+        compared = signatures, duplicates = work / "signatures", work / "duplicates"
         steps = [reader(", comparing", signatures), SignatureWriter(signatures, source.cleaning)]
         run_tasks(f"{label}, comparing", steps, data.tasks, signatures, data)
         finder = DuplicateFinder(signatures, duplicates, data.tasks, source.cleaning)
         run_tasks(f"{label}, comparing", [finder], 1, duplicates, data)
     writer = ShardWriter(work, tokenizer, source.kind == "chat")
-    run_tasks(label, [reader("", work / "accounts", duplicates), writer], data.tasks, work, data)
+    run_tasks(label, [reader("", work / "accounts", compared), writer], data.tasks, work, data)
 
 
 def _about(name: str, source: SourceConfig, data: DataConfig, tokenizer: Path) -> dict[str, Any]:
@@ -248,8 +257,8 @@ def _publish(work: Path, out: Path, about: dict[str, Any], data: DataConfig, voc
 
 
 def _remove_unfinished(work: Path) -> None:
-    """Removes what unfinished tasks have left, and all of it where none has finished."""
-    if not any(work.rglob("completions/*")):
+    """Removes what unfinished tasks have left, and all of it where none has finished or left a cluster's log."""
+    if not any(work.rglob("completions/*")) and not any(work.rglob("slurm_logs")):
         shutil.rmtree(work, ignore_errors=True)
     for temporary in work.glob("*/.*"):
         temporary.unlink()

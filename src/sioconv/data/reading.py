@@ -32,7 +32,7 @@ class DocumentReader(PipelineStep):  # type: ignore[misc]
         strict: raise at the first row that can't be used instead of counting it.
         label: what the progress of the work is called.
         accounts: folder that gets `TASK.json`, what became of the rows, and with an id column `TASK.ids`.
-        duplicates: where `DuplicateFinder` has written which documents are dropped; None drops none.
+        compared: the folders where `SignatureWriter` and `DuplicateFinder` have written; None drops no duplicates.
     """
 
     name, type = "Documents", "Reader"
@@ -44,32 +44,31 @@ class DocumentReader(PipelineStep):  # type: ignore[misc]
         strict: bool,
         label: str,
         accounts: Path,
-        duplicates: Path | None = None,
+        compared: tuple[Path, Path] | None = None,
     ) -> None:
         super().__init__()
         self.source, self.heldout, self.strict, self.label = source, heldout, strict, label
-        self.accounts, self.duplicates = accounts, duplicates
+        self.accounts, self.compared = accounts, compared
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
         """Yields the documents of task `rank`. Raises UserError for what can't be read, or may not be left out."""
         tally = Tally("read", strict=self.strict)
         cleaner = Cleaner(self.source.cleaning, self.source.language)
-        repeated = DuplicateFilter(self.duplicates, rank) if self.duplicates else None
+        repeated = DuplicateFilter(*self.compared, rank) if self.compared else None
         found = [Tally(kind) for kind in KINDS if repeated and getattr(self.source.cleaning, kind)]
         rows: Iterable[Row] = read_rows(self.source, rank=rank, world_size=world_size, tally=tally)
         if parent_process() is None:  # in a worker the bars of several tasks would write over each other
             rows = track(rows, self.label if world_size == 1 else f"{self.label} {rank + 1}/{world_size}")
         with _id_file(self.accounts, rank, self.source.id_column) as note_id:
-            place = 0  # among the documents that are compared
+            number = 0  # among the documents that are compared
             for row in rows:
                 note_id(row)
                 cleaned = cleaner.clean(row)
                 if cleaned is None:
                     continue
-                verdict = repeated.verdict(place) if repeated else None
-                place += 1
-                if not _is_dropped(cleaned, verdict, found):
+                if repeated is None or not _is_dropped(cleaned, number, repeated, found):
                     yield self._document(cleaned)
+                number += 1
         with atomic_write(self.accounts / f"{rank:05d}.json") as temporary:
             accounts = [as_json(part) for part in (tally, *cleaner.tallies, *found)]
             temporary.write_text(json.dumps(accounts, ensure_ascii=False), encoding="utf-8")
@@ -130,11 +129,14 @@ def _lines(file: Path) -> Iterator[str]:
         yield from stream
 
 
-def _is_dropped(row: Row, verdict: tuple[str, str] | None, tallies: list[Tally]) -> bool:
+def _is_dropped(row: Row, number: int, repeated: DuplicateFilter, tallies: list[Tally]) -> bool:
     """Whether a document repeats another; counts it as seen by the steps up to the one that drops it."""
+    kind = repeated.kind(number)
     for tally in tallies:
         tally.seen += 1
-        if verdict is not None and verdict[0] == tally.name:
-            tally.drop("repeats another document", row.id, f"{verdict[1]}: {excerpt(row.text or '')}")
+        if kind == tally.name:
+            enough = tally.left_out_total >= EXAMPLES
+            what = "" if enough else f"repeats {repeated.repeats(number)}: {excerpt(row.text or '')}"
+            tally.drop("repeats another document", row.id, what)
             return True
     return False
