@@ -200,16 +200,26 @@ def test_a_bad_recipe_makes_nothing(
     ],
 )
 def test_bad_text_is_named_by_file_and_line(
-    refused: Callable[..., str], workplace: Path, data: bytes | None, message: str
+    main: Main, refused: Callable[..., str], workplace: Path, data: bytes | None, message: str
 ) -> None:
+    assert main("tokenizer", "recipe.yaml")[0] == 0
     source = workplace / "rivers.jsonl"
     if data is None:
         source.unlink()
     else:
         source.write_bytes(data)
-    assert message in refused("pretrain", "recipe.yaml")
-    made = {str(path.relative_to(workplace / "runs")) for path in (workplace / "runs").rglob("*") if path.is_file()}
-    assert made == {"bad/recipe.yaml"}  # whole, and a mended recipe or text may go on in the same run
+    assert message in refused("data", "recipe.yaml", "--strict")
+    assert not list((workplace / "runs").glob("bad/data/**/*"))  # a mended text may go on in the same run
+
+
+def test_bad_text_is_counted_and_reported(main: Main, workplace: Path) -> None:
+    (workplace / "rivers.jsonl").write_bytes(ROWS.encode() + b"[1]\n" + ROWS.encode())
+    code, out, err = main("data", "recipe.yaml")
+    assert (code, out) == (0, "")
+    assert "120 of 121 rows became documents; 1 can't be used, such as rivers.jsonl:61: JSON list" in err
+    report = workplace / "runs/bad/data/rivers/report.md"
+    assert str(report.relative_to(workplace)) in err
+    assert "`rivers.jsonl:61`: JSON list instead of an object" in report.read_text(encoding="utf-8")
 
 
 def test_a_mended_recipe_goes_on_in_the_same_run(main: Main, workplace: Path) -> None:

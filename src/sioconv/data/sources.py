@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from sioconv.data.cleaning import Cleaner
 from sioconv.data.config import SourceConfig
 from sioconv.data.rows import ROLES, Row, Split, split_of
-from sioconv.data.source_rows import read_rows, resolve
+from sioconv.data.source_rows import IDENTITY, read_rows, resolve
 from sioconv.data.tally import Tally
 
-__all__ = ["ROLES", "Row", "Split", "read_clean", "read_rows", "read_split", "resolve", "split_of"]
+__all__ = ["IDENTITY", "ROLES", "Row", "Split", "read_clean", "read_rows", "read_split", "resolve", "split_of"]
 
 
 def read_clean(source: SourceConfig) -> Iterator[Row]:

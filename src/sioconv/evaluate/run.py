@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.questions import build_questions
-from sioconv.data.source_rows import IDENTITY, read_rows
+from sioconv.data.sources import IDENTITY, read_rows
 from sioconv.device import pick_device
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import (
