@@ -1,5 +1,7 @@
 """How fast do documents become token shards? `python -m benchmarks.data` prints the tables as Markdown.
 
+And how fast do shards become batches? `benchmarks.data_loader` tells, and can be run alone.
+
 The same documents go, in turns, through `prepare_source` and through the bare tokenizers library with the same
 tokenizer and the same cores, in batches of the same size; and through what others have for the same work. Figures are
 medians of MB of UTF-8 text a second. Cleaning is measured step by step on one core.
@@ -29,6 +31,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from benchmarks.data_loader import measure_loader, print_table
 from sioconv.data.bundled import bundled_names
 from sioconv.data.cleaning import Cleaner
 from sioconv.data.cleaning_config import Cleaning, Decontaminate, Length, Normalise, Quality, Repetition
@@ -295,6 +298,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=16, help="how much of the text is used")
     parser.add_argument("--rounds", type=int, default=5, help="how often every candidate runs")
     parser.add_argument("--vocabulary", type=int, default=16_000, help="tokens of the tokenizer")
+    parser.add_argument("--loader-seconds", type=float, default=2, help="of each measurement of the loader")
     parser.add_argument("--big", type=float, help="GB of a generated corpus: measure memory instead")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
@@ -313,6 +317,8 @@ def main() -> None:
         print_shards(figures["shards"])
         figures["cleaning"] = measure_cleaning(documents)
         print_column("cleaning, one core", "MB/s", figures["cleaning"])
+        figures["loader"] = measure_loader(seconds=options.loader_seconds)
+        print_table(figures["loader"], 1024)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 
