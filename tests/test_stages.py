@@ -177,6 +177,7 @@ def test_the_same_seed_gives_the_same_model(load: Load) -> None:
         ("tokenizer", "--data.max_bad_rows=0.5", True),
         ("checkpoints/finetune", "--finetune.data.workers=2", True),
         ("tokenizer", "--train.lr=1e-4", True),
+        ("tokenizer", "--tokenizer.compare=[rwkv]", True),
         ("checkpoints/pretrain", "--train.lr=1e-4", False),
         ("checkpoints/pretrain", "--seed=4", False),
         ("checkpoints/pretrain", "--model.num_heads=2", False),

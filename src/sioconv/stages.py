@@ -64,6 +64,7 @@ def open_run(recipe: Recipe) -> Path:
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:
     """A recipe's values without those that change nothing of what is made."""
     kept = {**values, "finetune": {**values.get("finetune", {})}}
+    kept["tokenizer"] = {key: value for key, value in values.get("tokenizer", {}).items() if key != "compare"}
     for part in (kept, kept["finetune"]):
         part["data"] = {key: value for key, value in part.get("data", {}).items() if key not in FREE}
     return kept

@@ -140,6 +140,9 @@ def test_the_tokenizer_of_a_run_is_trained_measured_and_kept(tmp_path: Path) -> 
     (folder / JSON_FILE).unlink()  # as if it had been stopped before the report
     prepare_tokenizer(config, None, data, folder)
     assert (folder / JSON_FILE).read_bytes() == report
+    config.compare = [str(llama_like(tmp_path / "llama"))]
+    prepare_tokenizer(config, None, data, folder)  # the same tokenizer, with a comparison that was asked for later
+    assert list(json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))["peers"]) == ["this one", *config.compare]
     Path(data.sources["x"].path).unlink()  # nothing is read when both are there
     prepare_tokenizer(config, None, data, folder)
     assert (folder / "tokenizer.json").stat().st_mtime_ns == before

@@ -1,5 +1,6 @@
 """The tokenizer of a run: sampled and trained, or adopted, then measured."""
 
+import json
 import time
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def prepare_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Makes the tokenizer in `folder` and the report beside it, unless they are there already.
 
+    A report that lacks one of the tokenizers to compare with is made again.
+
     Args:
         config: how a tokenizer is trained, and which ones the report compares it with.
         adopted: take this one instead of training: a folder, or `owner/name` on the Hub.
@@ -28,7 +31,7 @@ def prepare_tokenizer(
         UserError: no text, or a source, setting or tokenizer that can't be used.
     """
     made = (folder / TOKENIZER_FILE).exists()
-    if made and (folder / JSON_FILE).exists():
+    if made and _compared(folder / JSON_FILE).issuperset({"this one", *config.compare}):
         return load_tokenizer(folder)
     if adopted and not made:
         tokenizer = adopt_tokenizer(adopted, folder)
@@ -49,3 +52,10 @@ def prepare_tokenizer(
     if count := sum(one["broken"] for one in report["sources"].values()):
         say(f"tokenizer: {count:,} texts of the sample don't come back as they were: see {folder / TABLE_FILE}")
     return tokenizer
+
+
+def _compared(file: Path) -> set[str]:
+    """The tokenizers that a report has looked at, itself among them; nothing where there is no report."""
+    if not file.exists():
+        return set()
+    return {*json.loads(file.read_text(encoding="utf-8"))["peers"], "this one"}
