@@ -90,7 +90,8 @@ RECIPE_VERBS = {
     "data": (
         "make_data",
         "Turns the recipe's sources into token shards under runs/NAME/data. Rows that can't be used are counted there\n"
-        "in SOURCE/report.md; with --strict the first of them is an error.",
+        "in SOURCE/report.md; with --strict the first of them is an error.\n"
+        "`sioconv data inspect DIR` shows what is in the shards.",
     ),
     "pretrain": (
         "pretrain",
