@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -293,3 +294,43 @@ def test_ray_makes_the_same(
     source = SourceConfig(str(tmp_path / "a.jsonl"))
     with pytest.raises(UserError, match=r"1 of 2 tasks ended without a result: bad row: .*a\.jsonl:2: not JSON"):
         prepare_source("x", source, replace(data, tasks=2, strict=True), tokenizer_folder, tmp_path / "bad")
+
+
+# -------------------------------------------------------------------------------------------------------- full disks
+
+FULL = """
+import sys
+from pathlib import Path
+from sioconv.data.config import DataConfig, SourceConfig
+from sioconv.data.pipeline import prepare_source
+from sioconv.errors import UserError
+
+source, tokenizer, out = sys.argv[1:]
+try:
+    prepare_source("x", SourceConfig(source), DataConfig(tasks=2), Path(tokenizer), Path(out))
+except UserError as error:
+    print(error)
+print([path.name for path in Path(out).rglob("*") if path.name == "manifest.json" or path.name.startswith(".0")])
+"""
+
+
+def test_a_disk_that_really_fills(tmp_path: Path, tokenizer_folder: Path) -> None:
+    mount = f"mount -t tmpfs -o size=400k tmpfs {tmp_path}/disk"
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "full.py").write_text(FULL)
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode
+    ):
+        pytest.skip("this system doesn't let a user mount a small disk")
+    lines = "".join(json.dumps({"text": f"{number} 海と山。" * 20}) + "\n" for number in range(2_000))
+    (tmp_path / "a.jsonl").write_text(lines)
+    command = f"{mount} && exec {sys.executable} full.py a.jsonl {tokenizer_folder} disk/out"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    error, left = done.stdout.splitlines()
+    assert error.startswith("no disk space left: writing ") and error.endswith("free some space and run again")
+    assert left == "[]"  # what finished tasks have written is whole and waits for the next run

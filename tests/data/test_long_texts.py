@@ -41,7 +41,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(words=st.lists(st.sampled_from(WORDS), max_size=120))
 def test_pieces_are_the_whole(tokenizer: PreTrainedTokenizerFast, words: list[str]) -> None:
     text = "".join(words)
-    assert encode_long(tokenizer, text).tolist() == encode_texts(tokenizer, [text])[0]
+    assert encode_long(tokenizer, text, 1, 2).tolist() == [1, *encode_texts(tokenizer, [text])[0], 2]
     assert "".join(long_texts._pieces(tokenizer, text)) == text
 
 
@@ -53,7 +53,7 @@ def test_long_texts_are_cut(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_a_text_without_a_place_to_cut_is_left_whole(tokenizer: PreTrainedTokenizerFast) -> None:
     text = "abc" * 100
     assert list(long_texts._pieces(tokenizer, text)) == [text]
-    assert encode_long(tokenizer, text).tolist() == encode_texts(tokenizer, [text])[0]
+    assert encode_long(tokenizer, text, 1, 2).tolist() == [1, *encode_texts(tokenizer, [text])[0], 2]
 
 
 def test_a_tokenizer_that_adds_a_space_before_a_text() -> None:
@@ -62,4 +62,4 @@ def test_a_tokenizer_that_adds_a_space_before_a_text() -> None:
     text = "The river runs to the sea.\nIt rains.\n" * 20
     backend.train_from_iterator([text], trainers.BpeTrainer(vocab_size=100, show_progress=False))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    assert encode_long(tokenizer, text).tolist() == encode_texts(tokenizer, [text])[0]
+    assert encode_long(tokenizer, text, 1, 2).tolist() == [1, *encode_texts(tokenizer, [text])[0], 2]

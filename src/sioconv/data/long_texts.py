@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,19 @@ TRIES = 32
 PLACES = re.compile(r"(?<=[^\n]\n)(?=\S)|(?<=[。！？])(?=\S)|(?<=[.!?])(?= \S)")
 
 
-def encode_long(tokenizer: PreTrainedTokenizerFast, text: str) -> NDArray[np.uint32]:
-    """[tokens]: what `encode_texts` gives for a text, put together from pieces.
+def is_long(text: str) -> bool:
+    """Whether a text is better tokenised in pieces."""
+    return len(text) > PIECE
+
+
+def encode_long(tokenizer: PreTrainedTokenizerFast, text: str, bos: int, eos: int) -> NDArray[np.uint32]:
+    """[tokens]: bos, what `encode_texts` gives for a text, put together from pieces, and eos.
 
     A text is cut at the end of a line or sentence where the tokens around the cut are the same without it. Where there
     is no such place, as with a tokenizer that adds a space before every text, it is tokenised as a whole.
     """
-    parts = [np.array(encode_texts(tokenizer, [piece])[0], np.uint32) for piece in _pieces(tokenizer, text)]
-    return np.concatenate([np.empty(0, np.uint32), *parts])
+    pieces = (encode_texts(tokenizer, [piece])[0] for piece in _pieces(tokenizer, text))
+    return np.concatenate([np.array(ids, np.uint32) for ids in chain([[bos]], pieces, [[eos]])])
 
 
 def _pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> Iterator[str]:

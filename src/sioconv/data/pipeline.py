@@ -9,10 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.account import (
@@ -29,10 +27,10 @@ from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.executor import run_tasks
 from sioconv.data.hub import HUB, hub_identity
-from sioconv.data.long_texts import PIECE, encode_long
+from sioconv.data.long_texts import encode_long, is_long
 from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.rows import Split
-from sioconv.data.shard_writer import read_facts, task_writer, token_type, write_manifest
+from sioconv.data.shard_writer import Ids, read_facts, task_writer, token_type, write_manifest
 from sioconv.data.shards import VERSION, ShardSet
 from sioconv.data.source_rows import read_rows, resolve
 from sioconv.data.tokenizer import encode_texts, load_tokenizer, tokenizer_sha256
@@ -73,24 +71,26 @@ class ShardWriter(PipelineStep):  # type: ignore[misc]
                 for split in SPLITS
             }
             for batch in batches(data, BATCH_BYTES):
+                encoded, masks = self._encode(tokenizer, batch)  # of both splits together: that keeps all cores busy
                 for split in SPLITS:
-                    documents = [document for document in batch if document.metadata["split"] == split]
-                    writers[split].write(*self._encode(tokenizer, documents), sum(map(text_bytes, documents)))
+                    chosen = [number for number, document in enumerate(batch) if document.metadata["split"] == split]
+                    writers[split].write(
+                        [encoded[number] for number in chosen],
+                        None if masks is None else [masks[number] for number in chosen],
+                        sum(text_bytes(batch[number]) for number in chosen),
+                    )
 
     def _encode(
         self, tokenizer: PreTrainedTokenizerFast, documents: list[Document]
-    ) -> tuple[list[list[int] | NDArray[Any]], list[list[int]] | None]:
+    ) -> tuple[list[Ids], list[list[int]] | None]:
         """Ids of each document, and their masks where they are conversations."""
         if self.masked:
             encoded = encode_batch(tokenizer, [document.metadata["messages"] for document in documents])
             return [ids for ids, _ in encoded], [mask for _, mask in encoded]
-        short = [document.text for document in documents if len(document.text) <= PIECE]
-        encoded_short = iter(encode_texts(tokenizer, short))
-        bos, eos = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
+        short = iter(encode_texts(tokenizer, [document.text for document in documents if not is_long(document.text)]))
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         return [
-            [*bos, *next(encoded_short), *eos]
-            if len(document.text) <= PIECE
-            else np.concatenate([bos, encode_long(tokenizer, document.text), eos], dtype=np.uint32, casting="unsafe")
+            encode_long(tokenizer, document.text, bos, eos) if is_long(document.text) else [bos, *next(short), eos]
             for document in documents
         ], None
 
@@ -144,7 +144,7 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
         raise UserError(f"data.tasks and data.workers must be 1 or more: got {data.tasks} and {data.workers}")
     if not 0 <= data.heldout < 1:
         raise UserError(f"data.heldout must be at least 0 and under 1: got {data.heldout}")
-    load_tokenizer(tokenizer_path)
+    vocabulary = len(load_tokenizer(tokenizer_path))
     about = _about(name, source, data, tokenizer_path)
     statistics = read_statistics(out)
     made = statistics is not None and all(_is_made(out / split, about) for split in SPLITS)
@@ -159,7 +159,7 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
         if not made:
             try:
                 _run_stages(f"data {name}", source, data, tokenizer_path.absolute(), work)
-                statistics = _publish(work, out, about, data, len(load_tokenizer(tokenizer_path)))
+                statistics = _publish(work, out, about, data, vocabulary)
             except BaseException:
                 _remove_unfinished(work)
                 with suppress(OSError):  # it may hold older shard sets, or not be there
