@@ -65,8 +65,15 @@ def test_text_that_doesnt_come_back_is_shown(tmp_path: Path) -> None:
     assert "doesn't come back (a)" in (tmp_path / TABLE_FILE).read_text(encoding="utf-8")
 
 
-def test_unknown_characters_are_counted(tmp_path: Path) -> None:
-    backend = Tokenizer(models.WordLevel({"<unk>": 0, "川": 1, "海": 2}, unk_token="<unk>"))
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"<unk>": 0, "川": 1, "海": 2}, unk_token="<unk>"),
+        models.Unigram([("<unk>", 0.0), ("川", -1.0), ("海", -1.0)], unk_id=0, byte_fallback=False),
+    ],
+)
+def test_unknown_characters_are_counted(model: models.Model, tmp_path: Path) -> None:
+    backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     (tmp_path / "words").mkdir()
     backend.save(str(tmp_path / "words" / "tokenizer.json"))

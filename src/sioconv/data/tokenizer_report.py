@@ -63,7 +63,7 @@ def write_report(
 
 
 def _measure(tokenizer: PreTrainedTokenizerFast, samples: Mapping[str, Sample]) -> dict[str, Any]:
-    unknown = tokenizer.convert_tokens_to_ids(str(getattr(tokenizer.backend_tokenizer.model, "unk_token", None)))
+    unknown = _unknown_id(tokenizer)
     seen: set[int] = set()
     broken: list[dict[str, str]] = []
     sources: dict[str, dict[str, Any]] = {}
@@ -83,7 +83,7 @@ def _measure(tokenizer: PreTrainedTokenizerFast, samples: Mapping[str, Sample]) 
                         figures["bytes"] += len(text.encode())
                         figures["characters"] += len(text)
                         figures["tokens"] += len(ids)
-                        figures["unknown"] += ids.count(unknown) if isinstance(unknown, int) else 0
+                        figures["unknown"] += 0 if unknown is None else ids.count(unknown)
         split = "heldout" if sample.heldout else "train"
         sources[name] = {"language": sample.language, "measured_on": split, **_with_rate(figures)}
     languages = {
@@ -99,6 +99,14 @@ def _measure(tokenizer: PreTrainedTokenizerFast, samples: Mapping[str, Sample]) 
         "longest": _longest(tokenizer),
         "broken": broken[:LONGEST],
     }
+
+
+def _unknown_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The token that stands for what a tokenizer doesn't know, if there is one."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    named = model.get("unk_token")
+    found: int | None = model.get("unk_id") if named is None else tokenizer.get_vocab().get(named)
+    return found
 
 
 def policy(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
