@@ -111,18 +111,6 @@ def test_data_makes_the_tokenizer_and_the_shards_of_both_stages(load: Load) -> N
     assert not hidden(run)
 
 
-def test_the_tokenizer_reads_no_more_than_each_sources_share(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    monkeypatch.setattr(stages, "train_tokenizer", lambda *arguments: read.extend(arguments[1]) or [])
-    stages.make_tokenizer(load("--tokenizer.sample_bytes=4000"))
-    size = {name: sum(len(text.encode()) for text in read if is_it(text)) for name, is_it in KINDS.items()}
-    assert 3000 <= size["rivers"] < 3200
-    assert 1000 <= size["hills"] < 1200
-
-
-KINDS: dict[str, Callable[[str], bool]] = {"hills": str.isascii, "rivers": lambda text: not text.isascii()}
-
-
 def test_pretraining_alone_ends_with_a_model(load: Load) -> None:
     recipe = load()
     recipe.finetune.data.sources.clear()
@@ -187,7 +175,11 @@ def test_the_same_seed_gives_the_same_model(load: Load) -> None:
         (None, "--data.sources.hills.weight=0.5", True),
         ("tokenizer", "--data.sources.hills.weight=0.5", False),
         ("tokenizer", "--tokenizer.vocab_size=330", False),
+        ("tokenizer", "--data.workers=2", True),
+        ("tokenizer", "--data.max_bad_rows=0.5", True),
+        ("checkpoints/finetune", "--finetune.data.workers=2", True),
         ("tokenizer", "--train.lr=1e-4", True),
+        ("tokenizer", "--tokenizer.compare=[rwkv]", True),
         ("checkpoints/pretrain", "--train.lr=1e-4", False),
         ("checkpoints/pretrain", "--seed=4", False),
         ("checkpoints/pretrain", "--model.num_heads=2", False),

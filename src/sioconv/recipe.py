@@ -172,6 +172,8 @@ def check_keys(values: Any, kind: Any, path: str) -> None:
             if value is None:
                 raise UserError(f"recipe: {path}{key} is empty: give its keys or leave it out")
             check_keys(value, typing.get_args(kind)[1], f"{path}{key}.")
+    if isinstance(kind, types.UnionType):  # a part that may be left out
+        kind = next((part for part in typing.get_args(kind) if dataclasses.is_dataclass(part)), kind)
     if not dataclasses.is_dataclass(kind) or values is None:
         return
     if not isinstance(values, Mapping):
