@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,9 @@ class Checksums:
         return str(sha256)
 
     def save(self) -> None:
-        """Keeps what was used, if anything of it is new."""
+        """Keeps what was used, if anything of it is new; a folder that can't be written costs only time."""
         if self._used != self._known:
-            with atomic_write(self._memory) as temporary:
+            with suppress(UserError), atomic_write(self._memory) as temporary:
                 temporary.write_text(json.dumps(self._used), encoding="utf-8")
 
 

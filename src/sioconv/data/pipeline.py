@@ -247,4 +247,4 @@ def _remove_unfinished(work: Path) -> None:
     if not any(work.rglob("completions/*")) and not any(work.rglob("slurm_logs")):
         shutil.rmtree(work, ignore_errors=True)
     for temporary in work.glob("*/.*"):
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
