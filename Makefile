@@ -47,6 +47,7 @@ $(VENV)/.installed-bench: $(STAMP)
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.scan
 	$(BIN)/python -m benchmarks.tokenizers
+	$(BIN)/python -m benchmarks.data
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -29,7 +29,7 @@ from sioconv.data.tokenizer import encode_texts, tokenizer_sha256, train_tokeniz
 from sioconv.errors import UserError
 
 SPLITS = ("train", "heldout")
-PUBLISHED = ["heldout", "report.md", "statistics.json", "train"]
+PUBLISHED = [".inputs.json", "heldout", "report.md", "statistics.json", "train"]
 
 
 def write_jsonl(path: Path, rows: Sequence[object]) -> Path:

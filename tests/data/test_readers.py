@@ -5,6 +5,7 @@ import gzip
 import json
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sioconv.data.config import SourceConfig
+from sioconv.data.config import DataConfig, SourceConfig
+from sioconv.data.pipeline import prepare_source
+from sioconv.data.shards import ShardSet
 from sioconv.data.source_rows import read_rows, resolve
 from sioconv.data.tally import Tally
 from sioconv.errors import UserError
@@ -272,6 +275,24 @@ def test_a_dataset_of_the_hub(hub_folder: str, streaming: bool, world_size: int)
     assert found == expected if world_size == 1 else sorted(found) == sorted(expected)
     assert len({row.id for part in parts for row in part}) == len(expected)
     assert set(parts[0][0].extra) == {"id"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_dataset_becomes_shards_once(
+    hub_folder: str, tmp_path: Path, tokenizer_folder: Path, streaming: bool
+) -> None:
+    source = SourceConfig(hub_folder, config="20231101.ja", streaming=streaming, id_column="id")
+    data, out = DataConfig(heldout=0.1, tasks=3), tmp_path / "out"
+    prepare_source("wikipedia", source, data, tokenizer_folder, out)
+    sets = [ShardSet.open(out / split) for split in ("train", "heldout")]
+    assert sum(shards.documents_total for shards in sets) == 140
+    [identity] = sets[0].manifest["inputs"]
+    assert (identity["config"], identity["split"], len(identity["files"])) == ("20231101.ja", "train", 2)
+    before = (out / "train" / "manifest.json").stat().st_mtime_ns
+    prepare_source("wikipedia", source, data, tokenizer_folder, out)
+    assert (out / "train" / "manifest.json").stat().st_mtime_ns == before
+    prepare_source("wikipedia", replace(source, config="20231101.en"), data, tokenizer_folder, out)
+    assert (out / "train" / "manifest.json").stat().st_mtime_ns != before
 
 
 def test_what_is_not_on_the_hub(hub_folder: str) -> None:

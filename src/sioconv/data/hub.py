@@ -59,6 +59,7 @@ def hub_identity(source: SourceConfig) -> dict[str, Any]:
         "dataset": source.path.removeprefix(HUB),
         "config": builder.config.name,
         "split": source.split,
+        "streaming": source.streaming,  # which deals the rows out in another way
         "files": origins.get(source.split.partition("[")[0], origins),
     }
 

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,23 +22,22 @@ from sioconv.data.account import (
     write_account,
 )
 from sioconv.data.chat import encode_batch
-from sioconv.data.cleaning_config import Cleaning
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.executor import run_tasks
-from sioconv.data.hub import HUB, hub_identity
+from sioconv.data.inputs import Checksums, identify
 from sioconv.data.long_texts import encode_long, is_long
 from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.rows import Split
 from sioconv.data.shard_writer import Ids, read_facts, task_writer, token_type, write_manifest
 from sioconv.data.shards import VERSION, ShardSet
-from sioconv.data.source_rows import read_rows, resolve
 from sioconv.data.tokenizer import encode_texts, load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
-from sioconv.files import disk_errors, sha256_file
+from sioconv.files import disk_errors
 from sioconv.progress import say
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+INPUTS = ".inputs.json"
 BATCH_BYTES = 1_000_000  # of text that is tokenised together: enough for all cores, whatever the documents' sizes
 
 
@@ -145,7 +144,8 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
     if not 0 <= data.heldout < 1:
         raise UserError(f"data.heldout must be at least 0 and under 1: got {data.heldout}")
     vocabulary = len(load_tokenizer(tokenizer_path))
-    about = _about(name, source, data, tokenizer_path)
+    checksums = Checksums(out / INPUTS)
+    about = _about(name, source, data, tokenizer_path, identify(source, checksums))
     statistics = read_statistics(out)
     made = statistics is not None and all(_is_made(out / split, about) for split in SPLITS)
     key = hashlib.sha256(json.dumps([VERSION, about], sort_keys=True).encode()).hexdigest()
@@ -168,6 +168,7 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
             shutil.rmtree(work)
             if line := summary(statistics, out):
                 say(line)
+    checksums.save()
     if statistics is not None:
         refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
 
@@ -189,7 +190,9 @@ def _run_stages(label: str, source: SourceConfig, data: DataConfig, tokenizer: P
     run_tasks(label, [reader("", work / "accounts", compared), writer], data.tasks, work, data)
 
 
-def _about(name: str, source: SourceConfig, data: DataConfig, tokenizer: Path) -> dict[str, Any]:
+def _about(
+    name: str, source: SourceConfig, data: DataConfig, tokenizer: Path, inputs: list[dict[str, Any]]
+) -> dict[str, Any]:
     """What a manifest says of where shards come from; where it is the same, so are they."""
     return {
         "source": name,
@@ -202,25 +205,8 @@ def _about(name: str, source: SourceConfig, data: DataConfig, tokenizer: Path) -
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
         "heldout": data.heldout,
         "tasks": data.tasks,
-        "inputs": _inputs(source),
+        "inputs": inputs,
     }
-
-
-def _inputs(source: SourceConfig) -> list[dict[str, Any]]:
-    """What identifies the text of a source, and that of the text it is kept apart from."""
-    if source.cleaning.decontaminate is not None:
-        apart = SourceConfig(source.cleaning.decontaminate.path)
-        return _inputs(replace(source, cleaning=Cleaning())) + _inputs(apart)
-    if source.path.startswith(HUB):
-        return [hub_identity(source)]
-    files = resolve(source.path)
-    if not files:
-        rows = json.dumps([row.messages for row in read_rows(source)])
-        return [{"rows_sha256": hashlib.sha256(rows.encode()).hexdigest()}]
-    try:
-        return [{"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)} for file in files]
-    except OSError as error:
-        raise UserError(f"can't read: {error.filename}: {error.strerror}: check the path and its rights") from error
 
 
 def _is_made(folder: Path, about: dict[str, Any]) -> bool:
@@ -261,4 +247,4 @@ def _remove_unfinished(work: Path) -> None:
     if not any(work.rglob("completions/*")) and not any(work.rglob("slurm_logs")):
         shutil.rmtree(work, ignore_errors=True)
     for temporary in work.glob("*/.*"):
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
