@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sioconv.data.order import LONGEST_PERIOD, fair_sequence, permuted, whole_weights
+from sioconv.data.order import LONGEST_PERIOD, fair_sequence, permuted, rank_rows, whole_weights
 
 decimals = st.integers(1, 10_000).map(lambda number: number / 10_000)
 
@@ -88,3 +88,16 @@ def test_places_outside_are_programming_errors() -> None:
     for index, size in ((-1, 5), (5, 5), (0, 0)):
         with pytest.raises(ValueError, match="index"):
             permuted(index, size, 0, "x", 0)
+
+
+@given(st.integers(0, 200), st.integers(1, 40))
+def test_the_ranks_rows_are_the_batch_in_order(size: int, world_size: int) -> None:
+    parts = [rank_rows(size, rank, world_size) for rank in range(world_size)]
+    assert [row for part in parts for row in part] == list(range(size))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_ranks_outside_are_programming_errors() -> None:
+    for size, rank, world_size in ((-1, 0, 1), (4, 2, 2), (4, -1, 2)):
+        with pytest.raises(ValueError, match="rank"):
+            rank_rows(size, rank, world_size)

@@ -1,5 +1,6 @@
 """From token shards to training batches, in an order that is a pure function of (seed, number of the window)."""
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sioconv.data.order import fair_sequence, permuted, whole_weights
+from sioconv.data.order import Turns, permuted
 from sioconv.data.shards import ShardSet
 from sioconv.errors import UserError
 
@@ -69,23 +70,10 @@ class Mixture:
                 f"sets={list(sets)}, weights={dict(weights)}"
             )
         self.sequence_length, self.seed = sequence_length, seed
-        self._names = [name for name in sets if weights[name] != 0]
+        self._turns = open_turns(sets, weights)
+        self._names = self._turns.names
         self._sets = [sets[name] for name in self._names]
-        for name, shards in zip(self._names, self._sets, strict=True):
-            if shards.tokens_total == 0:
-                raise UserError(
-                    f"source {name} has no tokens: {shards.folder}: give it text or take it out of the recipe"
-                )
-        try:
-            self._weights = whole_weights([weights[name] for name in self._names])
-        except ValueError as error:
-            raise UserError(f"the weights of the sources {', '.join(sets)} can't be used: {error}") from error
-        self._sequence = fair_sequence(self._weights)  # [period]
-        # How often the same source has come before in the period, so that no counting is needed later.
-        self._earlier = np.empty_like(self._sequence)  # [period]
-        for number, weight in enumerate(self._weights):
-            self._earlier[self._sequence == number] = np.arange(weight)
-        self._starts: list[Sequence[int]] = [  # where each source's windows begin
+        self._starts: list[Sequence[int] | NDArray[np.int64]] = [  # where each source's windows begin
             _whole_document_windows(shards, sequence_length)
             if whole_documents
             else range(0, shards.tokens_total, sequence_length)
@@ -94,66 +82,90 @@ class Mixture:
 
     def counts(self, windows: int) -> dict[str, int]:
         """How many of the first `windows` windows come from each source."""
-        periods, rest = divmod(windows, len(self._sequence))
-        partial = np.bincount(self._sequence[:rest], minlength=len(self._names))
-        return {
-            name: periods * weight + int(count)
-            for name, weight, count in zip(self._names, self._weights, partial, strict=True)
-        }
+        return self._turns.counts(windows)
 
     def batch(self, first_window: int, size: int) -> Batch:
         """The windows `first_window` … `first_window + size - 1`."""
         if first_window < 0 or size < 0:
             raise ValueError(f"first_window and size must not be negative, got {first_window} and {size}")
-        shape = (size, self.sequence_length)
-        input_ids = np.full(shape, PADDING, np.int64)
-        targets = np.full(shape, IGNORED, np.int64)
-        reset = np.zeros(shape, np.bool_)
+        rows = Rows(size, self.sequence_length)
         for row in range(size):
             source, start, stop = self._place(first_window + row)
-            _fill(self._sets[source], start, stop, input_ids[row], targets[row], reset[row])
-        steps = np.arange(self.sequence_length)
-        position_ids = steps - np.maximum.accumulate(np.where(reset, steps, 0), axis=1)  # [B, T]
-        return Batch(*(torch.from_numpy(values) for values in (input_ids, targets, reset, position_ids)))
+            rows.fill(row, 0, self._sets[source], start, stop)
+        return rows.batch()
 
     def _place(self, window: int) -> tuple[int, int, int]:
         """The number of the source, and the range of its tokens, that a window holds."""
-        period, place = divmod(window, len(self._sequence))
-        source = int(self._sequence[place])
-        count = period * self._weights[source] + int(self._earlier[place])
+        source, count = self._turns.turn(window)
         starts = self._starts[source]
         epoch, index = divmod(count, len(starts))
         chosen = permuted(index, len(starts), self.seed, self._names[source], epoch)
         stop = starts[chosen + 1] if chosen + 1 < len(starts) else self._sets[source].tokens_total
-        return source, starts[chosen], stop
+        return source, int(starts[chosen]), int(stop)
 
 
-def _fill(
-    shards: ShardSet,
-    start: int,
-    stop: int,
-    input_ids: NDArray[np.int64],
-    targets: NDArray[np.int64],
-    reset: NDArray[np.bool_],
-) -> None:
-    """Writes the tokens from `start` up to `stop` into a row; all arrays are [T]."""
-    length, following = stop - start, min(stop + 1, shards.tokens_total)
-    tokens = shards.slice(start, following)  # [length], or one more where something follows
-    input_ids[:length] = tokens[:length]
-    targets[: following - start - 1] = tokens[1:]
-    if shards.masked:
-        targets[: following - start - 1][shards.mask_slice(start + 1, following) == 0] = IGNORED
-    begins = shards.document_starts(start, following) - start
-    targets[begins[begins > 0] - 1] = IGNORED
-    reset[begins[begins < length]] = True
+def open_turns(sets: Mapping[str, ShardSet], weights: Mapping[str, float]) -> Turns:
+    """The turns of the sources that have a weight.
+
+    Raises:
+        UserError: a source has no tokens, or its weight is negative, not a number, or too small beside the others.
+    """
+    chosen = {name: weights[name] for name in sets if weights[name] != 0}
+    for name in chosen:
+        if sets[name].tokens_total == 0:
+            folder = sets[name].folder
+            raise UserError(f"source {name} has no tokens: {folder}: give it text or take it out of the recipe")
+    try:
+        return Turns(chosen)
+    except ValueError as error:
+        raise UserError(f"the weights of the sources {', '.join(sets)} can't be used: {error}") from error
 
 
-def _whole_document_windows(shards: ShardSet, length: int) -> list[int]:
+class Rows:
+    """The arrays of a batch, [B, T], all of them padding, to be filled with pieces of shard sets."""
+
+    def __init__(self, size: int, length: int) -> None:
+        self._input_ids = np.full((size, length), PADDING, np.int64)
+        self._targets = np.full((size, length), IGNORED, np.int64)
+        self._reset = np.zeros((size, length), np.bool_)
+        self._origin = np.zeros((size, 1), np.int64)  # the position of a row's first token where it is no reset
+
+    def fill(self, row: int, column: int, shards: ShardSet, start: int, stop: int) -> None:
+        """Writes the tokens from `start` up to `stop` into `row`, from `column` on."""
+        length, following = stop - start, min(stop + 1, shards.tokens_total)
+        tokens = shards.slice(start, following)  # [length], or one more where something follows
+        self._input_ids[row, column : column + length] = tokens[:length]
+        targets = self._targets[row, column : column + following - start - 1]
+        targets[:] = tokens[1:]
+        if shards.masked:
+            targets[shards.mask_slice(start + 1, following) == 0] = IGNORED
+        begins = shards.document_starts(start, following) - start
+        targets[begins[begins > 0] - 1] = IGNORED
+        self._reset[row, column + begins[begins < length]] = True
+
+    def begin(self, row: int, column: int) -> None:
+        """A reset where no document begins: what comes before `column` isn't what the document said before."""
+        self._reset[row, column] = True
+
+    def go_on(self, row: int, position: int) -> None:
+        """The row's first token, if it isn't a reset, is at `position` and not at 0."""
+        self._origin[row] = position
+
+    def batch(self) -> Batch:
+        """The batch as it has been filled."""
+        steps = np.arange(self._reset.shape[1])
+        last = np.maximum.accumulate(np.where(self._reset, steps, -self._origin), axis=1)  # [B, T]
+        arrays = (self._input_ids, self._targets, self._reset, steps - last)
+        return Batch(*(torch.from_numpy(values) for values in arrays))
+
+
+def _whole_document_windows(shards: ShardSet, length: int) -> NDArray[np.int64]:
     """Where windows begin that have at most `length` tokens and end where a document ends, if any does within them."""
-    ends, starts, start = shards.document_ends, [], 0
+    ends, start = shards.document_ends, 0
+    starts = array("q")  # 8 bytes a window
     while start < shards.tokens_total:
         starts.append(start)
         last = int(np.searchsorted(ends, start + length, "right")) - 1
         fits = last >= 0 and ends[last] > start
         start = int(ends[last]) if fits else start + length
-    return starts
+    return np.array(starts, np.int64)

@@ -5,7 +5,7 @@ Both are computed from the window's number alone, so that a run can begin anywhe
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -62,6 +62,49 @@ def fair_sequence(weights: Sequence[int]) -> NDArray[np.int64]:
         chosen[n - 1] = choice
         counts[choice] += 1
     return chosen
+
+
+class Turns:
+    """Whose turn each element of an endless sequence is, so that every name keeps to its share.
+
+    Args:
+        weights: the share of each name, in any unit, all of them positive.
+
+    Raises ValueError as `whole_weights` does.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self.names = list(weights)
+        self._weights = whole_weights(list(weights.values()))
+        self._sequence = fair_sequence(self._weights)  # [period]
+        # How often the same name has come before in the period, so that no counting is needed later.
+        self._earlier = np.empty_like(self._sequence)  # [period]
+        for number, weight in enumerate(self._weights):
+            self._earlier[self._sequence == number] = np.arange(weight)
+
+    def turn(self, element: int) -> tuple[int, int]:
+        """The number of the name that `element` belongs to, and how many elements before it did."""
+        period, place = divmod(element, len(self._sequence))
+        number = int(self._sequence[place])
+        return number, period * self._weights[number] + int(self._earlier[place])
+
+    def counts(self, elements: int) -> dict[str, int]:
+        """How many of the first `elements` elements belong to each name."""
+        periods, rest = divmod(elements, len(self._sequence))
+        partial = np.bincount(self._sequence[:rest], minlength=len(self.names))
+        return {
+            name: periods * weight + int(count)
+            for name, weight, count in zip(self.names, self._weights, partial, strict=True)
+        }
+
+
+def rank_rows(size: int, rank: int, world_size: int) -> range:
+    """The rows of a global batch of `size` that process `rank` of `world_size` computes: consecutive, at most one more
+    than another's, and all rows together. The batch itself doesn't depend on the number of processes.
+    """
+    if size < 0 or not 0 <= rank < world_size:
+        raise ValueError(f"size >= 0 and 0 <= rank < world_size expected, got {size}, {rank} and {world_size}")
+    return range(rank * size // world_size, (rank + 1) * size // world_size)
 
 
 def permuted(index: int, size: int, seed: int, name: str, epoch: int) -> int:
