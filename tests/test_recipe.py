@@ -117,7 +117,7 @@ def test_keys_that_may_be_null_may_be_empty(basic: str, key: str) -> None:
         ("train", "3"),
         ("train.lr", "fast"),
         ("train.tokens", "1.5"),
-        ("train.precision", "fp16"),
+        ("train.precision", "fp8"),
         ("train.sample_prompts", "text"),
         ("train.whole_documents", "perhaps"),
         ("model", "[1]"),

@@ -11,7 +11,7 @@ from torch import nn
 
 from sioconv.model import SioConvForCausalLM
 from sioconv.train.config import TrainConfig
-from sioconv.train.optimizer import build_optimizer, learning_rate
+from sioconv.train.optimizer import build_optimizers, learning_rate
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -20,7 +20,7 @@ def test_exactly_the_weights_of_linear_layers_decay(
     make_model: Callable[..., SioConvForCausalLM], tied: bool, width: int
 ) -> None:
     model = make_model(tie_word_embeddings=tied, conv_width=width)
-    optimizer = build_optimizer(model, TrainConfig(tokens=1, weight_decay=0.25))
+    (optimizer,) = build_optimizers(model, TrainConfig(tokens=1, weight_decay=0.25))
     names = {parameter: name for name, parameter in model.named_parameters()}
     decays = {
         names[parameter]: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]
@@ -36,7 +36,7 @@ def test_exactly_the_weights_of_linear_layers_decay(
 def test_frozen_weights_are_left_out(make_model: Callable[..., SioConvForCausalLM]) -> None:
     model = make_model()
     model.lm_head.requires_grad_(False)
-    optimizer = build_optimizer(model, TrainConfig(tokens=1))
+    (optimizer,) = build_optimizers(model, TrainConfig(tokens=1))
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert trained == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
 
@@ -46,7 +46,7 @@ def test_one_step_is_adamw_with_decoupled_decay() -> None:
     layer = nn.Linear(3, 2).double()
     before = {name: value.clone() for name, value in layer.named_parameters()}
     config = TrainConfig(tokens=1, lr=0.1, weight_decay=0.5)
-    optimizer = build_optimizer(layer, config)
+    (optimizer,) = build_optimizers(layer, config)
     (layer(torch.randn(4, 3, dtype=torch.float64)) ** 2).sum().backward()
     optimizer.step()
     for name, decay in (("weight", 0.5), ("bias", 0.0)):
