@@ -1,12 +1,14 @@
 """A process of a training run: `python -m tests.train.worker OUT CASES`, started by torchrun or with its variables set.
 
 CASES is a JSON list of stages to train one after the other, each with `run`, `steps` and settings, and what makes it
-special: `model`, options of the model; `double`, train in fp64; `gradients`, only compute those of the first step.
+special: `model`, options of the model; `double`, train in fp64; `gradients`, only compute those of the first step;
+`stall`, stop for ever in the middle of something (see `stall_at`) after leaving a file `stalled-RANK` in the run.
 The first process writes what came out of case n to OUT/n.pt.
 """
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from sioconv.errors import StoppedError, UserError
-from sioconv.train import loop
+from sioconv.train import checkpoint, loop, step
 from sioconv.train.distributed import World, join_world
 from sioconv.train.metrics import read_jsonl
 from tests.train import small
@@ -26,9 +28,31 @@ def whole(tensor: Any) -> torch.Tensor:
     return result
 
 
+def stall_at(place: str, count: int, marker: Path) -> None:
+    """From the `count`-th time on, this process doesn't come out of `place`.
+
+    `accumulation` is between the pieces of a step; `writing` is when a checkpoint's files are there and not yet whole.
+    """
+    module, name = {"accumulation": (step.TokenLoss, "forward"), "writing": (checkpoint, "_sums")}[place]
+    whole_function, calls = getattr(module, name), [0]
+
+    def stalled(*arguments: Any) -> Any:
+        result = whole_function(*arguments)
+        calls[0] += 1
+        if calls[0] >= count:
+            marker.touch()
+            time.sleep(600)
+        return result
+
+    setattr(module, name, stalled)
+
+
 def work(values: dict[str, Any], world: World) -> dict[str, Any]:
     """Trains one case; returns final `weights` and the (loss, norm) of each line, or `loss` and `gradients`."""
     run, only_gradients = Path(values.pop("run")), values.pop("gradients", False)
+    if stall := values.pop("stall", None):
+        run.mkdir(exist_ok=True)
+        stall_at(*stall, run / f"stalled-{world.rank}")
     model = small.make_model(**values.pop("model", {}))
     if values.pop("double", False):
         model.double()
