@@ -46,7 +46,7 @@ from sioconv.train.watch import Validate, Validation
 VALIDATION_CONVERSATIONS = 100
 FIXED_BY = {  # what a run has made: the parts of the recipe that it was made from
     "tokenizer": ("tokenizer", "data"),
-    "checkpoints/pretrain": ("seed", "model", "train"),
+    "checkpoints/pretrain": ("seed", "size", "model", "train"),
     "checkpoints/finetune": ("seed", "finetune"),
 }
 
@@ -155,6 +155,14 @@ def _pretrain(recipe: Recipe, world: World) -> Path:
         return run / "base"
     tokenizer = load_tokenizer(run / "tokenizer")
     model = build_model(recipe, tokenizer)
+    if recipe.size:
+        shape, train = recipe.model, recipe.train
+        say(
+            f"size {recipe.size}: hidden_size {shape.hidden_size}, {shape.num_hidden_layers} layers, {shape.num_heads} "
+            f"heads, intermediate_size {shape.intermediate_size}; lr {train.lr:g}, batch_size {train.batch_size} in "
+            f"{train.accumulation} pieces, "
+            + (f"{train.tokens:,} tokens" if train.tokens else f"{train.minutes:g} minutes")
+        )
     targets = [run / "base"] if recipe.finetune.data.sources else [run / "base", run / "model"]
     _run_stage(recipe, "pretrain", model, tokenizer, recipe.data, recipe.train, world, targets)
     return run / "base"

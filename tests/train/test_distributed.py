@@ -9,19 +9,19 @@ import torch
 
 from sioconv.errors import UserError
 from sioconv.train.distributed import World, join_world, lost_processes
-from sioconv.train.step import rows_of_rank
+from sioconv.train.step import rows_and_pieces
 from tests.train import small
 from tests.train.launch import finish, torchrun
 from tests.train.worker import work
 
 ALONE = World(torch.device("cpu"))
 CASES: dict[str, dict[str, Any]] = {
-    "gradients in fp64": {"gradients": True, "double": True, "accumulation": 2},
+    "gradients in fp64": {"gradients": True, "double": True, "accumulation": 4},
     "fp64": {"double": True},
     "fp32": {},
-    "fp32, recomputed and accumulated": {"accumulation": 2, "activation_checkpointing": True, "batch_size": 8},
+    "fp32, recomputed and accumulated": {"accumulation": 4, "activation_checkpointing": True, "batch_size": 8},
     "tied, convolution": {"model": {"tie_word_embeddings": True, "conv_width": 2}, "schedule": "cosine"},
-    "carried state": {"carry_state": True, "accumulation": 2},
+    "carried state": {"carry_state": True, "accumulation": 4},
     "muon": {"optimizer": "muon"},
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},
@@ -76,10 +76,18 @@ def check_training(name: str, alone: dict[str, Any], together: dict[str, Any]) -
 
 def test_the_processes_share_out_the_windows() -> None:
     config = small.make_config(batch_size=12, accumulation=2)
-    rows = [rows_of_rank(config, World(torch.device("cpu"), rank, 3)) for rank in range(3)]
-    assert [row for part in rows for row in part] == list(range(12))
-    with pytest.raises(UserError, match=r"train\.batch_size: 12 windows .* 4 processes in 2 pieces.*multiple of 8"):
-        rows_of_rank(config, World(torch.device("cpu"), 0, 4))
+    shares = [rows_and_pieces(config, World(torch.device("cpu"), rank, 3)) for rank in range(3)]
+    assert [row for rows, _ in shares for row in rows] == list(range(12))
+    config = small.make_config(batch_size=24, accumulation=8)
+    assert [rows_and_pieces(config, World(torch.device("cpu"), 0, size))[1] for size in (1, 2, 4, 8, 24)] == [
+        8,
+        4,
+        2,
+        1,
+        1,
+    ]
+    with pytest.raises(UserError, match=r"train\.batch_size: 24 windows .* 5 processes in 1 pieces.*multiple of 5"):
+        rows_and_pieces(config, World(torch.device("cpu"), 0, 5))
 
 
 def test_one_process_agrees_with_itself() -> None:

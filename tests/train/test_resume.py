@@ -17,8 +17,7 @@ from tests.train.launch import finish, start
 from tests.train.worker import work
 
 ALONE = World(torch.device("cpu"))
-SETTINGS: dict[str, Any] = {"carry_state": True, "accumulation": 2, "checkpoint_every": 2, "log_every": 1, "clip": 0.5}
-ACCUMULATION = ("accumulation", 11)  # the first piece of step 6 of 8; the last checkpoint is of step 4
+SETTINGS: dict[str, Any] = {"carry_state": True, "accumulation": 4, "checkpoint_every": 2, "log_every": 1, "clip": 0.5}
 WRITING = ("writing", 2)  # the checkpoint of step 4
 
 
@@ -67,7 +66,8 @@ def assert_close(first: dict[str, Any], second: dict[str, Any]) -> None:
 def test_killed_in_an_accumulation_and_in_a_checkpoint(tmp_path: Path, processes: int) -> None:
     """Each launch resumes what the one before it was killed in; copies go on with the other number of processes."""
     a, b = (tmp_path / name / "checkpoints/pretrain" for name in "ab")
-    running = launch(tmp_path, processes, {"run": "whole"}, {"run": "a", "stall": ACCUMULATION})
+    in_step_6 = 5 * SETTINGS["accumulation"] // processes + 1  # of 8 steps; the last checkpoint is of step 4
+    running = launch(tmp_path, processes, {"run": "whole"}, {"run": "a", "stall": ("accumulation", in_step_6)})
     wait_for([a / "step-00000004"], running)  # written while the next steps are made
     kill_in_the_middle(running, tmp_path / "a")
     whole = result(tmp_path, 0)

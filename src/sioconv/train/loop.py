@@ -27,7 +27,7 @@ from sioconv.train.interrupt import StopSignals
 from sioconv.train.metrics import MetricsLog, TrainingBar
 from sioconv.train.plan import Plan, make_plan, read_plan, write_plan
 from sioconv.train.speed import keep_freed_memory, matrix_speed, memory_used, pick_precision, synchronize
-from sioconv.train.step import Stepper, rows_of_rank
+from sioconv.train.step import Stepper
 from sioconv.train.watch import Sample, Validate, Watch
 
 CALIBRATION_SECONDS = 6.0
@@ -74,7 +74,6 @@ class Trainer:
     ) -> None:
         self.run_folder, self.stage, self.config, self.windows = run, stage, config, windows
         self.world = world or World(pick_device(config.device))
-        self._rows = rows_of_rank(config, self.world)
         keep_freed_memory()
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -154,7 +153,8 @@ class Trainer:
     def _batches(self, first: int, last: int) -> Iterator[Batch]:
         """This process's windows of the steps `first` … `last - 1`."""
         for step in range(first, last):
-            yield self.windows.batch(step * self.config.batch_size + self._rows.start, len(self._rows))
+            rows = self.stepper.rows
+            yield self.windows.batch(step * self.config.batch_size + rows.start, len(rows))
 
     def _step(self, batch: Batch, plan: Plan, progress: Progress) -> tuple[float, tuple[float, float]]:
         """One optimizer step; returns the learning rate, mean loss in nats per token and gradient's norm."""

@@ -93,12 +93,19 @@ class Stepper:
         world: the processes.
         dtype: precision of the matrix products.
         seed: of what a step draws at random, as dropout does.
+
+    Attributes:
+        rows: of a step's windows, those that this process computes.
+
+    Raises:
+        UserError: the windows can't be shared out to the processes.
     """
 
     def __init__(
         self, model: PreTrainedModel, config: TrainConfig, world: World, dtype: torch.dtype, seed: int = 0
     ) -> None:
         self.model, self.config, self.world, self.dtype, self._seed = model, config, world, dtype, seed
+        self.rows, self._pieces = rows_and_pieces(config, world)
         self.parameters = sum(p.numel() for p in model.parameters())
         # Utilisation counts 6 operations per token and weight of a matrix; the embedding is a look-up.
         self.matrix_parameters = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
@@ -133,7 +140,7 @@ class Stepper:
         torch.manual_seed((self._seed * 1_000_003 + step * self.world.size + self.world.rank) % 2**63)
         (count,) = self.world.sums(float((batch.targets != IGNORED).sum()))
         scale = self.scale.value / max(1.0, count)
-        pieces = self.config.accumulation
+        pieces = self._pieces
         fields = (batch.input_ids, batch.targets, batch.reset, batch.position_ids)
         total = 0.0
         for number, piece in enumerate(zip(*(field.chunk(pieces) for field in fields), strict=True)):
@@ -220,14 +227,15 @@ def _compile_for_training(block: nn.Module) -> None:
     block.forward = forward
 
 
-def rows_of_rank(config: TrainConfig, world: World) -> range:
-    """The rows of a step's windows that this process computes.
+def rows_and_pieces(config: TrainConfig, world: World) -> tuple[range, int]:
+    """The rows of a step's windows that this process computes, and in how many pieces.
 
     Raises UserError where they can't be shared out evenly: all processes must make the same number of equal pieces.
     """
-    if config.batch_size % (world.size * config.accumulation):
+    pieces = max(1, config.accumulation // world.size)
+    if config.batch_size % (world.size * pieces):
         raise UserError(
             f"train.batch_size: {config.batch_size} windows can't be shared out to {world.size} processes in "
-            f"{config.accumulation} pieces each: take a multiple of {world.size * config.accumulation}"
+            f"{pieces} pieces each: take a multiple of {world.size * pieces}"
         )
-    return rank_rows(config.batch_size, world.rank, world.size)
+    return rank_rows(config.batch_size, world.rank, world.size), pieces
