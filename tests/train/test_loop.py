@@ -17,6 +17,7 @@ from sioconv.train import loop
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.loop import Trainer, is_due
 from sioconv.train.metrics import KEYS, read_jsonl
+from sioconv.train.watch import Validation
 
 MakeTrainer = Callable[..., Trainer]
 MakeModel = Callable[..., SioConvForCausalLM]
@@ -307,6 +308,47 @@ def test_samples_are_written_at_the_start_and_at_the_end(make_trainer: MakeTrain
         ("end", 8, "The "),
     ]
     assert all(row["text"].startswith(f"{row['prompt']}は流れる\n") for row in found)
+
+
+def test_samples_every_so_many_steps(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(sample_every=3)
+    trainer.train()
+    found = read_jsonl(trainer.run_folder / "samples.jsonl")
+    assert [(row["label"], row["step"]) for row in found] == [("start", 0), ("step 3", 3), ("step 6", 6), ("end", 8)]
+
+
+def test_the_best_checkpoint_is_kept(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(
+        steps=12, validate_every=2, checkpoint_every=0, keep_checkpoints=1, keep_best=True, keep_every=4
+    )
+    losses = iter([3.0, 2.0, 1.0, 2.5, 1.5, 4.0])
+    trainer._watch._validate = lambda _: [Validation("rivers", next(losses), None)]
+    progress = trainer.train()
+    assert progress.best == 1.0
+    # Saved where it was better than ever before, at steps 2, 4 and 6, and at the end.
+    assert [path.name[-2:] for path in checkpoints(trainer.folder)] == ["04", "06", "12"]
+
+
+def test_falls_back_to_the_checkpoint_before_a_damaged_one(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    whole = make_trainer(run=tmp_path / "whole")
+    whole.train()
+    with pytest.raises(KilledError):
+        make_trainer(run=tmp_path / "killed", on_batch=kill_at(8)).train()
+    newest = tmp_path / "killed/checkpoints/pretrain/step-00000006"
+    next(newest.glob("*.distcp")).write_bytes(b"")
+    resumed = make_trainer(run=tmp_path / "killed")
+    resumed.train()
+    assert_same(weights(whole), weights(resumed))
+    assert rows(whole.run_folder) == rows(resumed.run_folder)
+
+
+def test_fp16_goes_on_after_a_step_that_overflows(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(precision="fp16")
+    trainer.stepper.scale.value = 2.0**20
+    progress = trainer.train()
+    assert progress.step == 8
+    assert 0 < progress.skipped < 8
+    assert trainer.stepper.scale.value == 2.0 ** (20 - progress.skipped)
 
 
 def test_stages_lie_beside_each_other(make_trainer: MakeTrainer) -> None:

@@ -88,3 +88,26 @@ def test_stays_in_its_range_and_never_jumps(steps: int, shares: tuple[float, flo
     falling = [second < first for first, second in pairwise(rates)]
     if True in rising and True in falling:
         assert max(i for i, is_up in enumerate(rising) if is_up) < falling.index(True)
+
+
+def test_cosine_rises_and_falls_to_zero() -> None:
+    config = TrainConfig(tokens=1, lr=2.0, warmup=0.1, schedule="cosine")
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[:10] == pytest.approx([2.0 * n / 10 for n in range(1, 11)])
+    assert rates[55] == pytest.approx(1.0)  # half-way down
+    assert 0 < rates[99] < 1e-3 * 2
+    assert all(second < first for first, second in pairwise(rates[10:]))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_muon_takes_the_matrices_of_the_blocks(make_model: Callable[..., SioConvForCausalLM], tied: bool) -> None:
+    model = make_model(tie_word_embeddings=tied)
+    adamw, muon = build_optimizers(model, TrainConfig(tokens=1, optimizer="muon", weight_decay=0.25))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    taken = {names[parameter] for group in muon.param_groups for parameter in group["params"]}
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert taken == linear - {"lm_head.weight"}
+    decays = {names[p]: group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
+    assert decays.keys() == set(names.values()) - taken
+    assert {name for name, decay in decays.items() if decay} == (set() if tied else {"lm_head.weight"})
+    assert {group["weight_decay"] for group in muon.param_groups} == {0.25}

@@ -94,6 +94,9 @@ class TrainConfig:
         for name in ("sequence_length", "batch_size", "accumulation", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        for name in ("validate_every", "checkpoint_every", "sample_every", "keep_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is negative: 0 is for never")
         if self.batch_size % self.accumulation:
             raise ValueError(f"accumulation: {self.accumulation} does not divide batch_size {self.batch_size}")
         if self.keep_best and not self.validate_every:
