@@ -4,7 +4,9 @@ Any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT
 variables taken from Slurm's. Without them there is one process, and nothing here communicates.
 """
 
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -123,7 +125,9 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> Iterator[World]:
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    console.quiet = rank > 0
+    if rank > 0:  # the first speaks for all; errors are told by whoever has them
+        console.quiet = True
+        logging.getLogger("sioconv").setLevel(logging.WARNING)
     with lost_processes():
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
         mesh = init_device_mesh(chosen.type, (size,))
@@ -164,6 +168,8 @@ def shard(root: nn.Module, blocks: list[nn.Module], world: World, dtype: torch.d
     """
     if world.mesh is None:
         return
+    # A linear layer's output is a view, which FSDP2 warns of: nothing here changes it in place.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     half = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks:
         linear: list[nn.Module] = [
