@@ -25,7 +25,7 @@ def launch(folder: Path, processes: int, *cases: dict[str, Any]) -> list["subpro
     return start(["-m", "tests.train.worker", str(folder), json.dumps(values)], processes)
 
 
-def wait_for(paths: Sequence[Path], running: Sequence["subprocess.Popen[str]"], seconds: float = 120) -> None:
+def wait_for(paths: Sequence[Path], running: Sequence["subprocess.Popen[str]"], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not all(path.exists() for path in paths):
         assert time.monotonic() < end, f"{paths} didn't come"

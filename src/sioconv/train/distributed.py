@@ -111,14 +111,19 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> Iterator[World]:
     Raises:
         UserError: the device isn't there, the processes don't find each other, or one stops while others wait for it.
     """
-    size, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
+    size, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
     chosen = pick_device(device)
     if size == 1:
         yield World(chosen)
         return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if chosen.type == "mps":
         raise UserError("several processes can't share an mps device: start one, or set train.device to cpu")
-    local = int(os.environ.get("LOCAL_RANK", rank))
+    if not 0 <= rank < size or missing:
+        raise UserError(
+            f"process {rank} of {size}: {', '.join(missing) or 'RANK'} is missing or wrong: start with torchrun"
+        )
+    local = _number("LOCAL_RANK", rank)
     if chosen.type == "cuda":
         if local >= torch.cuda.device_count():
             raise UserError(f"process {rank} has no card of its own: {torch.cuda.device_count()} here: start fewer")
@@ -135,6 +140,14 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> Iterator[World]:
         yield World(chosen, rank, size, mesh, patient)
         # Not after an error: the others may be gone, and this would wait for them.
         dist.destroy_process_group()
+
+
+def _number(name: str, default: int) -> int:
+    """A variable that a launcher sets."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UserError(f"the variable {name} is {text!r}, not a number: unset it or start with torchrun")
+    return int(text)
 
 
 @contextmanager
