@@ -12,6 +12,7 @@ from sioconv.data.config import SourceConfig
 from sioconv.errors import UserError
 from sioconv.model.architecture import PRESETS
 from sioconv.recipe import Recipe, as_values, load_recipe, recipe_parser, save_recipe
+from sioconv.train.size import derive
 
 BASIC = "data: {sources: {rivers: {path: rivers.jsonl}}}\ntrain: {tokens: 4096}\n"
 
@@ -47,6 +48,28 @@ def test_files_merge_left_to_right_and_overrides_come_last(basic: str, tmp_path:
     recipe = load_recipe([basic, str(second), str(third)], ["--seed", "5", "--data.sources.rivers.weight=2"])
     assert (recipe.name, recipe.seed, recipe.train.lr, recipe.train.tokens) == ("third", 5, 1e-2, 4096)
     assert {name: source.weight for name, source in recipe.data.sources.items()} == {"rivers": 2.0, "hills": 4.0}
+
+
+def test_size_fills_in_what_is_not_said(basic: str) -> None:
+    derived = derive(5 * 10**6, 4096, 128, tokens=4096)
+    recipe = load_recipe([basic], ["--size=5m", "--tokenizer.vocab_size=4096", "--train.sequence_length=128"])
+    assert (recipe.model.hidden_size, recipe.train.lr) == (derived["model"]["hidden_size"], derived["train"]["lr"])
+    assert recipe.train.tokens == 4096  # the file says so
+    said = ["--size=5m", "--model.hidden_size=512", "--train.lr=1e-4", "--train.tokens=null", "--train.minutes=3"]
+    recipe = load_recipe([basic], said)
+    assert (recipe.model.hidden_size, recipe.train.lr, recipe.train.tokens) == (512, 1e-4, None)
+    assert recipe.finetune.train == Recipe().finetune.train
+
+
+def test_a_recipe_with_a_size_comes_back_as_it_was(basic: str, tmp_path: Path) -> None:
+    recipe = load_recipe([basic], ["--size=25m"])
+    save_recipe(recipe, tmp_path / "saved.yaml")
+    assert load_recipe([str(tmp_path / "saved.yaml")]) == recipe
+
+
+@pytest.mark.parametrize("size", ["25", "25x", "[1]", "3"])
+def test_a_size_that_is_none_is_refused(basic: str, size: str) -> None:
+    assert "size" in refusal([basic], f"--size={size}")
 
 
 def test_overrides_in_both_forms(basic: str) -> None:
@@ -117,7 +140,7 @@ def test_keys_that_may_be_null_may_be_empty(basic: str, key: str) -> None:
         ("train", "3"),
         ("train.lr", "fast"),
         ("train.tokens", "1.5"),
-        ("train.precision", "fp16"),
+        ("train.precision", "fp8"),
         ("train.sample_prompts", "text"),
         ("train.whole_documents", "perhaps"),
         ("model", "[1]"),

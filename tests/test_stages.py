@@ -24,6 +24,7 @@ from sioconv.recipe import Recipe, load_recipe
 from sioconv.recipe_files import read_yaml
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.metrics import read_jsonl
+from tests.train import launch
 
 RECIPE = """\
 name: rivers
@@ -299,3 +300,26 @@ def test_a_run_killed_in_both_stages_ends_with_the_same_bits(load: Load, tmp_pat
     for whole, resumed in zip(results(tmp_path), results(killed), strict=True):
         assert whole == resumed
     assert not hidden(killed / "runs" / "rivers" / "checkpoints")
+
+
+def test_two_processes_make_the_same_models_in_the_same_folder(load: Load, tmp_path: Path) -> None:
+    """The whole way by two processes: one prepares the data and writes what is written once."""
+    together = tmp_path / "together"
+    together.mkdir()
+    write_workplace(together)
+    running = launch.start(["-m", "sioconv", "finetune", "recipe.yaml", "--train.carry_state=true"], 2, together)
+    stages.finetune(load("--train.carry_state=true"))
+    results = launch.finish(running)
+    assert [code for code, _ in results] == [0, 0], results
+    assert "× 2 processes" in results[0][1]
+    assert results[1][1] == ""  # the second process keeps silent
+    for name in ("base", "model"):
+        alone, shared = (load_model_folder(folder / "runs/rivers" / name)[0] for folder in (tmp_path, together))
+        for key, value in alone.state_dict().items():
+            torch.testing.assert_close(value, shared.state_dict()[key], rtol=1e-4, atol=1e-5)
+    metrics = [read_jsonl(folder / "runs/rivers/metrics.jsonl") for folder in (tmp_path, together)]
+    for first, second in zip(*metrics, strict=True):
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
+        assert [first[key] for key in ("stage", "step", "split", "source")] == [
+            second[key] for key in ("stage", "step", "split", "source")
+        ]

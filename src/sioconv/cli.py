@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sioconv import __version__
-from sioconv.errors import UserError
+from sioconv.errors import StoppedError, UserError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -39,7 +39,10 @@ as --train.lr 1e-3; RUN is a folder under runs/; MODEL is a model folder or a Hu
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """The command's entry point; exits with 0, or 2 where the input was bad, or 130 when interrupted."""
+    """The command's entry point.
+
+    It exits with 0, or 2 where the input was bad, 75 where a signal ended it and there is more to do, 130 on Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _quiet_libraries()
     try:
@@ -47,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except UserError as error:
         print(f"sioconv: {error}", file=sys.stderr)
         sys.exit(2)
+    except StoppedError as stop:
+        print(f"sioconv: {stop}", file=sys.stderr)
+        sys.exit(75)
     except BrokenPipeError:  # the reader of our output has gone, as `sioconv … | head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -24,6 +24,10 @@ def disk_errors(target: Path) -> Iterator[None]:
         number = _system_error(error)
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"no disk space left: writing {target}: free some space and run again") from error
+        if number == errno.EFBIG:
+            raise UserError(
+                f"too large a file for the disk or for this user's limit: writing {target}: see ulimit -f"
+            ) from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"not allowed to write: {target}: choose another folder") from error
         if number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):

@@ -19,6 +19,7 @@ from sioconv.evaluate.config import EvaluateConfig
 from sioconv.model.architecture import PRESETS, Architecture
 from sioconv.recipe_files import find_recipe, merge, parse_overrides, read_yaml, write_yaml
 from sioconv.train.config import TrainConfig
+from sioconv.train.size import derive, parse_size
 
 
 @dataclass
@@ -43,10 +44,13 @@ class Recipe:
     Args:
         name: the run's name.
         seed: of the weights and of the data's order.
+        size: number of parameters, such as 25m, from which follows what the recipe doesn't say of the model's shape and
+            of the learning rate, batch and tokens of pretraining; null: their defaults.
     """
 
     name: str = "run"
     seed: int = 0
+    size: str | None = None
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: Architecture = field(default_factory=Architecture)
@@ -65,6 +69,10 @@ def recipe_parser(prog: str = "sioconv VERB RECIPE") -> ArgumentParser:
     parser = ArgumentParser(prog=prog, exit_on_error=False, default_env=False)
     parser.add_argument("--name", type=str, default="run", help="the run's name: everything goes to runs/NAME")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the data's order")
+    parser.add_argument(
+        "--size", type=str | None, default=None,
+        help="number of parameters, such as 25m: decides the model's shape, learning rate, batch and tokens",
+    )  # fmt: skip
     parser.add_class_arguments(TokenizerConfig, "tokenizer")
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(Architecture, "model")
@@ -99,7 +107,26 @@ def load_recipe(files: Sequence[str], overrides: Sequence[str] = ()) -> Recipe:
     preset = merged.get("model", {}).get("preset", Architecture.preset)
     if isinstance(preset, str):
         merged["model"] = {**PRESETS.get(preset, {}), **merged.get("model", {})}
+    if isinstance(merged.get("size"), str):
+        _fill_in_size(merged)
     return build(merged)
+
+
+def _fill_in_size(values: dict[str, Any]) -> None:
+    """Puts what follows from `size` under what the recipe says. A budget in minutes stands for tokens."""
+    vocabulary = values.get("tokenizer", {}).get("vocab_size", TokenizerConfig.vocab_size)
+    length = values.get("train", {}).get("sequence_length", TrainConfig.sequence_length)
+    tokens = values.get("train", {}).get("tokens")
+    if not all(isinstance(number, int) and number > 0 for number in (vocabulary, length, tokens or 1)):
+        return  # refused by its own name later
+    try:
+        derived = derive(parse_size(values["size"]), vocabulary, length, tokens)
+    except ValueError as error:
+        raise UserError(f"recipe: {error}") from error
+    if values.get("train", {}).get("minutes") is not None:
+        del derived["train"]["tokens"]
+    for part, fields in derived.items():
+        values[part] = {**fields, **values.get(part, {})}
 
 
 def build(values: Mapping[str, Any]) -> Recipe:
@@ -112,7 +139,7 @@ def build(values: Mapping[str, Any]) -> Recipe:
     except ArgumentError as error:
         raise UserError(f"recipe: {' '.join(str(error).split())}") from error
     recipe = Recipe(
-        parsed.name, parsed.seed, parsed.tokenizer, parsed.data, parsed.model, parsed.train,
+        parsed.name, parsed.seed, parsed["size"], parsed.tokenizer, parsed.data, parsed.model, parsed.train,
         Finetune(parsed["finetune.from"], parsed.finetune.data, parsed.finetune.train), parsed.evaluate,
     )  # fmt: skip
     _check_name(recipe.name, "name")

@@ -6,7 +6,9 @@ same line again goes on where it stopped.
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data import chat
 from sioconv.data.config import FREE, DataConfig
+from sioconv.data.lanes import Lanes
 from sioconv.data.loader import Mixture
 from sioconv.data.pipeline import prepare_source
 from sioconv.data.prepare_tokenizer import prepare_tokenizer
 from sioconv.data.shards import ShardSet
 from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256
+from sioconv.device import pick_device
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.evaluate.figures import Minutes, ReportFigures
@@ -33,12 +37,15 @@ from sioconv.publish.modelling_code import write_code
 from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe
 from sioconv.recipe_files import first_difference, read_yaml
 from sioconv.train.config import TrainConfig
-from sioconv.train.loop import Trainer, Validate, Validation
+from sioconv.train.distributed import World, join_world
+from sioconv.train.interrupt import only_one
+from sioconv.train.loop import Trainer
+from sioconv.train.watch import Validate, Validation
 
 VALIDATION_CONVERSATIONS = 100
 FIXED_BY = {  # what a run has made: the parts of the recipe that it was made from
     "tokenizer": ("tokenizer", "data"),
-    "checkpoints/pretrain": ("seed", "model", "train"),
+    "checkpoints/pretrain": ("seed", "size", "model", "train"),
     "checkpoints/finetune": ("seed", "finetune"),
 }
 
@@ -92,32 +99,59 @@ def make_data(recipe: Recipe) -> None:
             prepare_source(name, source, data, run / "tokenizer", run / "data" / name)
 
 
-def open_mixture(recipe: Recipe, data: DataConfig, train: TrainConfig) -> Mixture:
-    """The windows of a stage, from the shards that `make_data` wrote."""
+def open_windows(recipe: Recipe, data: DataConfig, train: TrainConfig) -> tuple[Mixture | Lanes, float | None]:
+    """The windows of a stage, from the shards that `make_data` wrote; and the mean bytes of a token, for text alone."""
     run = recipe.folder
     sha256 = tokenizer_sha256(run / "tokenizer")
     sets = {name: ShardSet.open(run / "data" / name / "train", sha256) for name in data.sources}
     weights = {name: source.weight for name, source in data.sources.items()}
-    mixture = Mixture(sets, weights, train.sequence_length, recipe.seed, train.whole_documents)
-    for note in mixture.notes():
-        say(note)
-    return mixture
+    windows: Mixture | Lanes
+    if train.carry_state:
+        windows = Lanes(sets, weights, train.sequence_length, recipe.seed, train.batch_size)
+    else:
+        windows = Mixture(sets, weights, train.sequence_length, recipe.seed, train.whole_documents)
+        for note in windows.notes():
+            say(note)
+    if any(shards.masked for shards in sets.values()):
+        return windows, None
+    share = {name: weight / sum(weights.values()) for name, weight in weights.items() if weight}
+    return windows, sum(part * sets[name].bytes_total / sets[name].tokens_total for name, part in share.items())
+
+
+@contextmanager
+def _at_work(recipe: Recipe, config: TrainConfig) -> Iterator[World]:
+    """The processes that train together, and the lock on the run's folder, which the first of them holds."""
+    with (
+        join_world(config.device, config.timeout) as world,
+        only_one(recipe.folder) if world.leads else nullcontext(),
+    ):
+        yield world
 
 
 def pretrain(recipe: Recipe) -> Path:
     """Trains from random weights; returns the model folder `base/`."""
-    make_data(recipe)
-    run = open_run(recipe)
-    if (run / "base").exists():
+    with _at_work(recipe, recipe.train) as world:
+        return _pretrain(recipe, world)
+
+
+def _pretrain(recipe: Recipe, world: World) -> Path:
+    world.leader(lambda: make_data(recipe))
+    run = recipe.folder
+    if world.share((run / "base").exists()):
         say(f"pretrain: {run / 'base'} is there already")
         return run / "base"
     tokenizer = load_tokenizer(run / "tokenizer")
     model = build_model(recipe, tokenizer)
-    _run_stage(recipe, "pretrain", model, tokenizer, recipe.data, recipe.train)
-    _save(model, tokenizer, run / "base")
-    if not recipe.finetune.data.sources:
-        _save(model, tokenizer, run / "model")
-    say(f"pretrain: → {run / 'base'}")
+    if recipe.size:
+        shape, train = recipe.model, recipe.train
+        say(
+            f"size {recipe.size}: hidden_size {shape.hidden_size}, {shape.num_hidden_layers} layers, {shape.num_heads} "
+            f"heads, intermediate_size {shape.intermediate_size}; lr {train.lr:g}, batch_size {train.batch_size} in "
+            f"{train.accumulation} pieces, "
+            + (f"{train.tokens:,} tokens" if train.tokens else f"{train.minutes:g} minutes")
+        )
+    targets = [run / "base"] if recipe.finetune.data.sources else [run / "base", run / "model"]
+    _run_stage(recipe, "pretrain", model, tokenizer, recipe.data, recipe.train, world, targets)
     return run / "base"
 
 
@@ -138,19 +172,21 @@ def finetune(recipe: Recipe) -> Path:
     """Trains the pretrained model on conversations; returns the model folder `model/`."""
     if not recipe.finetune.data.sources:
         raise UserError("recipe: finetune.data.sources is empty: name at least one source of conversations")
-    start = Path(recipe.finetune.base) if recipe.finetune.base else pretrain(recipe)
-    make_data(recipe)
-    run = open_run(recipe)
-    if (run / "model").exists():
-        say(f"finetune: {run / 'model'} is there already")
+    with _at_work(recipe, recipe.finetune.train) as world:
+        start = Path(recipe.finetune.base) if recipe.finetune.base else _pretrain(recipe, world)
+        world.leader(lambda: make_data(recipe))
+        run = recipe.folder
+        if world.share((run / "model").exists()):
+            say(f"finetune: {run / 'model'} is there already")
+            return run / "model"
+        model, tokenizer = load_model_folder(start)
+        if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / "tokenizer")):
+            raise UserError(
+                f"{run} has another tokenizer than the model in {start}: choose another --name for its tuning"
+            )
+        tuning = recipe.finetune
+        _run_stage(recipe, "finetune", model, tokenizer, tuning.data, tuning.train, world, [run / "model"])
         return run / "model"
-    model, tokenizer = load_model_folder(start)
-    if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / "tokenizer")):
-        raise UserError(f"{run} has another tokenizer than the model in {start}: choose another --name for its tuning")
-    _run_stage(recipe, "finetune", model, tokenizer, recipe.finetune.data, recipe.finetune.train)
-    _save(model, tokenizer, run / "model")
-    say(f"finetune: → {run / 'model'}")
-    return run / "model"
 
 
 def _save(model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
@@ -166,17 +202,29 @@ def _run_stage(
     tokenizer: PreTrainedTokenizerFast,
     data: DataConfig,
     config: TrainConfig,
+    world: World,
+    targets: list[Path],
 ) -> None:
+    """Trains the model and writes it into the folders `targets`."""
     sampling = SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=config.sample_tokens, seed=recipe.seed)
-    Trainer(
+    windows, bytes_per_token = open_windows(recipe, data, config)
+    trainer = Trainer(
         recipe.folder,
         stage,
         model,
-        open_mixture(recipe, data, config),
+        windows,
         config,
         validate=_validation(tokenizer, data, config.validate_bytes),
         sample=lambda model, prompt: generate_text(model, tokenizer, prompt, sampling).text,
-    ).train()
+        world=world if world.size > 1 else World(pick_device(config.device)),
+        seed=recipe.seed,
+        bytes_per_token=bytes_per_token,
+    )
+    trainer.train()
+    with trainer.stepper.whole_model() as whole:
+        for target in targets:
+            world.leader(partial(_save, whole, tokenizer, target))
+    say(f"{stage}: → {targets[0]}")
 
 
 def _validation(tokenizer: PreTrainedTokenizerFast, data: DataConfig, max_bytes: int) -> Validate:

@@ -1,4 +1,4 @@
-"""A stage of training small enough to be run many times: a model of 15,000 weights, windows made from their number."""
+"""Fixtures around `tests/train/small.py`: models, trainers and steppers of a stage that takes no time."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,51 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from sioconv.data.loader import Batch
-from sioconv.model import SioConvConfig, SioConvForCausalLM
+from sioconv.model import SioConvForCausalLM
 from sioconv.train import loop
-from sioconv.train.config import TrainConfig
-from sioconv.train.loop import Trainer, Validation
-
-VOCABULARY = 48
-SETTINGS: dict[str, Any] = {
-    "sequence_length": 12,
-    "batch_size": 4,
-    "lr": 1e-2,
-    "device": "cpu",
-    "precision": "fp32",
-    "log_every": 2,
-    "checkpoint_every": 3,
-    "sample_prompts": ["川"],
-    "sample_seconds": [],
-}
-
-
-class Windows:
-    """Stands for a `Mixture`: each window is a pure function of its number; tokens follow a pattern that can be learnt.
-
-    Args:
-        on_batch: called with the number of the first window before a batch is given.
-    """
-
-    def __init__(self, on_batch: Callable[[int], object]) -> None:
-        self.on_batch = on_batch
-
-    def batch(self, first_window: int, size: int) -> Batch:
-        self.on_batch(first_window)
-        length = SETTINGS["sequence_length"]
-        ids = torch.zeros(size, length, dtype=torch.int64)
-        reset = torch.zeros(size, length, dtype=torch.bool)
-        targets = torch.zeros(size, length, dtype=torch.int64)
-        for row in range(size):
-            generator = torch.Generator().manual_seed(first_window + row)
-            start = int(torch.randint(0, VOCABULARY, (), generator=generator))
-            tokens = (start + 5 * torch.arange(length + 1)) % VOCABULARY
-            ids[row], targets[row] = tokens[:-1], tokens[1:]
-            reset[row, int(torch.randint(1, length, (), generator=generator))] = True
-            # Windows have different numbers of tokens that count.
-            targets[row, : int(torch.randint(0, length // 2, (), generator=generator))] = -100
-        return Batch(ids, targets, reset, torch.zeros_like(ids))
+from sioconv.train.distributed import World
+from sioconv.train.loop import Trainer
+from sioconv.train.step import Stepper
+from tests.train import small
 
 
 @pytest.fixture(autouse=True)
@@ -66,31 +27,30 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def make_model() -> Callable[..., SioConvForCausalLM]:
     """`make_model(**options)`: a model with the same weights every time."""
+    return small.make_model
 
-    def make(**options: object) -> SioConvForCausalLM:
-        torch.manual_seed(0)
-        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "intermediate_size": 48}
-        config = SioConvConfig(vocab_size=VOCABULARY, z_gain=1.0, y_gain=1.0, **sizes, **options)
-        return SioConvForCausalLM(config)
+
+@pytest.fixture
+def make_stepper() -> Callable[..., Stepper]:
+    """`make_stepper(model=…, steps=2, dtype=…, **settings)`: a model after some steps, so that there are moments."""
+
+    def make(
+        model: SioConvForCausalLM | None = None, steps: int = 2, dtype: torch.dtype = torch.float32, **settings: Any
+    ) -> Stepper:
+        config = small.make_config(1, **settings)
+        stepper = Stepper(model or small.make_model(), config, World(torch.device("cpu")), dtype)
+        for step in range(steps):
+            loss = stepper.gradients(small.Windows().batch(step * config.batch_size, config.batch_size), step)
+            stepper.update(1e-2, loss)
+        return stepper
 
     return make
 
 
 @pytest.fixture
-def make_trainer(
-    tmp_path: Path, make_model: Callable[..., SioConvForCausalLM], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Trainer]:
+def make_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
     """`make_trainer(steps=8, model=…, run=…, stage=…, on_batch=…, **settings)`: a trainer as a new process makes it."""
     monkeypatch.setattr(loop, "matrix_speed", lambda *_: 1e9)  # what is shown on the terminal, and nothing else
-
-    def validate(model: SioConvForCausalLM) -> Iterator[Validation]:
-        assert not model.training
-        yield Validation("rivers", float(model.lm_head.weight.detach().double().norm()), 2.5)
-        yield Validation("talks", 1.5, None)
-
-    def sample(model: SioConvForCausalLM, prompt: str) -> str:
-        assert not model.training
-        return f"{prompt}は流れる\n{float(model.lm_head.weight.detach().double().sum()):.17g}"
 
     def make(
         steps: int | None = 8,
@@ -100,12 +60,7 @@ def make_trainer(
         on_batch: Callable[[int], object] = id,
         **settings: Any,
     ) -> Trainer:
-        settings = SETTINGS | settings
-        if steps is not None:
-            settings["tokens"] = steps * settings["batch_size"] * settings["sequence_length"]
-        config = TrainConfig(**settings)
-        config.check()
-        mixture: Any = Windows(on_batch)
-        return Trainer(run or tmp_path / "run", stage, model or make_model(), mixture, config, validate, sample)
+        config = small.make_config(steps, **settings)
+        return small.make_trainer(run or tmp_path / "run", model or small.make_model(), config, stage, on_batch)
 
     return make

@@ -17,11 +17,11 @@ from sioconv.train import loop
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.loop import Trainer, is_due
 from sioconv.train.metrics import KEYS, read_jsonl
+from sioconv.train.watch import Validation
 
 MakeTrainer = Callable[..., Trainer]
 MakeModel = Callable[..., SioConvForCausalLM]
 TIMES = ("seconds", "tokens_per_second")
-FP32 = torch.float32
 
 
 class KilledError(Exception):
@@ -39,13 +39,13 @@ def kill_at(step: int, batch_size: int = 4) -> Callable[[int], None]:
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    return {name: value.clone() for name, value in trainer.stepper.model.state_dict().items()}
 
 
 def gradients(trainer: Trainer, batch: Batch) -> tuple[float, dict[str, Tensor]]:
-    trainer.optimizer.zero_grad(set_to_none=True)
-    loss = trainer._gradients(batch, FP32)
-    found = {name: value.grad for name, value in trainer.model.named_parameters()}
+    trainer.stepper.clear()
+    loss = trainer.stepper.gradients(batch)
+    found = {name: value.grad for name, value in trainer.stepper.model.named_parameters()}
     return loss, {name: torch.zeros(()) if grad is None else grad.clone() for name, grad in found.items()}
 
 
@@ -63,7 +63,7 @@ def rows(run: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
 @pytest.fixture
 def uneven(make_trainer: MakeTrainer) -> Batch:
     """Four windows with different numbers of tokens that count; none counts in the second."""
-    batch = make_trainer().mixture.batch(0, 4)
+    batch = make_trainer().windows.batch(0, 4)
     batch.targets[1] = -100
     batch.targets[2, :9] = -100
     return batch
@@ -115,9 +115,11 @@ def test_recomputing_the_blocks_gives_the_same_gradients(
 
 def test_bf16_stays_near_fp32(make_trainer: MakeTrainer, uneven: Batch) -> None:
     trainer = make_trainer()
-    exact = trainer._gradients(uneven, FP32)
-    assert trainer._gradients(uneven, torch.bfloat16) == pytest.approx(exact, rel=2e-2)
-    assert all(value.dtype == FP32 for value in trainer.model.parameters())
+    exact = trainer.stepper.gradients(uneven)
+    half = make_trainer(precision="bf16")
+    assert half.stepper.gradients(uneven) == pytest.approx(exact, rel=2e-2)
+    assert half.stepper.gradients(uneven) != exact
+    assert all(value.dtype == torch.float32 for value in half.stepper.model.parameters())
 
 
 def test_clipping_bounds_the_step_and_the_norm_is_that_before(make_trainer: MakeTrainer, tmp_path: Path) -> None:
@@ -144,10 +146,10 @@ def test_calibration_leaves_the_weights_as_they_were(
     monkeypatch.setattr(loop, "CALIBRATION_SECONDS", 0.0)
     trainer = make_trainer(steps=None, minutes=0.02, sample_seconds=[0.2, 0.6, 1e6])
     before = weights(trainer)
-    plan = trainer._plan()
+    plan = trainer.plan()
     assert_same(weights(trainer), before)
-    assert not trainer.optimizer.state
-    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+    assert not any(optimizer.state for optimizer in trainer.stepper.optimizers)
+    assert all(parameter.grad is None for parameter in trainer.stepper.model.parameters())
     labels = list(plan.samples.values())
     assert labels[0] == "start"
     assert labels[-1] == "end"
@@ -156,12 +158,12 @@ def test_calibration_leaves_the_weights_as_they_were(
     # The plan is kept: measuring again would give another number of steps.
     path = trainer.folder / "plan.json"
     path.write_text(path.read_text(encoding="utf-8").replace(f'"steps": {plan.steps}', '"steps": 12345'))
-    assert make_trainer(steps=None, minutes=0.02)._plan().steps == 12345
+    assert make_trainer(steps=None, minutes=0.02).plan().steps == 12345
 
 
 def test_minutes_become_steps_of_the_measured_speed(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "_seconds_per_step", lambda *_: 0.5)
-    plan = make_trainer(steps=None, minutes=2.0, sample_seconds=[30.0, 100.0, 120.0])._plan()
+    plan = make_trainer(steps=None, minutes=2.0, sample_seconds=[30.0, 100.0, 120.0]).plan()
     assert plan.steps == 240
     assert plan.samples == {0: "start", 60: "30 s", 200: "100 s", 240: "end"}
 
@@ -225,24 +227,29 @@ def test_another_number_of_threads_is_said(make_trainer: MakeTrainer, capsys: py
     assert json.loads((last / "progress.json").read_text())["threads"] == 2
 
 
-def poison(trainer: Trainer, where: str) -> None:
-    """From now on the loss, or only the gradient, isn't finite."""
-    if where == "loss":
-        trainer.model.lm_head.register_forward_hook(lambda *call: call[-1] * torch.inf)
-    else:
-        trainer.model.lm_head.weight.register_hook(lambda grad: grad * torch.nan)
+def poison(trainer: Trainer, where: str, step: int) -> dict[str, dict[str, Tensor]]:
+    """In step `step`, counted from 1, the loss or only the gradient isn't finite; returns where the weights will be."""
+    seen: dict[str, dict[str, Tensor]] = {}
+    calls = [0]
+    head = trainer.stepper.model.lm_head
+
+    def count(*_: object) -> None:
+        calls[0] += 1
+        if calls[0] == step:
+            seen["before"] = weights(trainer)
+            if where == "loss":
+                head.register_forward_hook(lambda *call: call[-1] * torch.inf)
+            else:
+                head.weight.register_hook(lambda grad: grad * torch.nan)
+
+    head.register_forward_pre_hook(count)
+    return seen
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_loss_that_is_not_finite_stops_before_the_step(make_trainer: MakeTrainer, where: str) -> None:
-    seen: dict[str, dict[str, Tensor]] = {}
-
-    def on_batch(first: int) -> None:
-        if first == 16:
-            seen["before"] = weights(trainer)
-            poison(trainer, where)
-
-    trainer = make_trainer(on_batch=on_batch)
+    trainer = make_trainer()
+    seen = poison(trainer, where, 5)
     with pytest.raises(UserError) as stopped:
         trainer.train()
     message = str(stopped.value)
@@ -257,7 +264,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(make_trainer: MakeTrain
 
 def test_it_says_when_there_is_no_checkpoint_yet(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
-    poison(trainer, "loss")
+    poison(trainer, "loss", 1)
     with pytest.raises(UserError, match=r"step 1 of pretrain.*last good checkpoint: none"):
         trainer.train()
 
@@ -287,7 +294,7 @@ def test_rows_of_metrics(make_trainer: MakeTrainer) -> None:
     assert [row["tokens"] for row in found if row["split"] == "train"] == [4 * 48, 8 * 48]
     assert [row["bpb"] for row in found if row["source"]] == [2.5, None] * 3
     assert all(row["tokens_per_second"] > 0 and row["lr"] > 0 for row in found if row["split"] == "train")
-    assert trainer.model.training
+    assert trainer.stepper.model.training
 
 
 def test_samples_are_written_at_the_start_and_at_the_end(make_trainer: MakeTrainer) -> None:
@@ -303,10 +310,51 @@ def test_samples_are_written_at_the_start_and_at_the_end(make_trainer: MakeTrain
     assert all(row["text"].startswith(f"{row['prompt']}は流れる\n") for row in found)
 
 
+def test_samples_every_so_many_steps(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(sample_every=3)
+    trainer.train()
+    found = read_jsonl(trainer.run_folder / "samples.jsonl")
+    assert [(row["label"], row["step"]) for row in found] == [("start", 0), ("step 3", 3), ("step 6", 6), ("end", 8)]
+
+
+def test_the_best_checkpoint_is_kept(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(
+        steps=12, validate_every=2, checkpoint_every=0, keep_checkpoints=1, keep_best=True, keep_every=4
+    )
+    losses = iter([3.0, 2.0, 1.0, 2.5, 1.5, 4.0])
+    trainer._watch._validate = lambda _: [Validation("rivers", next(losses), None)]
+    progress = trainer.train()
+    assert progress.best == 1.0
+    # Saved where it was better than ever before, at steps 2, 4 and 6, and at the end.
+    assert [path.name[-2:] for path in checkpoints(trainer.folder)] == ["04", "06", "12"]
+
+
+def test_falls_back_to_the_checkpoint_before_a_damaged_one(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    whole = make_trainer(run=tmp_path / "whole")
+    whole.train()
+    with pytest.raises(KilledError):
+        make_trainer(run=tmp_path / "killed", on_batch=kill_at(8)).train()
+    newest = tmp_path / "killed/checkpoints/pretrain/step-00000006"
+    next(newest.glob("*.distcp")).write_bytes(b"")
+    resumed = make_trainer(run=tmp_path / "killed")
+    resumed.train()
+    assert_same(weights(whole), weights(resumed))
+    assert rows(whole.run_folder) == rows(resumed.run_folder)
+
+
+def test_fp16_goes_on_after_a_step_that_overflows(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(precision="fp16")
+    trainer.stepper.scale.value = 2.0**20
+    progress = trainer.train()
+    assert progress.step == 8
+    assert 0 < progress.skipped < 8
+    assert trainer.stepper.scale.value == 2.0 ** (20 - progress.skipped)
+
+
 def test_stages_lie_beside_each_other(make_trainer: MakeTrainer) -> None:
     first = make_trainer()
     first.train()
-    second = make_trainer(stage="finetune", model=first.model)
+    second = make_trainer(stage="finetune", model=first.stepper.model)
     second.train()
     assert {row["stage"] for row in rows(first.run_folder)} == {"pretrain", "finetune"}
     names = {path.name for path in (first.run_folder / "checkpoints").iterdir()}

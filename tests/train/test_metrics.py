@@ -1,6 +1,8 @@
 """metrics.jsonl, samples.jsonl and TensorBoard: what is written, and what a resumed run finds."""
 
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,32 @@ def test_without_a_terminal_the_bar_is_lines(capsys: pytest.CaptureFixture[str])
         bar.update(2, "loss 2.000")
         bar.update(3, "loss 1.000")
     assert capsys.readouterr().err.splitlines() == ["pretrain 3/3 steps · loss 1.000 · 0 s left"]
+
+
+def test_mirrors_to_weights_and_biases_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="wandb isn't installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    log = MetricsLog(tmp_path, "pretrain", 0, wandb=True)
+    log.write(step=1, tokens=10, split="train", loss=2.5, lr=0.1)
+    log.write(step=1, tokens=10, split="heldout", source="rivers", loss=3.5, bpb=1.25)
+    assert wandb.run.name == f"{tmp_path.name}-pretrain"
+    log.close()
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    end = time.monotonic() + 300  # a service of its own writes it
+    while b"bpb/heldout" not in (written := file.read_bytes()) and time.monotonic() < end:
+        time.sleep(0.05)
+    for tag, value in (
+        ("loss/train", 2.5),
+        ("lr/train", 0.1),
+        ("loss/heldout/rivers", 3.5),
+        ("bpb/heldout/rivers", 1.25),
+    ):
+        assert tag.encode() in written
+        assert str(value).encode() in written
+
+
+def test_wandb_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"train\.wandb: wandb isn't installed"):
+        MetricsLog(tmp_path, "pretrain", 0, wandb=True)

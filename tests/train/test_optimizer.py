@@ -11,7 +11,7 @@ from torch import nn
 
 from sioconv.model import SioConvForCausalLM
 from sioconv.train.config import TrainConfig
-from sioconv.train.optimizer import build_optimizer, learning_rate
+from sioconv.train.optimizer import build_optimizers, learning_rate
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -20,7 +20,7 @@ def test_exactly_the_weights_of_linear_layers_decay(
     make_model: Callable[..., SioConvForCausalLM], tied: bool, width: int
 ) -> None:
     model = make_model(tie_word_embeddings=tied, conv_width=width)
-    optimizer = build_optimizer(model, TrainConfig(tokens=1, weight_decay=0.25))
+    (optimizer,) = build_optimizers(model, TrainConfig(tokens=1, weight_decay=0.25))
     names = {parameter: name for name, parameter in model.named_parameters()}
     decays = {
         names[parameter]: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]
@@ -36,7 +36,7 @@ def test_exactly_the_weights_of_linear_layers_decay(
 def test_frozen_weights_are_left_out(make_model: Callable[..., SioConvForCausalLM]) -> None:
     model = make_model()
     model.lm_head.requires_grad_(False)
-    optimizer = build_optimizer(model, TrainConfig(tokens=1))
+    (optimizer,) = build_optimizers(model, TrainConfig(tokens=1))
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert trained == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
 
@@ -46,7 +46,7 @@ def test_one_step_is_adamw_with_decoupled_decay() -> None:
     layer = nn.Linear(3, 2).double()
     before = {name: value.clone() for name, value in layer.named_parameters()}
     config = TrainConfig(tokens=1, lr=0.1, weight_decay=0.5)
-    optimizer = build_optimizer(layer, config)
+    (optimizer,) = build_optimizers(layer, config)
     (layer(torch.randn(4, 3, dtype=torch.float64)) ** 2).sum().backward()
     optimizer.step()
     for name, decay in (("weight", 0.5), ("bias", 0.0)):
@@ -88,3 +88,26 @@ def test_stays_in_its_range_and_never_jumps(steps: int, shares: tuple[float, flo
     falling = [second < first for first, second in pairwise(rates)]
     if True in rising and True in falling:
         assert max(i for i, is_up in enumerate(rising) if is_up) < falling.index(True)
+
+
+def test_cosine_rises_and_falls_to_zero() -> None:
+    config = TrainConfig(tokens=1, lr=2.0, warmup=0.1, schedule="cosine")
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[:10] == pytest.approx([2.0 * n / 10 for n in range(1, 11)])
+    assert rates[55] == pytest.approx(1.0)  # half-way down
+    assert 0 < rates[99] < 1e-3 * 2
+    assert all(second < first for first, second in pairwise(rates[10:]))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_muon_takes_the_matrices_of_the_blocks(make_model: Callable[..., SioConvForCausalLM], tied: bool) -> None:
+    model = make_model(tie_word_embeddings=tied)
+    adamw, muon = build_optimizers(model, TrainConfig(tokens=1, optimizer="muon", weight_decay=0.25))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    taken = {names[parameter] for group in muon.param_groups for parameter in group["params"]}
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert taken == linear - {"lm_head.weight"}
+    decays = {names[p]: group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
+    assert decays.keys() == set(names.values()) - taken
+    assert {name for name, decay in decays.items() if decay} == (set() if tied else {"lm_head.weight"})
+    assert {group["weight_decay"] for group in muon.param_groups} == {0.25}

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.model.cache import SioConvCache
 from sioconv.model.causal_lm import SioConvForCausalLM
+from sioconv.model.layers import at_least_fp32
 
 IGNORED = -100
 ROWS_MULTIPLE = 256
@@ -25,25 +26,31 @@ def token_loss_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
         targets: [...], already shifted: the token that follows each position.
 
     Returns:
-        A scalar in fp32.
+        A scalar in fp32; in fp64 where the logits are.
     """
     logits = head(hidden.reshape(-1, hidden.shape[-1]))
-    return F.cross_entropy(logits.float(), targets.reshape(-1), reduction="sum", ignore_index=IGNORED)
+    return F.cross_entropy(at_least_fp32(logits), targets.reshape(-1), reduction="sum", ignore_index=IGNORED)
 
 
-def backward_token_loss(hidden: Tensor, head: nn.Linear, targets: Tensor, scale: float, rows: int = 1024) -> float:
-    """Runs the backward pass of scale · `token_loss_sum` and returns the loss, `rows` tokens at a time.
+def token_loss_gradient(
+    hidden: Tensor, head: nn.Linear, targets: Tensor, scale: float, rows: int = 1024
+) -> tuple[float, Tensor]:
+    """scale · `token_loss_sum` and its gradient with respect to the hidden states; adds that of the head to the head's.
 
-    The logits [tokens, V] are never held at once, and only tokens with a target go through the head. Their number is
-    rounded up to a multiple of 256: it is another one in every step, and oneDNN keeps code and buffers for every shape
-    of a bf16 product that it has met (docs/decisions.md). The head is called as a module, so adapters on it work.
+    It goes `rows` tokens at a time: the logits [tokens, V] are never held at once, and only tokens with a target go
+    through the head. Their number is rounded up to a multiple of 256: it is another one in every step, and oneDNN keeps
+    code and buffers for every shape of a bf16 product that it has met (docs/decisions.md). The head is called as a
+    module, so adapters on it work.
 
     Args:
-        hidden: hidden states [B, T, D], with their graph.
+        hidden: hidden states [B, T, D].
         head: the output head.
         targets: [B, T], already shifted, -100 where no loss is wanted.
         scale: what the sum is multiplied by.
         rows: tokens in one piece.
+
+    Returns:
+        The loss, and the gradient [B, T, D] in the dtype of `hidden`, for `hidden.backward`.
     """
     wanted = (targets != IGNORED).flatten().nonzero().squeeze(1)  # [N]
     padding = (0, -len(wanted) % ROWS_MULTIPLE)
@@ -54,10 +61,10 @@ def backward_token_loss(hidden: Tensor, head: nn.Linear, targets: Tensor, scale:
         loss = token_loss_sum(part, head, target) * scale
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
+    gradient = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
     if leaf.grad is not None:
-        gradient = torch.zeros_like(hidden).flatten(0, -2).index_copy_(0, wanted, leaf.grad[: len(wanted)])
-        hidden.backward(gradient.view_as(hidden))  # type: ignore[no-untyped-call]
-    return total
+        gradient.view(-1, hidden.shape[-1]).index_copy_(0, wanted, leaf.grad[: len(wanted)])
+    return total, gradient
 
 
 @dataclass

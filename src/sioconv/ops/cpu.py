@@ -268,8 +268,12 @@ def make_line(
 
 
 def flat(tensor: Tensor) -> Array:
-    """The tensor's memory as an array of one dimension (a copy if it isn't contiguous); bfloat16 as its bits."""
+    """The tensor's memory as an array of one dimension (a copy if it isn't contiguous); bfloat16 as its bits.
+
+    By DLPack, because torch never again resizes a storage that `Tensor.numpy` has been called on, and sharded training
+    empties the storage of a gathered parameter when it has been used.
+    """
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.view(torch.uint16)
-    return np.ascontiguousarray(tensor.numpy()).reshape(-1)
+    return np.ascontiguousarray(np.from_dlpack(tensor)).reshape(-1)

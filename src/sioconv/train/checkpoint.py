@@ -1,30 +1,46 @@
-"""Checkpoints of a stage: written whole or not at all, the newest good one found again.
+"""Checkpoints of a stage: written whole or not at all, beside the training, the newest good one found again.
 
-A checkpoint is a folder `step-00000200` with the model and optimizer as torch.distributed.checkpoint writes them and
-`progress.json`. Nothing else has to be kept: data order and learning rate are functions of the step, and a step draws
-no random numbers.
+A checkpoint is a folder `step-00000200` with model, optimizers and carried states as torch.distributed.checkpoint
+writes them, and `progress.json`, which says how far the stage was and how large each file is, with its SHA-256. Nothing
+else has to be kept: data order, learning rate and random numbers are functions of the step. It can be read by another
+number of processes than wrote it.
 """
 
 import json
 import os
 import shutil
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.utils._pytree import tree_map_only
 
 from sioconv.errors import UserError
-from sioconv.files import atomic_folder
+from sioconv.files import disk_errors, sha256_file
+from sioconv.progress import say
+from sioconv.train.distributed import World
+from sioconv.train.step import Stepper
+
+PROGRESS = "progress.json"
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("sioconv", "torch")}
 
 
 @dataclass
@@ -36,69 +52,249 @@ class Progress:
         tokens: tokens read.
         seconds: time spent training.
         threads: CPU threads: another number changes the rounding.
+        processes: that trained: another number changes the rounding.
+        skipped: steps that weren't made because fp16 overflowed.
+        heldout: mean held-out loss at this step, where it was measured.
+        best: the lowest held-out loss so far.
+        scale: what the loss is multiplied by (fp16).
+        good_steps: steps since that last changed.
+        versions: of what decides the results.
     """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     threads: int = 0
+    processes: int = 1
+    skipped: int = 0
+    heldout: float | None = None
+    best: float | None = None
+    scale: float = 1.0
+    good_steps: int = 0
+    versions: dict[str, str] = field(default_factory=_versions)
 
 
-def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, keep: int
-) -> Path:
-    """Writes `folder/step-N` and removes all but the newest `keep`, and what a killed process has left unfinished.
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the newest `last`, each whose step `every` divides, and the one with the best loss."""
 
-    Raises UserError when the disk is full; the checkpoints before it stay.
+    last: int = 2
+    every: int = 0
+    best: bool = False
+
+
+class Checkpointer:
+    """Writes checkpoints into a folder while the training goes on: `save` only copies what is to be written.
+
+    Args:
+        folder: of the stage's checkpoints.
+        world: the processes; all of them call all methods at the same steps.
+        keep: which ones stay.
     """
-    target = folder / f"step-{progress.step:08d}"
-    for unfinished in folder.glob(".step-*"):
-        shutil.rmtree(unfinished)
-    weights, moments = get_state_dict(model, optimizer)
-    with atomic_folder(target) as temporary:
-        # Synced before the rename: a power cut must not leave a whole-looking folder with empty files.
-        writer = FileSystemWriter(temporary, single_file_per_rank=True, sync_files=True)
-        with _one_process():
-            save({"model": weights, "optimizer": moments}, storage_writer=writer, no_dist=True)
-        with (temporary / "progress.json").open("w", encoding="utf-8") as stream:
-            json.dump(asdict(progress), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
-    return target
+
+    def __init__(self, folder: Path, world: World, keep: Keep) -> None:
+        self.folder, self._world, self._keep = folder, world.apart(), keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._job: Future[None] | None = None
+
+    def save(self, stepper: Stepper, progress: Progress) -> None:
+        """Begins to write `folder/step-N`, when the one before it is done, and then removes those that don't stay.
+
+        Raises UserError when the one before it failed: the disk is full. Those before that stay.
+        """
+        self.wait()
+        state = _copied(_state_of(stepper, self._world))
+        progress = replace(progress, scale=stepper.scale.value, good_steps=stepper.scale.good_steps)
+        self._job = self._thread.submit(self._write, state, asdict(progress))
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last one is known to have failed; `wait` tells why."""
+        return self._job is not None and self._job.done() and self._job.exception() is not None
+
+    def wait(self) -> None:
+        """Returns when the last one is whole. Raises UserError when it can't be written."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def close(self) -> None:
+        """Waits without raising, and ends the thread."""
+        self._thread.shutdown(wait=True)
+
+    def _write(self, state: dict[str, Any], progress: dict[str, Any]) -> None:
+        """The thread's work; the processes go through it together."""
+        target = self.folder / f"step-{progress['step']:08d}"
+        world = self._world
+        temporary = world.leader(lambda: _new_folder(target))
+        try:
+            world.agree(lambda: _save(state, temporary, target, world))
+            parts = world.agree(lambda: _sums(temporary, world.rank))
+            files = {name: entry for part in parts for name, entry in part.items()}
+            world.leader(lambda: self._finish(temporary, target, progress | {"files": files}))
+        finally:
+            if world.leads:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _finish(self, temporary: Path, target: Path, progress: dict[str, Any]) -> None:
+        with disk_errors(target):
+            with (temporary / PROGRESS).open("w", encoding="utf-8") as stream:
+                json.dump(progress, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.chmod(0o755)
+            if target.exists():  # it was damaged, or training wouldn't have come here again
+                shutil.rmtree(target)
+            temporary.rename(target)
+            _sync_folder(self.folder)
+        for old in _superfluous(self.folder, self._keep):
+            shutil.rmtree(old)
+
+
+def _state_of(stepper: Stepper, world: World) -> dict[str, Any]:
+    weights, moments = get_state_dict(stepper.model, stepper.optimizers)
+    carried = {} if stepper.carry is None else stepper.carry.state_dict(world)
+    return {"model": weights, "optimizer": moments, "carry": carried}
+
+
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    """The state in the CPU's memory, where the next step doesn't change it."""
+    copied: dict[str, Any] = tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)
+    return copied
+
+
+def _new_folder(target: Path) -> Path:
+    """A new folder beside `target`; removes what a killed process has left unfinished."""
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for unfinished in target.parent.glob(".step-*"):
+            shutil.rmtree(unfinished)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+
+
+def _save(state: dict[str, Any], folder: Path, target: Path, world: World) -> None:
+    # Synced before the rename: a power cut must not leave a whole-looking folder with empty files.
+    writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
+    with disk_errors(target), _plain_errors():
+        save(state, storage_writer=writer, process_group=world.patient, no_dist=world.size == 1)
+
+
+def _sums(folder: Path, rank: int) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of the files that this process wrote; the first one's includes the index."""
+    paths = [*folder.glob(f"__{rank}_*"), *([folder / ".metadata"] if rank == 0 else [])]
+    return {path.name: (path.stat().st_size, sha256_file(path)) for path in paths}
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in the folder survive a power cut; Windows has no such call."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "progress.json").is_file())
+    """The finished checkpoints in `folder`, oldest first."""
+    return sorted(
+        (path for path in folder.glob("step-*") if (path / PROGRESS).is_file()),
+        key=lambda path: int(path.name.removeprefix("step-")),
+    )
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Fills model and optimizer from the checkpoint `path` and returns how far it was.
+def _superfluous(folder: Path, keep: Keep) -> list[Path]:
+    found = checkpoints(folder)
+    stay = set(found[-keep.last :])
+    if keep.every:
+        stay |= {path for path in found if int(path.name.removeprefix("step-")) % keep.every == 0}
+    if keep.best:
+        measured = [(loss, path) for path in found if (loss := _heldout(path)) is not None]
+        stay |= {min(measured)[1]} if measured else set()
+    return [path for path in found if path not in stay]
+
+
+def _heldout(path: Path) -> float | None:
+    try:
+        loss: float | None = json.loads((path / PROGRESS).read_text(encoding="utf-8"))["heldout"]
+    except (ValueError, KeyError):  # damaged: it has no claim to stay
+        return None
+    return loss
+
+
+def newest_good(folder: Path, world: World) -> Path | None:
+    """The newest checkpoint whose files are all as they were written; None where there is none.
+
+    Those that are newer and damaged are named and moved aside, to `damaged-step-N`.
+    """
+    for path in reversed(world.leader(lambda: checkpoints(folder))):
+        problems = [each for each in world.agree(partial(_damage, path, world.rank, world.size)) if each]
+        if not problems:
+            return path
+        say(f"warning: the checkpoint {path} is damaged ({problems[0]}): moved aside, the one before it is taken")
+        world.leader(partial(_move_aside, path))
+    return None
+
+
+def _move_aside(path: Path) -> None:
+    aside = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def _damage(path: Path, rank: int, size: int) -> str | None:
+    """What is wrong with this process's share of a checkpoint's files; None where nothing is."""
+    try:
+        files = sorted(json.loads((path / PROGRESS).read_text(encoding="utf-8"))["files"].items())
+        for name, (bytes_, sha256) in files[rank::size]:
+            if (path / name).stat().st_size != bytes_:
+                return f"{name} has {(path / name).stat().st_size:,} bytes of {bytes_:,}"
+            if sha256_file(path / name) != sha256:
+                return f"{name} has other bytes than were written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{PROGRESS} can't be read: {' '.join(str(error).split())}"
+    return None
+
+
+def load_checkpoint(path: Path, stepper: Stepper, world: World) -> Progress:
+    """Fills model, optimizers, carried states and the scale of the loss from `path`; returns how far it was.
 
     Raises UserError when the checkpoint is damaged or of another model.
     """
-    weights, moments = get_state_dict(model, optimizer)
-    state: dict[str, Any] = {"model": weights, "optimizer": moments}
     try:
-        with _one_process():
-            load(state, storage_reader=FileSystemReader(path), no_dist=True)
-        progress = Progress(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
+        state = _state_of(stepper, world)
+        reader = FileSystemReader(path)
+        if stepper.carry is not None:
+            sizes = {
+                name.removeprefix("carry."): entry.size
+                for name, entry in reader.read_metadata().state_dict_metadata.items()
+                if name.startswith("carry.") and isinstance(entry, TensorStorageMetadata)
+            }
+            state["carry"] = stepper.carry.allocate(sizes, world)
+        with _plain_errors():
+            load(state, storage_reader=reader, process_group=world.patient, no_dist=world.size == 1)
+        values = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+        progress = Progress(**{item.name: values[item.name] for item in fields(Progress)})
     except Exception as error:  # torch raises many types, pickle's among them, for what it can't read
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"can't read the checkpoint {path}: {reason}: remove it to go on from the one before"
         ) from error
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        stepper.model, stepper.optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+    )
+    stepper.scale.value, stepper.scale.good_steps = progress.scale, progress.good_steps
     return progress
 
 
 @contextmanager
-def _one_process() -> Iterator[None]:
+def _plain_errors() -> Iterator[None]:
     """torch warns that a checkpoint without a process group is of one process, which is what is meant here.
 
-    It gathers the errors of all processes in one that is no `Exception`; that of the one process is raised instead.
+    It gathers the errors of all processes in one that is no `Exception`; the first of them is raised instead.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")

@@ -14,26 +14,39 @@ class TrainConfig:
         minutes: how long to train, turned into tokens by a short calibration before the first step.
         sequence_length: tokens in a window.
         batch_size: windows in an optimizer step.
-        accumulation: pieces that a step's windows are computed in, to save memory; doesn't change the result.
+        accumulation: pieces that a step's windows are computed in, to save memory: one after the other, or side by side
+            where there are several processes. Doesn't change the result.
         whole_documents: pack whole documents into a window instead of cutting the stream of text; for conversations.
+        carry_state: read the text in as many contiguous lanes as there are windows in a step, each window starting from
+            the state that the one before it left (truncated back-propagation through time): memory longer than a window
+            is trained.
+        optimizer: adamw; or muon, for the matrices inside the blocks, with AdamW for everything else.
         lr: highest learning rate.
+        schedule: wsd (rise, stay, fall linearly) or cosine (rise, then fall as half a cosine), both to 0.
         warmup: share of the steps over which the learning rate rises from 0.
-        decay: share of the steps, at the end, over which it falls linearly to 0.
+        decay: wsd's share of the steps, at the end, over which it falls.
         weight_decay: decoupled decay, on matrices only.
         beta1: AdamW's decay of the mean gradient.
         beta2: AdamW's decay of the mean squared gradient.
         clip: largest norm of the gradient.
         device: auto (cuda, then mps, then cpu) or a torch device.
-        precision: auto takes bf16 autocast where it is measured faster, or fp32.
+        precision: auto takes bf16 where the device has it (on a CPU: where it is measured faster), fp16 with a scaled
+            loss on older NVIDIA cards, else fp32. Weights and moments are fp32 always.
         threads: CPU threads; null leaves torch's choice.
+        compile: compile each block with torch.compile; takes a minute or more and a C++ compiler.
+        timeout: seconds after which a process that waits for another in vain gives up.
         activation_checkpointing: recompute the inside of each block in the backward pass, to save memory.
         log_every: steps from one line of metrics to the next.
         validate_every: steps from one validation to the next; 0 validates only at the end.
         validate_bytes: most held-out text of a source that a validation reads.
         checkpoint_every: steps from one checkpoint to the next; 0 writes only the last.
         keep_checkpoints: how many of the newest are kept.
+        keep_every: also keep those whose step is a multiple of this; 0 for none.
+        keep_best: also keep the one with the lowest held-out loss; each validation that beats it is then saved.
+        wandb: mirror the metrics to Weights & Biases.
         sample_prompts: texts that are continued during training.
         sample_seconds: at which moments, in seconds of training (besides the first and the last step).
+        sample_every: steps from one sampling to the next, besides; 0 for none.
         sample_tokens: length of a continuation.
     """
 
@@ -43,7 +56,10 @@ class TrainConfig:
     batch_size: int = 16
     accumulation: int = 1
     whole_documents: bool = False
+    carry_state: bool = False
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 3e-3
+    schedule: Literal["wsd", "cosine"] = "wsd"
     warmup: float = 0.05
     decay: float = 0.3
     weight_decay: float = 0.1
@@ -51,16 +67,22 @@ class TrainConfig:
     beta2: float = 0.95
     clip: float = 1.0
     device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: int | None = None
+    compile: bool = False
+    timeout: float = 600.0
     activation_checkpointing: bool = False
     log_every: int = 10
     validate_every: int = 0
     validate_bytes: int = 50_000
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
+    keep_every: int = 0
+    keep_best: bool = False
+    wandb: bool = False
     sample_prompts: list[str] = field(default_factory=lambda: ["宮城県(", "The man"])
     sample_seconds: list[float] = field(default_factory=lambda: [30.0, 60.0, 120.0, 240.0])
+    sample_every: int = 0
     sample_tokens: int = 48
 
     def check(self) -> None:
@@ -72,15 +94,22 @@ class TrainConfig:
         for name in ("sequence_length", "batch_size", "accumulation", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        for name in ("validate_every", "checkpoint_every", "sample_every", "keep_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is negative: 0 is for never")
         if self.batch_size % self.accumulation:
             raise ValueError(f"accumulation: {self.accumulation} does not divide batch_size {self.batch_size}")
+        if self.keep_best and not self.validate_every:
+            raise ValueError("keep_best: nothing is measured to choose by: set validate_every as well")
+        if self.carry_state and self.whole_documents:
+            raise ValueError("carry_state: whole_documents packs documents that don't follow each other: choose one")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads: {self.threads} is less than 1: leave it null for torch's choice")
         if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
             raise ValueError(
                 f"warmup: warmup {self.warmup} and decay {self.decay} must be shares that add up to 1 at most"
             )
-        for name in ("lr", "clip"):
+        for name in ("lr", "clip", "timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a positive number")
         for name in ("beta1", "beta2"):

@@ -4,66 +4,40 @@ A step is a function of the weights and its number: its windows come from the mi
 from the schedule. So a run that is killed and started again from a checkpoint ends with the same weights, bit for bit.
 """
 
-import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import nn
-from torch.nn.utils import clip_grad_norm_
 
-from sioconv.data.loader import Batch, Mixture
+from sioconv.data.loader import Batch
+from sioconv.data.prefetch import prefetch
 from sioconv.device import describe_device, pick_device
-from sioconv.errors import UserError
-from sioconv.files import atomic_write
+from sioconv.errors import StoppedError, UserError
 from sioconv.model.causal_lm import SioConvForCausalLM
-from sioconv.model.loss import IGNORED, backward_token_loss
 from sioconv.progress import say
-from sioconv.train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from sioconv.train.checkpoint import Checkpointer, Keep, Progress, checkpoints, load_checkpoint, newest_good
 from sioconv.train.config import TrainConfig
+from sioconv.train.distributed import World
+from sioconv.train.interrupt import StopSignals
 from sioconv.train.metrics import MetricsLog, TrainingBar
-from sioconv.train.optimizer import build_optimizer, learning_rate
-from sioconv.train.speed import keep_freed_memory, matrix_speed, pick_precision, synchronize
+from sioconv.train.plan import Plan, make_plan, read_plan, write_plan
+from sioconv.train.speed import keep_freed_memory, matrix_speed, memory_used, pick_precision, synchronize
+from sioconv.train.step import Stepper
+from sioconv.train.watch import Sample, Validate, Watch
 
 CALIBRATION_SECONDS = 6.0
 
 
-@dataclass
-class Plan:
-    """What is fixed before the first step and kept by a run that is resumed.
+class Windows(Protocol):
+    """Where windows come from: a `Mixture` or `Lanes`."""
 
-    Attributes:
-        steps: optimizer steps in all.
-        precision: dtype of the matrix products, bfloat16 or float32.
-        samples: step → label of the moments at which text is sampled.
-    """
-
-    steps: int
-    precision: str
-    samples: dict[int, str]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision as torch's dtype."""
-        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-
-
-@dataclass
-class Validation:
-    """One line of a validation: mean loss in nats per token that counts, and bits per byte for text."""
-
-    source: str
-    loss: float
-    bpb: float | None
-
-
-Validate = Callable[[SioConvForCausalLM], Iterable[Validation]]
-Sample = Callable[[SioConvForCausalLM, str], str]
+    def batch(self, first_window: int, size: int) -> Batch:
+        """The windows `first_window` … `first_window + size - 1`, a function of these numbers alone."""
 
 
 class Trainer:
@@ -72,11 +46,17 @@ class Trainer:
     Args:
         run: the run's folder.
         stage: pretrain or finetune.
-        model: the model, changed in place.
-        mixture: where the windows come from.
+        model: the model; trained in place, and shared out where there are several processes: `trained` gives it back.
+        windows: where the windows come from.
         config: the stage's settings.
         validate: gives the losses on held-out text.
         sample: continues a prompt.
+        world: the processes; by default this one alone.
+        seed: of what a step draws at random.
+        bytes_per_token: of the text, to show the loss in bits per byte.
+
+    Raises:
+        UserError: the device isn't there, or the windows can't be shared out to the processes.
     """
 
     def __init__(
@@ -84,200 +64,192 @@ class Trainer:
         run: Path,
         stage: str,
         model: SioConvForCausalLM,
-        mixture: Mixture,
+        windows: Windows,
         config: TrainConfig,
         validate: Validate,
         sample: Sample,
+        world: World | None = None,
+        seed: int = 0,
+        bytes_per_token: float | None = None,
     ) -> None:
-        self.run_folder, self.stage, self.config = run, stage, config
-        self.mixture, self.validate, self.sample = mixture, validate, sample
+        self.run_folder, self.stage, self.config, self.windows = run, stage, config, windows
+        self.world = world or World(pick_device(config.device))
         keep_freed_memory()
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.device = pick_device(config.device)
-        self.model = model.to(self.device).train()  # type: ignore[arg-type]
-        if config.activation_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        self.optimizer = build_optimizer(model, config)
         self.folder = run / "checkpoints" / stage
         self.tokens_per_step = config.batch_size * config.sequence_length
-        # Utilisation counts 6 operations per token and weight of a matrix; the embedding is a look-up.
-        self.matrix_parameters = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+        self._saved_plan = self.world.leader(lambda: read_plan(self.folder / "plan.json"))
+        if self._saved_plan is not None:
+            dtype = self._saved_plan.dtype
+        else:
+            dtype = self.world.leader(lambda: pick_precision(config.precision, self.world.device))
+        self.stepper = Stepper(model, config, self.world, dtype, seed)
+        self._watch = Watch(stage, config, self.stepper, validate, sample)
+        keep = Keep(config.keep_checkpoints, config.keep_every, config.keep_best)
+        self._checkpointer = Checkpointer(self.folder, self.world, keep)
+        self._bytes_per_token = bytes_per_token
 
     def train(self) -> Progress:
-        """Trains from the newest checkpoint, or from the start, to the end of the plan.
+        """Trains from the newest good checkpoint, or from the start, to the end of the plan.
 
         Raises:
-            UserError: the loss isn't finite (the optimizer hasn't stepped, the last checkpoint stays), a checkpoint is
-                damaged, or the disk is full.
+            UserError: the loss isn't finite (the optimizer hasn't stepped, the last checkpoint stays), or the disk is
+                full.
+            StoppedError: SIGTERM or SIGUSR1 came; everything is saved.
         """
-        plan = self._plan()
-        progress = Progress(threads=torch.get_num_threads())
-        if found := checkpoints(self.folder):
-            progress = self._resume(found[-1])
-        speed = matrix_speed(self.device, plan.dtype)
-        say(
-            f"{self.stage}: {describe_device(self.device)}, {plan.precision}, {plan.steps:,} steps of "
-            f"{self.tokens_per_step:,} tokens, {sum(p.numel() for p in self.model.parameters()):,} parameters"
-        )
-        log = MetricsLog(self.run_folder, self.stage, progress.step)
-        try:
-            with TrainingBar(self.stage, plan.steps, progress.step) as bar:
-                self._loop(plan, progress, log, bar, speed)
-        finally:
-            log.close()
+        with StopSignals() as stop, ExitStack() as stack:
+            plan = self.plan()
+            progress = self._resume()
+            say(
+                f"{self.stage}: {describe_device(self.world.device)}{self._processes()}, {plan.precision}, "
+                f"{plan.steps:,} steps of {self.tokens_per_step:,} tokens, {self.stepper.parameters:,} parameters"
+            )
+            speed = matrix_speed(self.world.device, plan.dtype) * self.world.size
+            stack.enter_context(closing(self._checkpointer))
+            if self.world.leads:
+                log = MetricsLog(self.run_folder, self.stage, progress.step, self.config.wandb)
+                self._watch.log = stack.enter_context(closing(log))
+            bar = stack.enter_context(TrainingBar(self.stage, plan.steps, progress.step))
+            self._loop(plan, progress, stop, bar, speed)
+            self._checkpointer.wait()
         return progress
 
-    def _loop(self, plan: Plan, progress: Progress, log: MetricsLog, bar: TrainingBar, speed: float) -> None:
+    def _loop(self, plan: Plan, progress: Progress, stop: StopSignals, bar: TrainingBar, speed: float) -> None:
         if not progress.step:
-            self._sample_if_due(plan, progress, log)
+            self._watch.sample(plan, progress)
         recent: list[tuple[float, float]] = []  # (loss, seconds) of the steps since the last line of metrics
-        while progress.step < plan.steps:
-            start = time.perf_counter()
-            rate = learning_rate(progress.step, plan.steps, self.config)
-            loss, norm = self._step(progress.step, rate, plan.dtype)
-            synchronize(self.device)
-            seconds = time.perf_counter() - start
-            progress.step += 1
-            progress.tokens += self.tokens_per_step
-            progress.seconds += seconds
-            recent.append((loss, seconds))
-            last = progress.step == plan.steps
-            saves = last or is_due(progress.step, self.config.checkpoint_every)
-            # Also where a checkpoint follows, so that a run that goes on from it writes the same lines.
-            if saves or is_due(progress.step, self.config.log_every):
-                mean = statistics.fmean(loss for loss, _ in recent)
-                per_second = self.tokens_per_step * len(recent) / sum(seconds for _, seconds in recent)
-                recent.clear()
-                log.write(
-                    step=progress.step, tokens=progress.tokens, split="train", loss=mean, lr=rate, grad_norm=norm,
-                    tokens_per_second=per_second, seconds=progress.seconds,
-                )  # fmt: skip
-                used = 6 * self.matrix_parameters * per_second / speed
-                bar.update(
-                    progress.step,
-                    f"loss {mean:.3f} · {per_second:,.0f} tokens/s · {used:.0%} of matrix speed",
-                )
-            self._sample_if_due(plan, progress, log)
-            if last or is_due(progress.step, self.config.validate_every):
-                self._validate(progress, log, plan.dtype)
-            if saves:
-                save_checkpoint(self.folder, self.model, self.optimizer, progress, self.config.keep_checkpoints)
+        batches = self._batches(progress.step, plan.steps)
+        with closing(prefetch(batches)) as ahead:
+            for batch in ahead:
+                start = time.perf_counter()
+                rate, (loss, norm) = self._step(batch, plan, progress)
+                synchronize(self.world.device)
+                seconds = time.perf_counter() - start
+                progress.step += 1
+                progress.tokens += self.tokens_per_step
+                progress.seconds += seconds
+                recent.append((loss, seconds))
+                stopped, failed = self.world.sums(stop.came is not None, self._checkpointer.failed)
+                if failed:
+                    self._checkpointer.wait()
+                last = progress.step == plan.steps
+                saves = last or bool(stopped) or is_due(progress.step, self.config.checkpoint_every)
+                validates = last or is_due(progress.step, self.config.validate_every)
+                # Also where a checkpoint follows, so that a run that goes on from it writes the same lines.
+                if saves or is_due(progress.step, self.config.log_every) or (validates and self.config.keep_best):
+                    self._report(progress, recent, rate, norm, bar, speed)
+                self._watch.sample(plan, progress)
+                improved = validates and self._watch.validate(progress)
+                if saves or (improved and self.config.keep_best):
+                    self._checkpointer.save(self.stepper, progress)
+                if stopped and not last:
+                    self._checkpointer.wait()
+                    raise StoppedError(
+                        f"{stop.came or 'another process was told to stop'}: {self.stage} is saved at step "
+                        f"{progress.step:,} of {plan.steps:,}: run the same line again to go on"
+                    )
 
-    def _step(self, step: int, rate: float, dtype: torch.dtype) -> tuple[float, float]:
-        """One optimizer step; returns the mean loss in nats per token and the gradient's norm before clipping."""
-        first = step * self.config.batch_size
-        loss = self._gradients(self.mixture.batch(first, self.config.batch_size), dtype)
-        norm = float(clip_grad_norm_(self.model.parameters(), self.config.clip))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            kept = checkpoints(self.folder)
-            what = "gradient" if math.isfinite(loss) else "loss"
-            windows = f"windows {first} to {first + self.config.batch_size - 1}"
-            raise UserError(
-                f"the {what} is not finite at step {step + 1} of {self.stage} ({windows}): lower train.lr and run "
-                f"again; last good checkpoint: {kept[-1] if kept else 'none'}"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss, norm
+    def _batches(self, first: int, last: int) -> Iterator[Batch]:
+        """This process's windows of the steps `first` … `last - 1`."""
+        for step in range(first, last):
+            rows = self.stepper.rows
+            yield self.windows.batch(step * self.config.batch_size + rows.start, len(rows))
 
-    def _gradients(self, batch: Batch, dtype: torch.dtype) -> float:
-        """Adds the gradient of the mean loss per token that counts; returns that loss."""
-        count = max(1, int((batch.targets != IGNORED).sum()))
-        pieces = self.config.accumulation
-        total = 0.0
-        for ids, targets, reset in zip(
-            batch.input_ids.chunk(pieces), batch.targets.chunk(pieces), batch.reset.chunk(pieces), strict=True
-        ):
-            ids, targets, reset = (tensor.to(self.device, non_blocking=True) for tensor in (ids, targets, reset))
-            with self._autocast(dtype):
-                hidden = self.model.model(ids, reset=reset, use_cache=False).last_hidden_state
-                total += backward_token_loss(hidden, self.model.lm_head, targets, 1 / count)
-        return total
+    def _step(self, batch: Batch, plan: Plan, progress: Progress) -> tuple[float, tuple[float, float]]:
+        """One optimizer step; returns the learning rate, mean loss in nats per token and gradient's norm."""
+        step = progress.step
+        rate = self.stepper.learning_rate(step, plan.steps)
+        loss = self.stepper.gradients(batch, step)
+        norm, stepped = self.stepper.update(rate, loss)
+        if not stepped:
+            if not self.stepper.scale.overflowed():
+                self._refuse(step, "gradient" if math.isfinite(loss) else "loss")
+            progress.skipped += 1
+        return rate, (loss, norm)
 
-    def _autocast(self, dtype: torch.dtype) -> AbstractContextManager[None]:
-        return nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype)
+    def _refuse(self, step: int, what: str) -> None:
+        self._checkpointer.wait()  # what is being written counts as kept
+        first, kept = step * self.config.batch_size, checkpoints(self.folder)
+        raise UserError(
+            f"the {what} is not finite at step {step + 1} of {self.stage} (windows {first} to "
+            f"{first + self.config.batch_size - 1}): lower train.lr and run again; last good checkpoint: "
+            f"{kept[-1] if kept else 'none'}"
+        )
 
-    def _plan(self) -> Plan:
+    def _report(
+        self, progress: Progress, recent: list[tuple[float, float]], rate: float, norm: float, bar: TrainingBar,
+        speed: float,
+    ) -> None:  # fmt: skip
+        """A line of metrics for the steps since the last one, and the figures on the terminal; empties `recent`."""
+        mean = statistics.fmean(loss for loss, _ in recent)
+        per_second = self.tokens_per_step * len(recent) / sum(seconds for _, seconds in recent)
+        recent.clear()
+        self._watch.write(
+            step=progress.step, tokens=progress.tokens, split="train", loss=mean, lr=rate, grad_norm=norm,
+            tokens_per_second=per_second, seconds=progress.seconds,
+        )  # fmt: skip
+        used = 6 * self.stepper.matrix_parameters * per_second / speed
+        bits = f" (~{mean / math.log(2) / self._bytes_per_token:.2f} bits/byte)" if self._bytes_per_token else ""
+        bar.update(
+            progress.step,
+            f"loss {mean:.3f}{bits} · {per_second:,.0f} tokens/s · {used:.0%} of matrix speed · "
+            f"{memory_used(self.world.device) / 2**30:.1f} GiB",
+        )
+
+    def plan(self) -> Plan:
         """The stage's plan: read from the run if it was begun before, else made by a calibration and written there."""
-        path = self.folder / "plan.json"
-        if path.exists():
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            return Plan(
-                saved["steps"],
-                saved["precision"],
-                {int(step): label for step, label in saved["samples"].items()},
-            )
-        dtype = pick_precision(self.config.precision, self.device)
-        tokens, minutes = self.config.tokens, self.config.minutes
-        seconds = self._seconds_per_step(dtype) if minutes or self.config.sample_seconds else math.inf
-        if tokens is None:
-            assert minutes is not None
-            tokens = int(minutes * 60 / seconds) * self.tokens_per_step
-        steps = max(1, tokens // self.tokens_per_step)
-        samples = {round(moment / seconds): f"{moment:g} s" for moment in self.config.sample_seconds}
-        samples = {step: label for step, label in samples.items() if 0 < step < steps} | {
-            0: "start",
-            steps: "end",
-        }
-        plan = Plan(steps, str(dtype).removeprefix("torch."), dict(sorted(samples.items())))
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(plan), indent=1), encoding="utf-8")
+        if self._saved_plan is not None:
+            return self._saved_plan
+        timed = self.config.minutes or self.config.sample_seconds
+        seconds = self._seconds_per_step() if timed else math.inf
+        plan = self.world.share(make_plan(self.config, self.stepper.dtype, seconds))
+        self.world.leader(lambda: write_plan(plan, self.folder / "plan.json"))
         return plan
 
-    def _seconds_per_step(self, dtype: torch.dtype) -> float:
+    def _seconds_per_step(self) -> float:
         """Median time of a step, measured with a learning rate of 0: the weights stay what they are."""
         say(f"{self.stage}: measuring the speed of a step")
         times: list[float] = []
         end = time.perf_counter() + CALIBRATION_SECONDS
-        while len(times) < 3 or time.perf_counter() < end:
+        for step, batch in enumerate(self._batches(0, 1_000_000)):
             start = time.perf_counter()
-            self._step(len(times), 0.0, dtype)
-            synchronize(self.device)
+            loss = self.stepper.gradients(batch, step)
+            _, stepped = self.stepper.update(0.0, loss)
+            if not stepped and not self.stepper.scale.overflowed():
+                self._refuse(step, "gradient" if math.isfinite(loss) else "loss")
+            synchronize(self.world.device)
             times.append(time.perf_counter() - start)
-        self.optimizer = build_optimizer(self.model, self.config)  # its moments have seen gradients: begin anew
+            if self.world.share(len(times) >= 3 and time.perf_counter() >= end):
+                break
+        self.stepper.restart()
         return statistics.median(times[1:])
 
-    def _resume(self, path: Path) -> Progress:
-        progress = load_checkpoint(path, self.model, self.optimizer)
-        say(f"{self.stage}: goes on from {path.name} ({progress.tokens:,} tokens)")
+    def _resume(self) -> Progress:
+        """Goes on from the newest good checkpoint; returns how far that was."""
         threads = torch.get_num_threads()
-        if self.device.type == "cpu" and progress.threads != threads:
-            say(f"{self.stage}: {threads} threads now, {progress.threads} before: equal to rounding, not bit for bit")
-            progress.threads = threads
-        return progress
+        new = Progress(threads=threads, processes=self.world.size)
+        path = newest_good(self.folder, self.world)
+        if path is None:
+            return new
+        old = load_checkpoint(path, self.stepper, self.world)
+        say(f"{self.stage}: goes on from {path.name} ({old.tokens:,} tokens)")
+        changes = [
+            f"{now} {what} now, {before} before"
+            for what, now, before in (
+                ("threads", threads, old.threads if self.world.device.type == "cpu" else threads),
+                ("processes", self.world.size, old.processes),
+                *((f"({name})", now, old.versions.get(name)) for name, now in new.versions.items()),
+            )
+            if now != before
+        ]
+        if changes:
+            say(f"{self.stage}: {'; '.join(changes)}: equal to rounding, not bit for bit")
+        old.threads, old.processes, old.versions = threads, self.world.size, new.versions
+        return old
 
-    def _validate(self, progress: Progress, log: MetricsLog, dtype: torch.dtype) -> None:
-        self.model.eval()
-        with self._autocast(dtype):
-            results = list(self.validate(self.model))
-        self.model.train()
-        for result in results:
-            log.write(
-                step=progress.step, tokens=progress.tokens, split="heldout", source=result.source, loss=result.loss,
-                bpb=result.bpb, seconds=progress.seconds,
-            )  # fmt: skip
-        line = ", ".join(
-            f"{result.source} {result.loss:.3f}" + ("" if result.bpb is None else f" ({result.bpb:.3f} bits/byte)")
-            for result in results
-        )
-        say(f"{self.stage} step {progress.step:,}, held out: {line}")
-
-    def _sample_if_due(self, plan: Plan, progress: Progress, log: MetricsLog) -> None:
-        label = plan.samples.get(progress.step)
-        if label is None:
-            return
-        self.model.eval()
-        for prompt in self.config.sample_prompts:
-            text = self.sample(self.model, prompt)
-            say(f"[{self.stage}, {label}] {prompt}{text}".replace("\n", " ⏎ "))
-            log.write_sample(
-                {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds, "label": label,
-                 "prompt": prompt, "text": text}
-            )  # fmt: skip
-        self.model.train()
+    def _processes(self) -> str:
+        return "" if self.world.size == 1 else f" × {self.world.size} processes"
 
 
 def is_due(step: int, every: int) -> bool:

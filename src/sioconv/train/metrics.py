@@ -14,6 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar, text
 
+from sioconv.errors import UserError
 from sioconv.files import atomic_write, disk_errors
 from sioconv.progress import console, say
 
@@ -30,6 +31,7 @@ KEYS = (
     "tokens_per_second",
     "seconds",
 )
+SHOWN = ("loss", "bpb", "lr", "grad_norm", "tokens_per_second")
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -97,14 +99,18 @@ class MetricsLog:
         run: the run's folder.
         stage: pretrain or finetune.
         step: the step that training starts from: later rows of the stage are forgotten.
+        wandb: mirror them to Weights & Biases as well.
+
+    Raises UserError when wandb is asked for and not installed.
     """
 
-    def __init__(self, run: Path, stage: str, step: int) -> None:
+    def __init__(self, run: Path, stage: str, step: int, wandb: bool = False) -> None:
         self.stage, self.run = stage, run
         run.mkdir(parents=True, exist_ok=True)
         for name in ("metrics.jsonl", "samples.jsonl"):
             forget_after(run / name, stage, step)
         self._board = Board(run / "tensorboard" / stage, step)
+        self._wandb = _start_wandb(run, stage) if wandb else None
 
     def write(self, **values: Any) -> None:
         """One row of metrics; keys are those of `KEYS`, missing ones are null."""
@@ -113,9 +119,11 @@ class MetricsLog:
             raise TypeError(f"unknown metrics: {', '.join(values)}")
         self._append("metrics.jsonl", row)
         name = row["split"] + (f"/{row['source']}" if row["source"] else "")
-        for key in ("loss", "bpb", "lr", "grad_norm", "tokens_per_second"):
-            if row[key] is not None:
-                self._board.add(f"{key}/{name}", row[key], row["step"])
+        shown = {f"{key}/{name}": row[key] for key in SHOWN if row[key] is not None}
+        for tag, value in shown.items():
+            self._board.add(tag, value, row["step"])
+        if self._wandb is not None:
+            self._wandb.log(shown, step=row["step"])
 
     def write_sample(self, row: dict[str, Any]) -> None:
         """One continuation written by the model during training."""
@@ -128,8 +136,20 @@ class MetricsLog:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
-        """Closes TensorBoard's file."""
+        """Closes TensorBoard's file and ends the run of Weights & Biases."""
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(run: Path, stage: str) -> Any:
+    """A run of Weights & Biases, the same again when the stage is resumed; WANDB_* variables say where and how."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("train.wandb: wandb isn't installed: pip install wandb, or leave it false") from error
+    name = f"{run.name}-{stage}"
+    return wandb.init(project="sioconv", name=name, id=name, dir=run, resume="allow", settings={"silent": True})
 
 
 class TrainingBar:

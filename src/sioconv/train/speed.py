@@ -9,6 +9,9 @@ import torch
 
 from sioconv.errors import UserError
 
+if sys.platform != "win32":
+    import resource
+
 
 def synchronize(device: torch.device) -> None:
     """Waits until the device has done what it was asked."""
@@ -32,6 +35,16 @@ def keep_freed_memory() -> None:
         mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older releases take 32 MiB at most
 
 
+def memory_used(device: torch.device) -> int:
+    """Most bytes that the training has needed so far: of the card, or of this process where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
 def matrix_speed(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.3) -> float:
     """Median speed of a square matrix product, in floating-point operations a second (2·size³ per product)."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -48,21 +61,21 @@ def matrix_speed(device: torch.device, dtype: torch.dtype, size: int = 1024, sec
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products: what is asked for, or with `auto` bf16 where the device is natively faster with it.
+    """The dtype of matrix products: what is asked for, or with `auto` what the device is natively fastest with.
 
-    On a CPU it is measured (bf16 must be 1.3× as fast to be worth its rounding); on mps it is fp32.
+    A card takes bf16 where it has it (emulation doesn't count), else fp16; a CPU bf16 where it is measured 1.3× as fast
+    as fp32, which is what makes up for its rounding; mps fp32.
 
-    Raises UserError for a name other than auto, fp32 and bf16.
+    Raises UserError for a name other than auto, fp32, bf16 and fp16.
     """
-    if name == "fp32":
-        return torch.float32
-    if name == "bf16":
-        return torch.bfloat16
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name in named:
+        return named[name]
     if name != "auto":
-        raise UserError(f"train.precision: {name!r} is none of auto, fp32, bf16")
+        raise UserError(f"train.precision: {name!r} is none of auto, {', '.join(named)}")
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if native else torch.float16
     if device.type == "cpu":
         faster = matrix_speed(device, torch.bfloat16) > 1.3 * matrix_speed(device, torch.float32)
         return torch.bfloat16 if faster else torch.float32

@@ -1,0 +1,161 @@
+"""Parts of a step: carried states, fp16's scaled loss, compiled blocks, random numbers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sioconv.data.loader import Batch
+from sioconv.errors import UserError
+from sioconv.model import SioConvForCausalLM
+from sioconv.train import step as step_module
+from sioconv.train.carry import Carry
+from sioconv.train.distributed import World
+from sioconv.train.step import LossScale, Stepper
+from tests.train import small
+
+MakeStepper = Callable[..., Stepper]
+MakeModel = Callable[..., SioConvForCausalLM]
+
+
+def text(rows: int, length: int) -> Batch:
+    """Rows of one document each, all of whose tokens count."""
+    ids = torch.randint(0, small.VOCABULARY, (rows, length + 1), generator=torch.Generator().manual_seed(3))
+    positions = torch.arange(length).expand(rows, -1)
+    return Batch(ids[:, :-1], ids[:, 1:], torch.zeros(rows, length, dtype=torch.bool), positions)
+
+
+def cut(batch: Batch, start: int, stop: int) -> Batch:
+    fields = (batch.input_ids, batch.targets, batch.reset, batch.position_ids)
+    return Batch(*(field[:, start:stop] for field in fields))
+
+
+def losses(stepper: Stepper, *batches: Batch) -> list[float]:
+    """The loss of each step, without a change of the weights."""
+    found = []
+    for batch in batches:
+        found.append(stepper.gradients(batch))
+        stepper.clear()
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"conv_width": 3, "gate": "channel"}])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_windows_of_a_carried_state_read_as_one_long_window(
+    make_stepper: MakeStepper, make_model: MakeModel, options: dict[str, Any], accumulation: int
+) -> None:
+    batch = text(4, 24)
+    pieces = [cut(batch, start, start + 8) for start in (0, 8, 16)]
+    settings: dict[str, Any] = {"accumulation": accumulation, "steps": 0}
+    (whole,) = losses(make_stepper(make_model(**options), **settings), batch)
+    carried = losses(make_stepper(make_model(**options), carry_state=True, **settings), *pieces)
+    alone = losses(make_stepper(make_model(**options), **settings), *pieces)
+    assert sum(carried) / 3 == pytest.approx(whole, rel=1e-6)
+    assert sum(alone) / 3 != pytest.approx(whole, rel=1e-4)
+    for piece in pieces:
+        piece.reset[:, 0] = True  # each window begins a document: what was carried doesn't count
+    reset = losses(make_stepper(make_model(**options), carry_state=True, **settings), *pieces)
+    assert reset == pytest.approx(alone, rel=1e-6)
+
+
+def test_no_gradient_flows_into_the_window_before(make_stepper: MakeStepper) -> None:
+    stepper = make_stepper(steps=0, carry_state=True)
+    for start in (0, 8, 16):  # a graph that reached back would have been freed
+        stepper.gradients(cut(text(4, 24), start, start + 8))
+    assert stepper.carry is not None
+    assert all(not value.requires_grad for value in stepper.carry.state_dict(stepper.world).values())
+    stepper.restart()
+    assert not stepper.carry.state_dict(stepper.world)
+
+
+def test_a_model_without_states_carries_none() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    with pytest.raises(UserError, match=r"train\.carry_state: LlamaForCausalLM carries no state"):
+        Carry(LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)))
+
+
+def test_another_architecture_of_transformers_is_trained_by_the_same_step() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=small.VOCABULARY, **sizes))
+    stepper = Stepper(model, small.make_config(1), World(torch.device("cpu")), torch.float32)
+    found = []
+    for number in range(12):
+        loss = stepper.gradients(small.Windows().batch(0, 4), number)
+        stepper.update(1e-2, loss)
+        found.append(loss)
+    assert found[-1] < 0.7 * found[0]
+
+
+def test_fp16_skips_a_step_that_overflows_and_halves_its_scale(make_stepper: MakeStepper) -> None:
+    stepper = make_stepper(steps=0, dtype=torch.float16)
+    assert stepper.scale.value == 2.0**16
+    stepper.scale.value = 2.0**40  # no gradient of fp16 is that small
+    before = {name: value.clone() for name, value in stepper.model.state_dict().items()}
+    loss = stepper.gradients(small.Windows().batch(0, 4))
+    norm, stepped = stepper.update(1e-2, loss)
+    assert not stepped
+    assert norm == pytest.approx(norm, nan_ok=True)
+    assert stepper.scale.overflowed()
+    assert stepper.scale.value == 2.0**39
+    assert all(torch.equal(value, before[name]) for name, value in stepper.model.state_dict().items())
+    stepper.scale.value = 2.0**10
+    exact = make_stepper(steps=0)
+    wanted = exact.update(0.0, exact.gradients(small.Windows().batch(0, 4)))[0]
+    assert stepper.update(1e-2, stepper.gradients(small.Windows().batch(0, 4))) == (
+        pytest.approx(wanted, rel=0.02),
+        True,
+    )
+
+
+def test_the_scale_grows_again_and_has_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "GROWTH_STEPS", 3)
+    scale = LossScale(moves=True, value=4.0)
+    for _ in range(3):
+        scale.went_well()
+    assert scale.value == 8.0
+    assert [scale.overflowed() for _ in range(4)] == [True, True, True, False]
+    fixed = LossScale()
+    for _ in range(5):
+        fixed.went_well()
+    assert not fixed.overflowed()
+    assert fixed.value == 1.0
+
+
+def test_random_numbers_are_a_function_of_the_step(make_stepper: MakeStepper) -> None:
+    stepper, drawn = make_stepper(steps=0), []
+    stepper.model.lm_head.register_forward_pre_hook(lambda *_: drawn.append(float(torch.rand(()))))
+    for number in (0, 1, 0):
+        torch.rand(5)  # whatever was drawn before
+        stepper.gradients(small.Windows().batch(0, 4), number)
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_the_optimizers_have_what_the_model_has(make_stepper: MakeStepper) -> None:
+    stepper = make_stepper(optimizer="muon")
+    stepped = [p for optimizer in stepper.optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in stepped} == {id(p) for p in stepper.model.parameters()}
+    assert len(stepped) == len(list(stepper.model.parameters()))
+    rates = {group["lr"] for optimizer in stepper.optimizers for group in optimizer.param_groups}
+    assert rates == {1e-2}
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_gradients(make_stepper: MakeStepper) -> None:
+    """The blocks are compiled in training only: a text of any length must not compile them again."""
+    plain, compiled = make_stepper(steps=0), make_stepper(steps=0, compile=True)
+    batch = small.Windows().batch(0, 4)
+    assert compiled.gradients(batch) == pytest.approx(plain.gradients(batch), rel=1e-5)
+    for (name, first), second in zip(plain.model.named_parameters(), compiled.model.parameters(), strict=True):
+        torch.testing.assert_close(first.grad, second.grad, rtol=1e-4, atol=1e-6, msg=name)
+    with compiled.whole_model() as model, plain.whole_model() as other:
+        assert isinstance(model, nn.Module)
+        for length in (1, 5, 7):
+            ids = torch.ones(1, length, dtype=torch.int64)
+            assert torch.equal(model(ids).logits, other(ids).logits)
