@@ -10,6 +10,7 @@ import torch
 
 from sioconv import stages
 from sioconv.data.config import DataConfig
+from sioconv.data.loader import Mixture
 from sioconv.data.shards import ShardSet
 from sioconv.data.tokenizer import load_tokenizer
 from sioconv.model import SioConvConfig, SioConvForCausalLM
@@ -109,8 +110,9 @@ def test_the_recipe_for_laptops_makes_shards_of_local_files(tmp_path: Path, monk
         heldout = ShardSet.open(recipe.folder / "data" / name / "heldout")
         assert train.documents_total + heldout.documents_total == 400
         assert tokenizer.decode(train.document(0)[0][1:4]).startswith("0。")
-    mixture = stages.open_mixture(recipe, recipe.data, recipe.train)
-    assert mixture.counts(100) == {"wikipedia_ja": 55, "aozora": 20, "english": 25}
+    windows, _ = stages.open_windows(recipe, recipe.data, recipe.train)
+    assert isinstance(windows, Mixture)
+    assert windows.counts(100) == {"wikipedia_ja": 55, "aozora": 20, "english": 25}
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def state_of(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def hidden(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob(".*") if path.name != ".metadata"]
+    return [path for path in folder.rglob(".*") if path.name not in (".metadata", ".inputs.json")]
 
 
 def test_data_makes_the_tokenizer_and_the_shards_of_both_stages(load: Load) -> None:

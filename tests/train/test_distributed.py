@@ -33,7 +33,8 @@ LIMITS = {
     "bf16": (None, 1e-2, None),
     "fp16": (None, 1e-2, None),
 }
-FP32_LIMITS = (1e-6, 1e-6, 1e-6)
+# AdamW's first steps have one size whatever the gradient's: rounding that turns a sign shows in later norms.
+FP32_LIMITS = (1e-6, 1e-6, 5e-6)
 
 
 def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
