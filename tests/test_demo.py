@@ -80,11 +80,13 @@ def test_the_run_folder_is_as_documented(finished: Finished) -> None:
     sources = {"sentences_ja", "gazetteer_ja", "sentences_en", "places", "identity"}
     assert {path.name for path in (run / "data").iterdir()} == sources
     for source in sources:
-        assert {path.name for path in (run / "data" / source).iterdir()} == {"train", "heldout"}
+        assert {path.name for path in (run / "data" / source).iterdir()} == {
+            *("train", "heldout", "statistics.json", "report.md", ".inputs.json"),
+        }
     for name in ("checkpoints", "tensorboard"):
         assert {path.name for path in (run / name).iterdir()} == {"pretrain", "finetune"}
     assert {"index.html", "report.md", "summary.json"} <= {path.name for path in (run / "report").iterdir()}
-    assert not [path for path in run.rglob(".*") if path.name != ".metadata"]
+    assert not [path for path in run.rglob(".*") if path.name not in (".metadata", ".inputs.json")]
 
 
 def test_the_recipe_is_the_resolved_one(finished: Finished) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv import stages
 from sioconv.data.lanes import Lanes
+from sioconv.data.loader import Mixture
 from sioconv.data.prefetch import prefetch
 from sioconv.data.shards import ShardSet
 from sioconv.data.tokenizer import SPECIAL_TOKENS, encode_texts, load_tokenizer, tokenizer_sha256
@@ -88,7 +89,8 @@ def test_three_kinds_of_files_become_shards_and_an_exact_mixture(place: Path) ->
                 assert not {*tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)} & {*ids[1:-1]}
                 decoded.append(tokenizer.decode(ids[1:-1]))
         assert Counter(decoded) == Counter(texts)
-    mixture = stages.open_mixture(recipe, recipe.data, recipe.train)
+    mixture, _ = stages.open_windows(recipe, recipe.data, recipe.train)
+    assert isinstance(mixture, Mixture)
     shares = {"table": 0.6, "lines": 0.3, "plain": 0.1}
     for windows in range(1, 200):
         counts = mixture.counts(windows)
