@@ -3,17 +3,20 @@
 The limit is a copy of the bytes that must be moved: forward reads z and writes c; backward reads the gradient of c,
 and c, and writes the gradient of z. Every implementation is checked against the float64 loop before it is timed. They
 run one after the other in every round, the caches are flushed before each call, and the median of the rounds counts.
-Peak memory is measured in a process of its own. Peers that aren't installed are left out and named.
+Peak memory is measured in a process of its own. Peers that aren't installed, or need another device, are left out and
+named.
 """
 
 import argparse
 import json
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,30 +30,61 @@ from benchmarks.scan_peers import CANDIDATES, Candidate
 from sioconv.files import atomic_write
 from sioconv.ops import scan
 from sioconv.progress import track
-from sioconv.train.speed import keep_freed_memory
+from sioconv.train.speed import keep_freed_memory, synchronize
 
 CASES = ["8x1024x8x64", "1x16384x8x64"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LARGEST_ERRORS = {torch.float32: 1e-3, torch.bfloat16: 3e-2}  # a peer that is further off computes something else
 LOOP_STEPS = 20_000  # longest sequence that the float64 loop checks; the float64 kernels, tested against it, go on
 FLUSHED = 128 * 2**20  # bytes, more than the caches hold
-LARGEST_ERROR = 1e-3  # of the gate before timing: a peer that is further off computes something else
 CAPTION = "to ours: time of forward+backward; memory: peak over inputs and outputs; error: relative to float64"
 Figures = dict[str, Any]
 
 
-def make_inputs(case: str, positive: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """z [B, T, H, P] and log_a [B, T, H] with memories of 1 to 1000 steps, and a gradient of c, from a fixed seed."""
-    batch, steps, heads, channels = map(int, case.split("x"))
-    random = torch.Generator().manual_seed(0)
-    z = torch.randn(batch, steps, heads, channels, generator=random)
-    log_a = -(10 ** (-3 * torch.rand(batch, steps, heads, generator=random)))
-    return z.abs() + 1e-3 if positive else z, log_a, torch.randn(z.shape, generator=random)
+@dataclass(frozen=True)
+class Case:
+    """What is scanned, and where; `size` is BxTxHxP."""
+
+    size: str
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    def inputs(self, positive: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """z [B, T, H, P], log_a [B, T, H] with memories of 1 to 1000 steps, and a gradient of c, from a fixed seed."""
+        batch, steps, heads, channels = map(int, self.size.split("x"))
+        random = torch.Generator().manual_seed(0)
+        z = torch.randn(batch, steps, heads, channels, generator=random)
+        log_a = -(10 ** (-3 * torch.rand(batch, steps, heads, generator=random)))
+        z, slope = z.abs() + 1e-3 if positive else z, torch.randn(z.shape, generator=random)
+        return (
+            z.to(self.device, self.dtype),
+            log_a.to(self.device),
+            slope.to(self.device, self.dtype),
+        )
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return int(self.size.split("x")[1])
+
+    @property
+    def ours(self) -> str:
+        """The backend of ours that the others are compared with."""
+        return "sioconv triton" if self.device == "cuda" else "sioconv cpu"
 
 
-def check(candidate: Candidate, case: str) -> float:
+def size(text: str) -> str:
+    """BxTxHxP from the command line."""
+    if not re.fullmatch(r"[1-9][0-9]*(x[1-9][0-9]*){3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected four whole numbers, BxTxHxP, as {CASES[0]}")
+    return text
+
+
+def check(candidate: Candidate, case: Case) -> float:
     """Largest of the relative root-mean-square errors of c and of z's gradient against a float64 run."""
-    z, log_a, gradient = make_inputs(case, candidate.positive)
+    z, log_a, gradient = case.inputs(candidate.positive)
     exact = z.double().requires_grad_()
-    backend = "reference" if z.shape[1] <= LOOP_STEPS else "cpu"
+    backend = "reference" if z.shape[1] <= LOOP_STEPS else "auto"
     expected, _ = scan(exact, log_a.double(), backend=backend)
     expected.backward(gradient.double())  # type: ignore[no-untyped-call]
     start = z.clone().requires_grad_()
@@ -62,9 +96,9 @@ def check(candidate: Candidate, case: str) -> float:
     return max(float((one.double() - other).norm() / other.norm()) for one, other in pairs)
 
 
-def calls(candidate: Candidate, case: str) -> dict[str, Callable[[], object]]:
+def calls(candidate: Candidate, case: Case) -> dict[str, Callable[[], object]]:
     """What is timed: the forward pass alone, and with the backward pass to z and the gates."""
-    z, log_a, gradient = make_inputs(case, candidate.positive)
+    z, log_a, gradient = case.inputs(candidate.positive)
     inputs = [tensor.detach() for tensor in candidate.prepare(z, log_a)]
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
 
@@ -81,9 +115,9 @@ def calls(candidate: Candidate, case: str) -> dict[str, Callable[[], object]]:
     return {"forward": forward, "forward+backward": both}
 
 
-def limits(case: str) -> dict[str, Callable[[], object]]:
+def limits(case: Case) -> dict[str, Callable[[], object]]:
     """Copies of the bytes that must be moved."""
-    z, _, gradient = make_inputs(case)
+    z, _, gradient = case.inputs()
 
     def both() -> None:
         torch.add(gradient, z.clone())
@@ -91,8 +125,8 @@ def limits(case: str) -> dict[str, Callable[[], object]]:
     return {"forward": z.clone, "forward+backward": both}
 
 
-def measure(case: str, names: list[str], rounds: int) -> dict[str, Figures]:
-    """Seconds (median), ratio to the limit and error of every candidate."""
+def measure(case: Case, names: list[str], rounds: int) -> dict[str, Figures]:
+    """Seconds (median), ratios to the limit and to the other candidates, and error of every candidate."""
     timed = {"limit": limits(case)}
     figures: dict[str, Figures] = {"limit": {}}
     for name in names:
@@ -101,75 +135,93 @@ def measure(case: str, names: list[str], rounds: int) -> dict[str, Figures]:
         except ImportError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
             continue
-        if int(case.split("x")[1]) > candidate.longest:
-            print(f"{name} is left out at {case}: it takes too long beyond T = {candidate.longest:,}", file=sys.stderr)
+        if candidate.device not in (None, case.device):
+            print(f"{name} is left out: it runs on {candidate.device} only", file=sys.stderr)
+            continue
+        if case.steps > candidate.longest:
+            print(f"{name} is left out at {case.size}: too slow beyond T = {candidate.longest:,}", file=sys.stderr)
             continue
         error_found = check(candidate, case)
         figures[name] = {"error": error_found}
-        if not error_found < LARGEST_ERROR:  # NaN too
-            print(f"{name} is not timed at {case}: its relative error is {error_found:.1e}", file=sys.stderr)
+        if not error_found < LARGEST_ERRORS[case.dtype]:  # NaN too
+            print(f"{name} is not timed at {case.size}: its relative error is {error_found:.1e}", file=sys.stderr)
             continue
         timed[name] = calls(candidate, case)
-    junk = torch.zeros(FLUSHED // 4)
+    device = torch.device(case.device)
+    junk = torch.zeros(FLUSHED // 4, device=device)
     seconds: dict[tuple[str, str], list[float]] = {}
-    for number in track(range(rounds + 1), f"{case}"):
+    for number in track(range(rounds + 1), case.size):
         for name, what in timed.items():
             for kind, call in what.items():
                 junk.add_(1)
+                synchronize(device)
                 start = time.perf_counter()
                 call()
+                synchronize(device)
                 if number:  # the first round compiles and fills pools
                     seconds.setdefault((name, kind), []).append(time.perf_counter() - start)
     for (name, kind), values in seconds.items():
         figures[name][kind] = statistics.median(values)
-        figures[name][f"{kind} / limit"] = figures[name][kind] / statistics.median(seconds["limit", kind])
+    for name, kind in seconds:
+        for other in timed:
+            if other != name:
+                figures[name][f"{kind} / {other}"] = figures[name][kind] / figures[other][kind]
     return figures
 
 
-def measure_peak(case: str, name: str) -> Figures:
+def measure_peak(case: Case, name: str) -> Figures:
     """Peak bytes of a forward and backward pass in a fresh process, and their ratio to inputs and outputs."""
-    command = [sys.executable, "-m", "benchmarks.scan", "--peak", name, "--cases", case]
+    dtype = next(key for key, value in DTYPES.items() if value == case.dtype)
+    command = [sys.executable, "-m", "benchmarks.scan", "--peak", name, "--cases", case.size]
+    command += ["--device", case.device, "--dtype", dtype]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: Figures = json.loads(done.stdout)
     return result
 
 
-def peak(case: str, name: str) -> Figures:
+def peak(case: Case, name: str) -> Figures:
     """What `measure_peak` asks of its process: growth over the inputs, after a first call at a small size."""
     candidate = CANDIDATES[name]()
-    calls(candidate, "1x64x1x8")["forward+backward"]()
+    calls(candidate, replace(case, size="1x64x1x16"))["forward+backward"]()
     both = calls(candidate, case)["forward+backward"]
-    z, log_a, gradient = make_inputs(case, candidate.positive)
+    z, log_a, gradient = case.inputs(candidate.positive)
     inputs = sum(tensor.nbytes for tensor in (z, log_a, gradient))
     outputs = 2 * z.nbytes + log_a.nbytes  # c, and the gradients
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-    both()
-    marks = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    grown = int(marks["VmHWM"].split()[0]) * 1024 - before
+    if case.device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        both()
+        grown = torch.cuda.max_memory_allocated() - before
+    else:
+        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+        both()
+        marks = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        grown = int(marks["VmHWM"].split()[0]) * 1024 - before
     return {"peak_bytes": inputs + grown, "peak / (inputs + outputs)": (inputs + grown) / (inputs + outputs)}
 
 
-def show(case: str, figures: dict[str, Figures]) -> None:
+def show(case: Case, figures: dict[str, Figures]) -> None:
     """Prints one case as a table."""
-    table = Table(title=f"{case} (BxTxHxP), fp32, {torch.get_num_threads()} threads", caption=CAPTION)
+    where = f"{torch.get_num_threads()} threads" if case.device == "cpu" else torch.cuda.get_device_name()
+    dtype = str(case.dtype).removeprefix("torch.")
+    table = Table(title=f"{case.size} (BxTxHxP), {dtype}, {where}", caption=CAPTION)
     table.add_column("")
     for heading in ("forward", "/limit", "+backward", "/limit", "to ours", "memory", "error"):
         table.add_column(heading, justify="right")
-    best = figures.get("sioconv cpu", {}).get("forward+backward")
+    key = f"forward+backward / {case.ours}"
 
     def cell(row: Figures, key: str, form: Callable[[float], str]) -> str:
         return form(row[key]) if key in row else ""
 
     for name, row in figures.items():
-        faster = f"{row['forward+backward'] / best:.1f}x" if best and "forward+backward" in row else ""
         table.add_row(
             name,
             cell(row, "forward", lambda value: f"{value * 1e3:.1f} ms"),
             cell(row, "forward / limit", "{:.2f}".format),
             cell(row, "forward+backward", lambda value: f"{value * 1e3:.1f} ms"),
             cell(row, "forward+backward / limit", "{:.2f}".format),
-            "" if name in ("limit", "sioconv cpu") else faster,
+            "" if name == "limit" else cell(row, key, "{:.1f}x".format),
             cell(row, "peak / (inputs + outputs)", "{:.2f}".format),
             cell(row, "error", "{:.1e}".format),
         )
@@ -182,7 +234,11 @@ def main() -> None:
         description="Times the recurrence: ours, the peers, and the limit that memory sets.",
         epilog="Example: python -m benchmarks.scan --rounds 9 --json out.json",
     )
-    parser.add_argument("--cases", nargs="+", default=CASES, metavar="BxTxHxP", help="sizes (default: %(default)s)")
+    parser.add_argument(
+        "--cases", nargs="+", type=size, default=CASES, metavar="BxTxHxP", help="sizes (default: %(default)s)"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where (default: %(default)s)")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32", help="of z (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES), help="candidates")
     parser.add_argument("--rounds", type=int, default=9, help="timed calls of each (default: %(default)s)")
     parser.add_argument(
@@ -192,20 +248,28 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--peak", choices=list(CANDIDATES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here")
+    if arguments.rounds < 1:
+        parser.error(f"--rounds {arguments.rounds}: expected at least 1")
+    made = partial(Case, device=arguments.device, dtype=DTYPES[arguments.dtype])
     if arguments.peak:
-        print(json.dumps(peak(arguments.cases[0], arguments.peak)))
+        print(json.dumps(peak(made(arguments.cases[0]), arguments.peak)))
         return
     keep_freed_memory()
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__, "cases": {}}
-    for case in arguments.cases:
+    if arguments.device == "cuda":
+        results["card"] = torch.cuda.get_device_name()
+    for case in map(made, arguments.cases):
         figures = measure(case, arguments.only, arguments.rounds)
         for name in figures:
-            if name != "limit" and sys.platform == "linux":
+            if "forward" in figures[name] and name != "limit" and sys.platform == "linux":
                 figures[name] |= measure_peak(case, name)
-        results["cases"][case] = figures
+        results["cases"][case.size] = figures
         show(case, figures)
-    series = partial(measure, names=["sioconv cpu"], rounds=max(3, arguments.rounds // 3))
-    results["lengths"] = {steps: series(f"1x{steps}x2x32")["sioconv cpu"] for steps in arguments.lengths}
+    series = [made(f"1x{steps}x2x32") for steps in arguments.lengths]
+    rounds = max(3, arguments.rounds // 3)
+    results["lengths"] = {case.steps: measure(case, [case.ours], rounds)[case.ours] for case in series}
     for steps, row in results["lengths"].items():
         print(f"T = {steps:>9,}: {row['forward+backward'] / steps * 1e9:.0f} ns a step, error {row['error']:.1e}")
     if arguments.json:

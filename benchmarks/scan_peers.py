@@ -22,7 +22,7 @@ def _as_it_is(tensor: Tensor, _shape: torch.Size) -> Tensor:
 class Candidate:
     """One implementation; `positive`: it can't take z <= 0, and is measured on its absolute value.
 
-    `longest` is the longest sequence that it is asked for.
+    `longest` is the longest sequence that it is asked for, `device` the one that it needs.
     """
 
     prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -30,16 +30,17 @@ class Candidate:
     restore: Callable[[Tensor, torch.Size], Tensor] = _as_it_is
     positive: bool = False
     longest: int = sys.maxsize
+    device: str | None = None
 
 
-def ours(backend: str) -> Candidate:
+def ours(backend: str, device: str | None = None) -> Candidate:
     """A backend of `sioconv.ops.scan`."""
-    return Candidate(lambda z, log_a: (z, log_a), lambda z, log_a: scan(z, log_a, backend=backend)[0])
+    return Candidate(lambda z, log_a: (z, log_a), lambda z, log_a: scan(z, log_a, backend=backend)[0], device=device)
 
 
 def loop(z: Tensor, log_a: Tensor) -> Tensor:
     """The best loop in torch: views by unbind, one fused operation a step, one stack."""
-    a = log_a.exp().unsqueeze(-1)  # [B, T, H, 1]
+    a = log_a.exp().unsqueeze(-1).to(z.dtype)  # [B, T, H, 1]
     state = torch.zeros_like(z[:, 0])
     states = []
     for z_t, a_t in zip(z.unbind(1), a.unbind(1), strict=True):
@@ -65,18 +66,32 @@ def mambapy() -> Candidate:
     return Candidate(lambda z, log_a: (z, _expand(log_a, z).exp()), lambda z, a: pscan(a, z))
 
 
-def accelerated_scan() -> Candidate:
-    """accelerated-scan's reference: a tree in torch; gates per channel, time last, [B, C, T]."""
-    from accelerated_scan.ref import scan as tree
+def _time_last(run: Callable[[Tensor, Tensor], Tensor], device: str | None = None) -> Candidate:
+    """A scan of accelerated-scan, run(gates, inputs); gates per channel, time last, [B, C, T]."""
 
     def last(tensor: Tensor) -> Tensor:
         return tensor.flatten(2).transpose(1, 2).contiguous()  # [B, H * P, T]
 
     return Candidate(
-        lambda z, log_a: (last(z), last(_expand(log_a, z).exp())),
-        lambda z, a: tree(a, z),
+        lambda z, log_a: (last(z), last(_expand(log_a, z).exp().to(z.dtype))),
+        lambda z, a: run(a, z),
         lambda c, shape: c.transpose(1, 2).reshape(shape),
+        device=device,
     )
+
+
+def accelerated_scan() -> Candidate:
+    """accelerated-scan's reference: a tree in torch."""
+    from accelerated_scan.ref import scan as tree
+
+    return _time_last(tree)
+
+
+def accelerated_scan_warp() -> Candidate:
+    """accelerated-scan's CUDA kernel; T must be a power of 2."""
+    from accelerated_scan.warp import scan as warp
+
+    return _time_last(warp, "cuda")
 
 
 def fla_naive() -> Candidate:
@@ -91,12 +106,41 @@ def fla_naive() -> Candidate:
     )
 
 
+def fla_chunk_hgrn() -> Candidate:
+    """flash-linear-attention's kernels for HGRN; gates per channel, [B, T, D]."""
+    from fla.ops.hgrn import chunk_hgrn
+
+    return Candidate(
+        lambda z, log_a: (z.flatten(2), _expand(log_a, z).flatten(2)),
+        lambda z, log_a: chunk_hgrn(z, log_a)[0],
+        lambda c, shape: c.reshape(shape),
+        device="cuda",
+    )
+
+
+def fla_simple_gla() -> Candidate:
+    """flash-linear-attention's simple gated linear attention: one gate per head, z as values, one unit key for all."""
+    from fla.ops.simple_gla import chunk_simple_gla
+
+    def run(z: Tensor, log_a: Tensor) -> Tensor:
+        key = torch.zeros(*z.shape[:3], 16, dtype=z.dtype, device=z.device)  # the kernels take no narrower ones
+        key[..., 0] = 1
+        out: Tensor = chunk_simple_gla(key, key, z, log_a, scale=1.0)[0]
+        return out
+
+    return Candidate(lambda z, log_a: (z, log_a), run, device="cuda")
+
+
 CANDIDATES: dict[str, Callable[[], Candidate]] = {
-    "sioconv cpu": lambda: ours("cpu"),
+    "sioconv cpu": lambda: ours("cpu", "cpu"),
+    "sioconv triton": lambda: ours("triton", "cuda"),
     "sioconv chunked": lambda: ours("chunked"),
     "torch loop": lambda: Candidate(lambda z, log_a: (z, log_a), loop),
     "log space": lambda: Candidate(lambda z, log_a: (z.log(), log_a), log_space, positive=True),
     "mambapy": mambapy,
     "accelerated-scan ref": accelerated_scan,
+    "accelerated-scan warp": accelerated_scan_warp,
     "fla naive": fla_naive,
+    "fla chunk_hgrn": fla_chunk_hgrn,
+    "fla simple_gla": fla_simple_gla,
 }

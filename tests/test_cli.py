@@ -109,6 +109,8 @@ def test_version(main: Main) -> None:
         (["report", "runs/nothing"], "no run at runs/nothing"),
         (["evaluate"], "arguments are required: model"),
         (["evaluate", "runs/demo/model"], "no text to measure runs/demo/model on"),
+        (["convert", "old.ckpt"], "arguments are required: out"),
+        (["convert", "old.ckpt", "new"], r"no checkpoint at old\.ckpt"),
         (["demo", "--minutes", "soon"], "minutes"),
         (["demo", "--minutes", "-1"], "--minutes: -1.0 is not a positive number"),
         (["demo", "--minutes", "nan"], "minutes"),
@@ -320,6 +322,18 @@ def test_measures_a_text(main: Main, tiny_model_folder: Path, tmp_path: Path) ->
     assert measured["bytes"] == sum(len(json.loads(line)["text"].encode()) for line in ROWS.splitlines())
     code, out, _ = main("evaluate", str(tiny_model_folder), "--text", "text.jsonl")
     assert out == f"text.jsonl: {measured['bpb']:.4f} bits per byte over {measured['bytes']:,} bytes\n"
+
+
+def test_converts_a_checkpoint_of_2024(main: Main) -> None:
+    checkpoint = str(Path(__file__).parent / "fixtures" / "sconv_mh_tiny.ckpt")
+    code, out, _ = main("convert", checkpoint, "new", "--json")
+    assert code == 0
+    assert json.loads(out)["parameters"] == 27_808
+    assert {"config.json", "model.safetensors", "modeling_sioconv.py"} <= {path.name for path in Path("new").iterdir()}
+    code, out, _ = main("convert", checkpoint, "other")
+    assert code == 0
+    assert out.startswith("parameters 27,808, ")
+    assert "no tokenizer: put its tokenizer.json" in out
 
 
 def test_a_saved_conversation_goes_on_equally_in_a_new_process(

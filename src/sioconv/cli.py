@@ -30,6 +30,7 @@ sioconv: build your own language model on the recurrence c_t = a_t * c_{t-1} + z
   sioconv evaluate MODEL              bits per byte of a model on text
   sioconv generate MODEL PROMPT       continue a text
   sioconv chat MODEL                  talk
+  sioconv convert CKPT OUT            a checkpoint of the 2024 model → a model folder
 
 `sioconv VERB --help` explains a verb. RECIPE is one or more YAML files (demo.yaml is in the package) and overrides such
 as --train.lr 1e-3; RUN is a folder under runs/; MODEL is a model folder or a Hub id.
@@ -310,10 +311,48 @@ def _chat(arguments: "Namespace") -> None:
     chat_loop(model, tokenizer, sampling, system=arguments.system, load=arguments.load)
 
 
+def _convert_parser() -> "ArgumentParser":
+    parser = _parser(
+        "convert",
+        "Turns a checkpoint of the 2024 model into a model folder.",
+        "sioconv convert last.ckpt runs/talk/model --tokenizer my-tokenizer",
+    )
+    parser.add_argument("checkpoint", type=str, help="the file that the trainer of 2024 wrote")
+    parser.add_argument("out", type=str, help="the new model folder")
+    parser.add_argument(
+        "--config", type=str | None, default=None, help="JSON file of sizes that the checkpoint must have"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=str | None,
+        default=None,
+        help="folder or Hub id of the tokenizer that the model was trained with; without it the folder has none",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _convert(arguments: "Namespace") -> None:
+    from sioconv.model.convert import convert_checkpoint
+    from sioconv.publish.modelling_code import write_code
+
+    sizes = None if arguments.config is None else Path(arguments.config)
+    done = convert_checkpoint(
+        Path(arguments.checkpoint), Path(arguments.out), sizes, arguments.tokenizer, finish=write_code
+    )
+    if arguments.json:
+        print(json.dumps(done, ensure_ascii=False))
+        return
+    print(", ".join(f"{name} {value:,}" for name, value in done.items() if isinstance(value, int)))
+    if done["tokenizer_tokens"] is None:
+        print(f"no tokenizer: put its tokenizer.json and tokenizer_config.json into {done['model']} before using it")
+
+
 VERBS: dict[str, tuple[Callable[[], "ArgumentParser"], Callable[["Namespace"], None]]] = {
     "demo": (_demo_parser, _demo),
     "report": (_report_parser, _report),
     "evaluate": (_evaluate_parser, _evaluate),
     "generate": (_generate_parser, _generate),
     "chat": (_chat_parser, _chat),
+    "convert": (_convert_parser, _convert),
 }

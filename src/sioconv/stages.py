@@ -35,6 +35,7 @@ from sioconv.model.configuration import SioConvConfig
 from sioconv.model.folder import load_model_folder, save_model_folder, vocabulary_fingerprint
 from sioconv.model.loss import bits_per_byte
 from sioconv.progress import say
+from sioconv.publish.modelling_code import write_code
 from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe
 from sioconv.recipe_files import first_difference, read_yaml
 from sioconv.train.config import TrainConfig
@@ -202,6 +203,12 @@ def finetune(recipe: Recipe) -> Path:
         return run / "model"
 
 
+def _save(model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """A model folder that ends texts and turns, and that transformers loads where this package isn't installed."""
+    stop_ids = [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)]
+    save_model_folder(model, tokenizer, path, stop_ids, finish=write_code)
+
+
 def _run_stage(
     recipe: Recipe,
     stage: str,
@@ -228,10 +235,9 @@ def _run_stage(
         bytes_per_token=bytes_per_token,
     )
     trainer.train()
-    stop_ids = [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)]
     with trainer.stepper.whole_model() as whole:
         for target in targets:
-            world.leader(partial(save_model_folder, whole, tokenizer, target, stop_ids))
+            world.leader(partial(_save, whole, tokenizer, target))
     say(f"{stage}: → {targets[0]}")
 
 

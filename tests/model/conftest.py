@@ -17,6 +17,15 @@ VARIANTS: dict[str, dict[str, object]] = {
     "variance, conv 3, no bias": {"input_scale": "variance", "conv_width": 3, "use_bias": False, "head_bias": False},
     "mean, conv 4, tied": {"input_scale": "mean", "conv_width": 4, "tie_word_embeddings": True},
     "channel, variance": {"gate": "channel", "input_scale": "variance"},
+    "bounded, conv 3 on z, gate inside": {"gate_bound": 8.0, "conv_width": 3, "conv_on": "z", "output_gate": "normed"},
+    "bounded channel, conv 2 on the recurrence, gate on the state": {
+        "gate": "channel",
+        "gate_bound": 2.0,
+        "timescale_max": 100.0,
+        "conv_width": 2,
+        "conv_on": "recurrence",
+        "output_gate": "state",
+    },
 }
 
 Build = Callable[..., SioConvForCausalLM]

@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -35,11 +37,28 @@ def test_head_dim() -> None:
         ("conv_width", -2),
         ("input_scale", "max"),
         ("embedding_max_norm", 0.0),
+        ("gate_bound", 0.0),
+        ("gate_bound", float("inf")),
+        ("timescale_max", 1.0),
+        ("conv_on", "y"),
+        ("output_gate", "none"),
+        ("state_norm_eps", 0.0),
+        ("rms_norm_eps", float("nan")),
+        ("z_gain", -1.0),
+        ("initial_state_std", float("inf")),
     ],
 )
 def test_what_cannot_be_built_is_named(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"^{field}: .*{value}"):
         Architecture(**{field: value}).check()
+
+
+def test_every_option_is_explained() -> None:
+    """In the dataclass, which `--help` prints, and in the docs."""
+    text = (Path(__file__).parents[2] / "docs" / "model.md").read_text(encoding="utf-8")
+    for field in fields(Architecture):
+        assert f"        {field.name}: " in (Architecture.__doc__ or ""), field.name
+        assert f"`{field.name}`" in text, field.name
 
 
 def test_no_heavy_import_is_needed() -> None:

@@ -74,6 +74,48 @@ def test_a_missing_state_is_named(model: SioConvForCausalLM, warm: SioConvCache)
         SioConvCache(model.config).load_state_dict(tensors, 9)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_on_carried_states(model: SioConvForCausalLM, ids: Tensor, checkpointing: bool) -> None:
+    """Gradients run through the states from piece to piece, or end where the cache is detached."""
+    model.train()
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(model(ids).logits.square().sum(), parameters)
+    cache = SioConvCache(model.config)
+    loss = sum(model(piece, cache=cache).logits.square().sum() for piece in ids.split([4, 1, 6], dim=1))
+    assert cache.get_seq_length() == 11
+    for found, other in zip(torch.autograd.grad(loss, parameters), expected, strict=True):
+        torch.testing.assert_close(found, other)
+
+    pieces = ids.split([5, 6], dim=1)
+    cache = SioConvCache(model.config)
+    model(pieces[0], cache=cache)
+    cache.detach()
+    assert not any(tensor.requires_grad for tensor in cache.state_dict().values())
+    constant = SioConvCache(model.config)
+    with torch.no_grad():
+        model(pieces[0], cache=constant)
+    cut, want = (
+        torch.autograd.grad(model(pieces[1], cache=start).logits.square().sum(), parameters, allow_unused=True)
+        for start in (cache, constant)
+    )
+    for (name, _), found, other in zip(model.named_parameters(), cut, want, strict=True):
+        if name.endswith("initial_state"):
+            assert found is None or not found.any()
+        else:
+            torch.testing.assert_close(found, other)
+
+
+def test_a_new_document_in_a_carried_state(model: SioConvForCausalLM, ids: Tensor, warm: SioConvCache) -> None:
+    """A reset forgets what was carried in, and passes its gradient to the learned initial state instead."""
+    reset = torch.tensor([[False, True]])
+    logits = model.train()(ids[:, -2:], cache=deepcopy(warm), reset=reset).logits
+    torch.testing.assert_close(logits[:, 1:], model(ids[:, -1:]).logits)
+    initial = [block.mixer.initial_state for block in model.model.layers]
+    assert all(gradient.any() for gradient in torch.autograd.grad(logits[:, 1].square().sum(), initial))
+
+
 @pytest.mark.parametrize("method", ["reorder_cache", "batch_select_indices"])
 @pytest.mark.parametrize("rows", [[2, 0, 0], [1], [2, 1, 0, 1]])
 def test_rows_are_chosen(

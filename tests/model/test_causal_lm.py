@@ -1,5 +1,6 @@
 """The language model's forward pass: cut, padded or packed, a text gives what it gives alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -167,13 +168,16 @@ def test_forget_gates_are_those_that_the_layers_use(
     from sioconv.model import layers
 
     used: list[Tensor] = []
-    run = layers.scan_norm_gate
 
-    def spy(z: Tensor, log_a: Tensor, *args: object, **kwargs: object) -> object:
-        used.append(log_a)
-        return run(z, log_a, *args, **kwargs)
+    def spy(run: Callable[..., object]) -> Callable[..., object]:
+        def noting(z: Tensor, log_a: Tensor, *args: object, **kwargs: object) -> object:
+            used.append(log_a)
+            return run(z, log_a, *args, **kwargs)
 
-    monkeypatch.setattr(layers, "scan_norm_gate", spy)
+        return noting
+
+    for name in ("scan", "scan_norm_gate"):
+        monkeypatch.setattr(layers, name, spy(getattr(layers, name)))
     gates = model.forget_gates(ids)
     assert len(gates) == model.config.num_hidden_layers
     for gate, other in zip(gates, used, strict=True):

@@ -33,15 +33,17 @@ model.generate(tokenizer("", return_tensors="pt").input_ids, max_new_tokens=3, n
 """
 SIOCONV_FIRST = """
 import sys
+import sioconv
+assert not {"torch", "transformers", "numpy"} & set(sys.modules)
 from sioconv.model import SioConvLayer
-assert not {"transformers", "huggingface_hub", "tokenizers"} & set(sys.modules)
+assert not {"transformers", "huggingface_hub", "tokenizers", "datatrove", "sioconv.data"} & set(sys.modules)
 from transformers import LlamaForCausalLM
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 """
 TRANSFORMERS_FIRST = """
 import sys
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
-import sioconv.model
+import sioconv
 """
 
 

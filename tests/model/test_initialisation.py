@@ -1,5 +1,6 @@
 """What the weights start with, whichever way a model is made or loaded."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sioconv.model import SioConvConfig, SioConvForCausalLM
+from sioconv.model import SioConvConfig, SioConvForCausalLM, SioConvLayer
 
 Check = Callable[[SioConvForCausalLM], None]
 FP32 = ("dt_proj", "A_log", "initial_state")
@@ -27,6 +28,23 @@ def std(parameter: Tensor) -> float:
     return float(parameter.detach().float().std())
 
 
+def assert_fresh_gates(mixer: SioConvLayer) -> None:
+    """The forget gates' timescales at an input of 0, and how rate and step share them."""
+    config, softplus = mixer.config, torch.nn.functional.softplus
+    log_a = mixer.gate_of(mixer.dt_proj.bias).flatten()
+    if config.timescale_max is not None:
+        spaced = torch.logspace(0, math.log10(config.timescale_max), len(log_a))
+        torch.testing.assert_close(-1 / log_a, spaced, rtol=1e-4, atol=0)
+    else:
+        assert 0.6 < (-1 / log_a).min() < 60 and 10 < (-1 / log_a).max() < 1010
+    if config.gate_bound is not None:
+        assert not mixer.dt_proj.bias.any()
+    else:
+        dt = softplus(mixer.dt_proj.bias)
+        assert 0.00099 < dt.min() < 0.02 and 0.01 < dt.max() < 0.101
+        assert mixer.A_log.min() >= 0 and mixer.A_log.max() <= 2.78 and std(mixer.A_log) > 0.2  # rates from 1 to 16
+
+
 def assert_fresh(model: SioConvForCausalLM) -> None:
     """Every parameter is as in a new model."""
     config, width = model.config, model.config.hidden_size
@@ -43,9 +61,7 @@ def assert_fresh(model: SioConvForCausalLM) -> None:
                 assert std(linear.weight) == pytest.approx(gain * width**-0.5, rel=0.1)
                 assert linear.bias is None or not linear.bias.any()
         assert 0 < std(mixer.dt_proj.weight) < 0.01
-        dt = torch.nn.functional.softplus(mixer.dt_proj.bias)
-        assert 0.00099 < dt.min() < 0.02 and 0.01 < dt.max() < 0.101
-        assert mixer.A_log.min() >= 0 and mixer.A_log.max() <= 2.78 and std(mixer.A_log) > 0.2  # rates from 1 to 16
+        assert_fresh_gates(mixer)
         assert std(mixer.initial_state) == pytest.approx(config.initial_state_std, rel=0.4, abs=1e-9)
         if mixer.conv_weight is not None:
             assert (mixer.conv_weight[:, 0] == 1).all() and not mixer.conv_weight[:, 1:].any()

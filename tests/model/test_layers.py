@@ -40,23 +40,38 @@ def assert_same_state(state: LayerState, expected: LayerState) -> None:
 
 def loop(layer: SioConvLayer, x: Tensor) -> Tensor:
     """The layer's definition, written down step by step for one document [T, D]."""
-    config, c, outputs = layer.config, layer.initial_state, []
+    config, c, outputs, z_before = layer.config, layer.initial_state, [], []
+    heads, weights = config.num_heads, layer.conv_weight
+
+    def convolve(inputs: list[Tensor]) -> Tensor:
+        return sum(weights[:, k] * inputs[-1 - k] for k in range(min(config.conv_width, len(inputs))))
+
     for t in range(x.shape[0]):
-        xt = x[t]
-        if layer.conv_weight is not None:
-            xt = sum(layer.conv_weight[:, k] * x[t - k] for k in range(config.conv_width) if t >= k)
-        rate = layer.A_log.exp() * F.softplus(layer.dt_proj(xt))  # one per head, or per channel
-        log_a = -rate.view(config.num_heads, -1)  # [H, 1] or [H, P]
-        z = (layer.z_proj(xt) * F.silu(layer.z_gate_proj(xt))).view(config.num_heads, -1)
+        xt, x_gate = x[t], x[t]
+        if weights is not None and config.conv_on != "z":
+            xt = convolve(list(x[: t + 1]))
+            x_gate = xt if config.conv_on == "mixer" else x_gate
+        dt = layer.dt_proj(xt)
+        if config.gate_bound is None:
+            rate = layer.A_log.exp() * F.softplus(dt)  # one per head, or per channel
+        else:
+            rate = config.gate_bound * F.softplus(layer.A_log) * dt.sigmoid()
+        log_a = -rate.view(heads, -1)  # [H, 1] or [H, P]
+        z_before.append(layer.z_proj(xt) * F.silu(layer.z_gate_proj(xt)))
+        z = (convolve(z_before) if config.conv_on == "z" else z_before[-1]).view(heads, -1)
         if config.input_scale == "variance":
             z = z * (1 - torch.exp(2 * log_a)).sqrt()
         elif config.input_scale == "mean":
             z = z * (1 - torch.exp(log_a))
         c = torch.exp(log_a) * c + z
-        mean, variance = c.mean(-1, keepdim=True), c.var(-1, unbiased=False, keepdim=True)
-        norm = (c - mean) / (variance + config.state_norm_eps).sqrt()
+        gate = F.silu(layer.y_gate_proj(x_gate)).view(heads, -1)
+        seen = c * gate if config.output_gate == "state" else c
+        mean, variance = seen.mean(-1, keepdim=True), seen.var(-1, unbiased=False, keepdim=True)
+        norm = (seen - mean) / (variance + config.state_norm_eps).sqrt()
         norm = norm * layer.state_norm.weight[:, None] + layer.state_norm.bias[:, None]
-        outputs.append(layer.y_proj(norm.flatten()) * F.silu(layer.y_gate_proj(xt)))
+        norm = norm * gate if config.output_gate == "normed" else norm
+        y = layer.y_proj(norm.flatten())
+        outputs.append(y * gate.flatten() if config.output_gate == "projected" else y)
     return torch.stack(outputs)
 
 

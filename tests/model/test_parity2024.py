@@ -1,7 +1,5 @@
 """The `sioconv-2024` family computes what the implementation of 2024 computed, from the weights that it saved."""
 
-import json
-import re
 from pathlib import Path
 
 import pytest
@@ -9,48 +7,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sioconv.model import PRESETS, SioConvCache, SioConvConfig, SioConvForCausalLM
+from sioconv.model import SioConvCache, SioConvForCausalLM
+from sioconv.model.convert import convert_checkpoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-# What a name of 2024 is called here. One after the other: the inner ones stand last.
-RENAMES = {
-    r"^token_in\.": "model.embed_tokens.",
-    r"^token_out\.": "lm_head.",
-    r"^norm_last\.": "model.norm.",
-    r"^block_list\.(\d+)\.": r"model.layers.\1.",
-    r"\.norm_sconv\.": ".mixer_norm.",
-    r"\.norm_ffn\.": ".ffn_norm.",
-    r"\.sconv\.last_hidden_init$": ".mixer.initial_state",
-    r"\.sconv\.sconv\.ln_a$": ".mixer.A_log",
-    r"\.sconv\.sconv\.fc_(dt|z|y)\.": r".mixer.\1_proj.",
-    r"\.sconv\.sconv\.fc_(z|y)_act\.": r".mixer.\1_gate_proj.",
-    r"\.sconv\.sconv\.norm\.": ".mixer.state_norm.",
-    r"\.ffn\.fc\.": ".ffn.up_proj.",
-    r"\.ffn\.fc_act\.": ".ffn.gate_proj.",
-    r"\.ffn\.fc_out\.": ".ffn.down_proj.",
-}
-
-
-def new_name(name: str) -> str:
-    for old, new in RENAMES.items():
-        name = re.sub(old, new, name)
-    return name
 
 
 @pytest.fixture(scope="module")
-def model() -> SioConvForCausalLM:
-    sizes = json.loads((FIXTURES / "sconv_mh_tiny.json").read_text())
-    config = SioConvConfig(
-        **PRESETS["sioconv-2024"],
-        vocab_size=sizes["vocab_size"],
-        hidden_size=sizes["dim"],
-        num_hidden_layers=sizes["depth"],
-        num_heads=sizes["num_head"],
-        intermediate_size=sizes["dim_ff_hidden"],
-    )
-    model = SioConvForCausalLM(config).eval()
-    weights = torch.load(FIXTURES / "sconv_mh_tiny.ckpt", weights_only=True)["model"]
-    model.load_state_dict({new_name(name): weight for name, weight in weights.items()}, strict=True)
+def model(tmp_path_factory: pytest.TempPathFactory) -> SioConvForCausalLM:
+    folder = tmp_path_factory.mktemp("converted") / "model"
+    convert_checkpoint(FIXTURES / "sconv_mh_tiny.ckpt", folder, FIXTURES / "sconv_mh_tiny.json")
+    model: SioConvForCausalLM = SioConvForCausalLM.from_pretrained(folder)
     return model
 
 

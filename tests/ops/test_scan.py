@@ -1,13 +1,14 @@
 """Every backend against the float64 loop: shapes, gates, dtypes, resets, packing, gradients, errors."""
 
 import os
+import shutil
 import threading
 from itertools import pairwise, product
-from random import Random
 from typing import Any
 
 import pytest
 import torch
+from allpairspy import AllPairs
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -26,7 +27,7 @@ LIMITS = {
     torch.bfloat16: (4e-3, 8e-3),
     torch.float16: (1e-3, 2e-3),
 }
-CASES = list(product(LENGTHS, CHANNELS, HEADS, (False, True), GATES, LIMITS))
+MATRIX = (LENGTHS, GATES, CHANNELS, LIMITS, HEADS, (False, True))
 
 
 def make_inputs(
@@ -78,8 +79,8 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
-def check_case(case: tuple[int, int, int, bool, float | None, torch.dtype]) -> None:
-    length, channels, heads, per_channel, gate, dtype = case
+def check_case(case: tuple[int, float | None, int, torch.dtype, int, bool]) -> None:
+    length, gate, channels, dtype, heads, per_channel = case
     inputs = make_inputs(length, heads, channels, per_channel, gate)
     inputs["z"] = inputs["z"].to(dtype).double()  # the rounding of the input itself isn't the scan's
     reset = torch.rand(2, length, generator=torch.Generator().manual_seed(1)) < 0.05
@@ -95,17 +96,16 @@ def check_case(case: tuple[int, int, int, bool, float | None, torch.dtype]) -> N
                 assert error(one, other) <= (forward if name in ("c", "final") else backward), (backend, name)
 
 
-@pytest.mark.parametrize("case", Random(0).sample(CASES, 36), ids=str)
-def test_a_sample_of_all_cases(case: Any) -> None:
+@pytest.mark.parametrize("case", [tuple(case) for case in AllPairs(list(map(list, MATRIX)))], ids=str)
+def test_every_pair_of_values_together(case: Any) -> None:
     check_case(case)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", LENGTHS)
 def test_every_case(length: int) -> None:
-    for case in CASES:
-        if case[0] == length:
-            check_case(case)
+    for case in product((length,), *MATRIX[1:]):
+        check_case(case)
 
 
 @pytest.mark.parametrize("backend", ["matrix", "chunked", "cpu"])
@@ -276,18 +276,42 @@ def test_a_compiled_graph_stays_whole() -> None:
     torch.testing.assert_close(found, torch.autograd.grad(call(z, log_a).sum(), (z, log_a)))
 
 
-def test_a_long_memory_stays_exact() -> None:
-    length = 200_000
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor compiles with g++, which isn't here")
+def test_inductor_compiles_what_surrounds_the_scan() -> None:
+    def call(z: Tensor, log_a: Tensor) -> Tensor:
+        return scan(z * 2, log_a)[0].sin()
+
+    inputs = make_inputs(30, 2, 4, False, -0.1)
+    z, log_a = inputs["z"].float(), inputs["log_a"].float()
+    torch.testing.assert_close(torch.compile(call, fullgraph=True)(z, log_a), call(z, log_a))
+
+
+@pytest.mark.parametrize("gate", [-1e-6, -1e-3, None])
+def test_a_million_steps_stay_exact(gate: float | None) -> None:
+    """Against float64 in plain Python, forward and backward, with the slowest gates and with a mixture."""
+    length = 1_000_000
     random = torch.Generator().manual_seed(0)
-    z = torch.randn(1, length, 1, 4, generator=random)
-    log_a = torch.full((1, length, 1), -1e-6)
-    a, state, expected = torch.exp(log_a.double()[0, 0, 0]), torch.zeros(4, dtype=torch.float64), []
-    for t in range(length):
-        state = a * state + z[0, t, 0].double()
-        if t % 1000 == 999:
-            expected.append(state)
-    c = scan(z, log_a, backend="cpu")[0][0, 999::1000, 0]
-    assert error(c, torch.stack(expected)) <= 1e-6
+    z, slope = torch.randn(2, 1, length, 1, 1, generator=random)
+    log_a = (
+        -(10 ** (-7 * torch.rand(1, length, 1, generator=random))) if gate is None else torch.full((1, length, 1), gate)
+    )
+    decays = log_a.double().exp().flatten().tolist()
+    state, c = 0.0, []
+    for decay, added in zip(decays, z.flatten().tolist(), strict=True):
+        state = decay * state + added
+        c.append(state)
+    state, dc, dlog_a = 0.0, [], []
+    before = [0.0, *c[:-1]]
+    for t in range(length - 1, -1, -1):
+        state = (decays[t + 1] if t + 1 < length else 1.0) * state + slope[0, t, 0, 0].item()
+        dc.append(state)
+        dlog_a.append(decays[t] * state * before[t])
+    expected = [torch.tensor(values, dtype=torch.float64) for values in (c, dc[::-1], dlog_a[::-1])]
+    leaves = z.requires_grad_(), log_a.requires_grad_()
+    found, _ = scan(*leaves, backend="cpu")
+    slopes = torch.autograd.grad(found, leaves, slope)
+    for one, other, limit in zip((found.detach(), *slopes), expected, (1e-6, 1e-5, 1e-5), strict=True):
+        assert error(one.flatten(), other) <= limit
 
 
 @pytest.mark.parametrize(

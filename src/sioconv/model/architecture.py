@@ -1,7 +1,8 @@
 """The sizes and choices that make one SioConv model differ from another, and the two named families."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin
 
 
 @dataclass
@@ -18,10 +19,18 @@ class Architecture:
         num_heads: H; each head has one forget gate. Must divide hidden_size.
         intermediate_size: width of the feed-forward layer.
         gate: `head`, one forget gate per head and step, log_a [B, T, H]; `channel`, one per channel, [B, T, H, P].
-        conv_width: width W of a causal depthwise convolution on the mixer's input, 0 for none;
+        gate_bound: k of a forget gate that can't close quickly, log a = -k * softplus(A_log) * sigmoid(dt); None gives
+            log a = -exp(A_log) * softplus(dt). dt = Linear_dt(x) [B, T, G], A_log [G], G = H or D (`gate`).
+        timescale_max: the gates' timescales, -1 / log a, start log-spaced from 1 step to this many (the context's
+            length, for instance), gate by gate; None draws them as Mamba-2 does, from about 1 to 1,000.
+        conv_width: width W of a causal depthwise convolution, weights w [D, W], 0 for none;
             x_t <- sum_k w_k * x_{t-k}, 0 <= k < W, identity at the start (w_0 = 1).
+        conv_on: what it convolves: `mixer`, the mixer's input, which all that follows reads; `recurrence`, the same
+            input, but the output's gate reads it as it was; `z`, z [B, T, D] before `input_scale`.
         input_scale: what z is multiplied by: `none`; `variance`, sqrt(1 - a^2), which keeps the state's variance
             that of z; `mean`, 1 - a, which makes the state a weighted mean of z.
+        output_gate: what SiLU(Linear_ygate(x)) multiplies: `projected`, Linear_y(norm(c)); `normed`, norm(c), before
+            Linear_y; `state`, c, before the normalisation.
         z_gain: gain of the Xavier initialisation of the layers that make z.
         y_gain: the same for the layers that make y from the state.
         initial_state_std: standard deviation that the learned initial state starts with.
@@ -39,8 +48,12 @@ class Architecture:
     num_heads: int = 8
     intermediate_size: int = 512
     gate: Literal["head", "channel"] = "head"
+    gate_bound: float | None = None
+    timescale_max: float | None = None
     conv_width: int = 0
+    conv_on: Literal["mixer", "recurrence", "z"] = "mixer"
     input_scale: Literal["none", "variance", "mean"] = "none"
+    output_gate: Literal["projected", "normed", "state"] = "projected"
     z_gain: float = 1.0
     y_gain: float = 0.01
     initial_state_std: float = 0.0
@@ -62,17 +75,46 @@ class Architecture:
             raise ValueError(f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}")
         if not 0 <= self.conv_width <= 4 or self.conv_width == 1:
             raise ValueError(f"conv_width: {self.conv_width} is none of 0, 2, 3, 4")
-        if self.gate not in ("head", "channel"):
-            raise ValueError(f"gate: {self.gate!r} is neither head nor channel")
-        if self.input_scale not in ("none", "variance", "mean"):
-            raise ValueError(f"input_scale: {self.input_scale!r} is none of none, variance, mean")
-        if self.embedding_max_norm is not None and self.embedding_max_norm <= 0:
-            raise ValueError(f"embedding_max_norm: {self.embedding_max_norm} is not positive: null sets no limit")
+        for field in fields(Architecture):
+            if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
+                choices = ", ".join(get_args(field.type))
+                raise ValueError(f"{field.name}: {getattr(self, field.name)!r} is none of {choices}")
+        for name in ("gate_bound", "state_norm_eps", "rms_norm_eps", "embedding_max_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}: {value} is not a positive number")
+        for name in ("z_gain", "y_gain", "initial_state_std"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {getattr(self, name)} is not a number of 0 or more")
+        if self.timescale_max is not None and not 1 < self.timescale_max < math.inf:
+            raise ValueError(f"timescale_max: {self.timescale_max} is not above 1 step: null draws the timescales")
 
     @property
     def head_dim(self) -> int:
         """P, channels per head."""
         return self.hidden_size // self.num_heads
+
+
+def parameter_count(config: Architecture, vocab_size: int) -> int:
+    """Number of trained parameters of the language model, every option counted.
+
+    With V = vocab_size, D = hidden_size, F = intermediate_size, H = num_heads, L = num_hidden_layers, W = conv_width,
+    G = H or, with `channel` gates, D, and b = 1 with `use_bias`, else 0:
+
+        mixer  4 (D^2 + bD) + (D + 2) G + D + 2H + DW     z, its gate, y, its gate; dt, A_log; initial state; norm; conv
+        ffn    3 D F + b (2F + D)
+        block  mixer + ffn + 2 D                          two RMSNorms
+        model  V D + L block + D + head                   embedding, blocks, last RMSNorm
+        head   V D, 0 if it is tied to the embedding; and V with `head_bias`
+    """
+    width, heads, ffn = config.hidden_size, config.num_heads, config.intermediate_size
+    gates = heads if config.gate == "head" else width
+    bias = int(config.use_bias)
+    mixer = 4 * (width**2 + bias * width) + (width + 2) * gates + width + 2 * heads + width * config.conv_width
+    block = mixer + 3 * width * ffn + bias * (2 * ffn + width) + 2 * width
+    embedding = vocab_size * width
+    head = (0 if config.tie_word_embeddings else embedding) + (vocab_size if config.head_bias else 0)
+    return embedding + config.num_hidden_layers * block + width + head
 
 
 # `sioconv-2024` is the model of the talk, parameter for parameter; `sioconv` differs from it only where a measurement

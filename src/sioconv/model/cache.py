@@ -72,6 +72,16 @@ class SioConvCache(Cache):
         """Tokens read so far."""
         return int(self.tokens_seen)
 
+    def detach(self) -> None:
+        """Ends the gradient's way here: what is read next learns from these states, but not through them.
+
+        For training that carries states on from step to step (truncated backpropagation through time).
+        """
+        for layer in self.layers:
+            if layer.state is not None:
+                c, conv = layer.state
+                layer.state = LayerState(c.detach(), None if conv is None else conv.detach())
+
     def reset(self) -> None:
         """Forgets everything."""
         super().reset()  # type: ignore[no-untyped-call]

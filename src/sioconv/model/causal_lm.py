@@ -247,5 +247,5 @@ class SioConvForCausalLM(SioConvPreTrainedModel, GenerationMixin):  # type: igno
         return digest.hexdigest()
 
 
-AutoModel.register(SioConvConfig, SioConvModel, exist_ok=True)
-AutoModelForCausalLM.register(SioConvConfig, SioConvForCausalLM, exist_ok=True)
+AutoModel.register(SioConvConfig, SioConvModel, exist_ok=True)  # in the package only
+AutoModelForCausalLM.register(SioConvConfig, SioConvForCausalLM, exist_ok=True)  # in the package only

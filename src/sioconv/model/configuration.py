@@ -1,6 +1,6 @@
 """The model's configuration as transformers wants it."""
 
-from importlib import import_module
+from importlib import import_module  # in the package only
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -33,11 +33,13 @@ class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # The code of the folder that it came from: these classes don't run it, and what they save doesn't have it.
+        kwargs.pop("auto_map", None)  # in the package only
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         Architecture.check(self)
         # The Auto classes look a model's class up by its configuration: this is the first moment that they can need it.
         # Earlier, while the Auto classes are being imported, not all of transformers that it takes can be imported.
-        import_module("sioconv.model.causal_lm")
+        import_module("sioconv.model.causal_lm")  # in the package only
 
 
-AutoConfig.register(SioConvConfig.model_type, SioConvConfig, exist_ok=True)
+AutoConfig.register(SioConvConfig.model_type, SioConvConfig, exist_ok=True)  # in the package only

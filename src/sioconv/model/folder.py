@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,27 +21,37 @@ def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def save_model_folder(
-    model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path, stop_ids: list[int]
+    model: SioConvForCausalLM,
+    tokenizer: PreTrainedTokenizerFast | None,
+    path: Path,
+    stop_ids: list[int],
+    finish: Callable[[Path], object] | None = None,
 ) -> None:
     """Writes config, weights (fp32 safetensors), tokenizer and generation defaults into `path`, whole or not at all.
 
     Args:
         model: the model; its weights are written in fp32.
-        tokenizer: the tokenizer that it was trained with.
+        tokenizer: the tokenizer that it was trained with; None leaves its files out, and `load_model_folder` refuses
+            the folder until they are there.
         path: the folder; an older one is replaced.
         stop_ids: tokens at which generation ends.
+        finish: called with the folder before it takes its place, to add files of its own.
     """
-    model.config.tokenizer_fingerprint = vocabulary_fingerprint(tokenizer)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=stop_ids, pad_token_id=tokenizer.pad_token_id, use_cache=True
-    )
+    ids: dict[str, Any] = {"eos_token_id": stop_ids or None}
+    if tokenizer is not None:
+        model.config.tokenizer_fingerprint = vocabulary_fingerprint(tokenizer)
+        ids |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.generation_config = GenerationConfig(**ids, use_cache=True)  # type: ignore[no-untyped-call]
     weights = {name: value.detach().float().cpu() for name, value in model.state_dict().items()}
     with atomic_folder(path) as folder:
         model.save_pretrained(folder, state_dict=weights)
         config = deepcopy(model.config)
         config.dtype = torch.float32  # not the model's, which transformers has written
         config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        if finish is not None:
+            finish(folder)
         for file in folder.iterdir():  # safetensors lets nobody but the owner read the weights
             file.chmod(0o644)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sioconv.model.architecture import Architecture
-from sioconv.ops import normalise_heads, scan_norm_gate, step
+from sioconv.ops import normalise_heads, scan, scan_norm_gate, step
 
 
 class LayerState(NamedTuple):
@@ -16,7 +16,7 @@ class LayerState(NamedTuple):
 
     Attributes:
         c: the memory, [B, H, P], fp32.
-        conv: the last W - 1 inputs of the convolution, [B, D, W - 1]; None where there is no convolution.
+        conv: the last W - 1 inputs of the convolution (x, or z where it is on z), [B, D, W - 1]; None without one.
     """
 
     c: Tensor
@@ -28,6 +28,7 @@ class SioConvLayer(nn.Module):
 
     z_t = Linear_z(x_t) * SiLU(Linear_zgate(x_t)), log a_t = -exp(A_log) * softplus(Linear_dt(x_t)),
     y_t = Linear_y(norm(c_t)) * SiLU(Linear_ygate(x_t)); norm is over the P channels of one head and step.
+    The options of `Architecture` change each of these (docs/model.md).
 
     Example:
         >>> layer = SioConvLayer(Architecture(hidden_size=64, num_heads=4))
@@ -61,7 +62,9 @@ class SioConvLayer(nn.Module):
         """Fresh starting values of the layer's parameters by name.
 
         The forget gates start as in Mamba-2 (Dao & Gu 2024, arXiv:2405.21060): rate exp(A_log) uniform in [1, 16], step
-        softplus(dt bias) log-uniform in [0.001, 0.1], so that memories span from one to a thousand steps.
+        softplus(dt bias) log-uniform in [0.001, 0.1], so that memories span from one to a thousand steps. With
+        `timescale_max` the product of the two is 1 / timescale, the timescales log-spaced. A bounded gate starts with
+        the same products, half open (dt bias 0).
         """
         config, gates = self.config, self.A_log.shape[0]
         values: dict[str, Tensor] = {}
@@ -77,8 +80,15 @@ class SioConvLayer(nn.Module):
                 values[f"{name}.bias"] = torch.zeros(config.hidden_size)
         dt = torch.exp(torch.empty(gates).uniform_(math.log(0.001), math.log(0.1)))
         values["dt_proj.weight"] = nn.init.xavier_normal_(torch.empty_like(self.dt_proj.weight), 0.01)
-        values["dt_proj.bias"] = dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
-        values["A_log"] = torch.empty(gates).uniform_(1, 16).log()
+        rate = torch.empty(gates).uniform_(1, 16)
+        if config.timescale_max is not None:
+            dt = torch.logspace(0, -math.log10(config.timescale_max), gates) / rate
+        if config.gate_bound is None:
+            values["dt_proj.bias"] = _softplus_inverse(dt)
+            values["A_log"] = rate.log()
+        else:
+            values["dt_proj.bias"] = torch.zeros(gates)
+            values["A_log"] = _softplus_inverse(2 * dt * rate / config.gate_bound)
         values["state_norm.weight"] = torch.ones(config.num_heads)
         values["state_norm.bias"] = torch.zeros(config.num_heads)
         values["initial_state"] = torch.randn(config.num_heads, config.head_dim) * config.initial_state_std
@@ -98,7 +108,11 @@ class SioConvLayer(nn.Module):
 
     def gate_of(self, dt: Tensor) -> Tensor:
         """log a_t in fp32 from what `dt_proj` gives, [B, T, H] or [B, T, D]."""
-        log_a = -torch.exp(at_least_fp32(self.A_log)) * F.softplus(at_least_fp32(dt))
+        dt, rate = at_least_fp32(dt), at_least_fp32(self.A_log)
+        if self.config.gate_bound is None:
+            log_a = -torch.exp(rate) * F.softplus(dt)
+        else:
+            log_a = -self.config.gate_bound * F.softplus(rate) * torch.sigmoid(dt)
         if self.config.gate == "head":
             return log_a
         return log_a.view(*log_a.shape[:-1], self.config.num_heads, self.config.head_dim)
@@ -126,41 +140,73 @@ class SioConvLayer(nn.Module):
             y [B, T, D] in x's dtype (autocast's, under autocast), and the state or None.
         """
         x = matmul_input(x)
+        heads = (self.config.num_heads, -1)
         if mask is not None and reset is not None:
             reset = reset & mask
-        conv_tail = None
-        if self.conv_weight is not None:
-            x, conv_tail = self._convolve(x, None if state is None else state.conv, mask, reset)
-        z = (self.z_proj(x) * F.silu(self.z_gate_proj(x))).unflatten(-1, (self.config.num_heads, -1))  # [B, T, H, P]
+        conv_tail, tail = None, None if state is None else state.conv
+        x_gate = x
+        if self.conv_weight is not None and self.config.conv_on != "z":
+            x, conv_tail = self._convolve(x, tail, mask, reset)
+            x_gate = x if self.config.conv_on == "mixer" else x_gate
+        z = self.z_proj(x) * F.silu(self.z_gate_proj(x))  # [B, T, D]
+        if self.conv_weight is not None and self.config.conv_on == "z":
+            z, conv_tail = self._convolve(z, tail, mask, reset)
         log_a = self.log_forget_gate(x)
-        z = self._scale_input(z, log_a)
+        z = self._scale_input(z.unflatten(-1, heads), log_a)  # [B, T, H, P]
         if mask is not None:  # after the projections, so that their biases leak nothing
             z = z.masked_fill(~mask[..., None, None], 0)
             log_a = log_a.masked_fill(~mask.view(*mask.shape, *[1] * (log_a.dim() - 2)), 0)
 
+        gate: Tensor = F.silu(self.y_gate_proj(x_gate))  # [B, T, D]
         start = at_least_fp32(self.initial_state)  # [H, P]
         carried = start.expand(x.shape[0], -1, -1) if state is None else state.c
+        normed, final = self._remember(z, log_a, gate.view_as(z), carried, reset, output_state)
+        y = self.y_proj(normed.flatten(-2))
+        if self.config.output_gate == "projected":
+            y = y * gate
+        return y, LayerState(final, conv_tail) if output_state and final is not None else None
+
+    def _remember(
+        self, z: Tensor, log_a: Tensor, gate: Tensor, carried: Tensor, reset: Tensor | None, output_state: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """norm(c_t) [B, T, H, P] in z's dtype, with the output's gate inside where it belongs there, and the last c.
+
+        Neither c nor norm(c) is rounded to z's dtype before `gate` [B, T, H, P].
+        """
+        start, norm = at_least_fp32(self.initial_state), self.state_norm
+        before = gate.to(carried.dtype) if self.config.output_gate == "state" else None
+        after = gate if self.config.output_gate == "normed" else None
         final: Tensor | None
-        if x.shape[1] == 1 and not torch.is_grad_enabled():
+        if z.shape[1] == 1 and not torch.is_grad_enabled():
             if reset is not None:
                 carried = torch.where(reset.view(-1, 1, 1), start, carried)
             _, final = step(z[:, 0], log_a[:, 0], carried)
-            # Rounded after the normalisation, as below.
-            normed = self.state_norm(final).to(z.dtype).unsqueeze(1)  # [B, 1, H, P]
-        else:
-            normed, final = scan_norm_gate(
-                z,
+            c = final.unsqueeze(1) if before is None else final.unsqueeze(1) * before  # [B, 1, H, P]
+            return norm(c, None if after is None else after.to(c.dtype)).to(z.dtype), final
+        reset_state = None if reset is None else start
+        if before is not None:
+            c, final = scan(
+                z.to(carried.dtype),
                 log_a,
-                at_least_fp32(self.state_norm.weight),
-                at_least_fp32(self.state_norm.bias),
-                self.state_norm.eps,
-                initial_state=carried,
+                carried,
                 reset=reset,
-                reset_state=None if reset is None else start,
+                reset_state=reset_state,
                 output_final_state=output_state,
             )
-        y = self.y_proj(normed.flatten(-2)) * F.silu(self.y_gate_proj(x))
-        return y, LayerState(final, conv_tail) if output_state and final is not None else None
+            return norm(c * before).to(z.dtype), final
+        weight, bias = at_least_fp32(norm.weight), at_least_fp32(norm.bias)
+        return scan_norm_gate(
+            z,
+            log_a,
+            weight,
+            bias,
+            norm.eps,
+            after,
+            carried,
+            reset=reset,
+            reset_state=reset_state,
+            output_final_state=output_state,
+        )
 
     def _scale_input(self, z: Tensor, log_a: Tensor) -> Tensor:
         """z [B, T, H, P] times sqrt(1 - a^2) or 1 - a, both from log_a by expm1, exact for slow gates."""
@@ -207,6 +253,11 @@ def _take(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))
 
 
+def _softplus_inverse(y: Tensor) -> Tensor:
+    """x with softplus(x) = y, for y > 0."""
+    return y + torch.log(-torch.expm1(-y))
+
+
 def at_least_fp32(x: Tensor) -> Tensor:
     """x in fp32; fp64 stays."""
     return x if x.dtype == torch.float64 else x.float()
@@ -227,9 +278,9 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(heads))
         self.bias = nn.Parameter(torch.zeros(heads))
 
-    def forward(self, c: Tensor) -> Tensor:
-        """[..., H, P] to the same shape and dtype."""
-        return normalise_heads(c, self.weight.to(c.dtype), self.bias.to(c.dtype), self.eps)
+    def forward(self, c: Tensor, gate: Tensor | None = None) -> Tensor:
+        """c [..., H, P] to the same shape and dtype, times `gate` like c."""
+        return normalise_heads(c, self.weight.to(c.dtype), self.bias.to(c.dtype), self.eps, gate)
 
 
 class FeedForward(nn.Module):

@@ -1,7 +1,7 @@
 """`scan_norm_gate` on the `cpu` backend: its kernels as operators that autograd and torch.compile know.
 
 Arrays are prepared as in `sioconv.ops.cpu`. Nothing as large as c is stored: the forward pass keeps the states before
-every SAVE_EVERY-th step of a sequence, from which the backward pass computes c again.
+every block of steps, from which the backward pass computes c again.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sioconv.ops.cpu import flat, make_line, run_kernel
+from sioconv.ops.cpu import Gradients, fake_gradients, flat, make_line, run_kernel, saved_shape
 from sioconv.ops.validate import refuse_second_derivative
 
 
@@ -30,7 +30,7 @@ def mix_cpu(
     z and gate [B, T, H, P], log_a [B, T, H, 1 or P], initial_state [N, H, P], norm_weight and norm_bias [H], reset
     [B, T], reset_state [H, P], cu_seqlens [N + 1].
     """
-    half = z.dtype == torch.float16  # numba doesn't compute in it
+    half = z.dtype == torch.float16  # see scan_cpu
     y, final_state, _saved = _forward(
         z.float() if half else z,
         log_a,
@@ -60,15 +60,18 @@ def _forward(
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the final state, and the saved states, which only the backward pass reads."""
-    from sioconv.ops.cpu_kernels import mix_forward_parallel, mix_forward_serial
+    from sioconv.ops.mix_kernels import forward_parallel, forward_serial
 
     line = make_line(z, log_a, initial_state, reset, reset_state, cu_seqlens)
     y = torch.empty(z.shape, dtype=z.dtype)
     final_state = torch.empty(initial_state.shape, dtype=initial_state.dtype)
-    saved = torch.zeros(_saved_shape(z, initial_state), dtype=initial_state.dtype)  # not all slots are written
+    saved = torch.empty(saved_shape(z, initial_state), dtype=initial_state.dtype)
+    saved.numpy().fill(0)  # not all rows are written
     affine = flat(norm_weight), flat(norm_bias), eps, flat(z.new_empty(0) if gate is None else gate)
-    kernels = mix_forward_parallel, mix_forward_serial
-    run_kernel(kernels, line, z.shape, flat(z), *line, *affine, flat(y), flat(final_state), flat(saved))
+    outputs = flat(y), flat(final_state), flat(saved)
+    run_kernel(
+        (forward_parallel, forward_serial), z, line, flat(z), *line, *affine, *outputs, result=y, whole_heads=True
+    )
     return y, final_state, saved
 
 
@@ -85,14 +88,8 @@ def _(
     reset_state: Tensor | None,  # noqa: ARG001
     cu_seqlens: Tensor | None,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor, Tensor]:
-    saved = initial_state.new_empty(_saved_shape(z, initial_state))
+    saved = initial_state.new_empty(saved_shape(z, initial_state))
     return z.new_empty(z.shape), initial_state.new_empty(initial_state.shape), saved
-
-
-def _saved_shape(z: Tensor, initial_state: Tensor) -> tuple[int, ...]:
-    from sioconv.ops.cpu_kernels import SAVE_EVERY
-
-    return (z.shape[0] * z.shape[1] // SAVE_EVERY + initial_state.shape[0], *z.shape[2:])
 
 
 @torch.library.custom_op("sioconv::mix_cpu_backward", mutates_args=(), device_types="cpu")
@@ -112,26 +109,21 @@ def _backward(
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of z, log_a, initial_state, reset_state, norm_weight, norm_bias and gate (empty without gate)."""
-    from sioconv.ops.cpu_kernels import mix_backward_parallel, mix_backward_serial
+    from sioconv.ops.mix_kernels import backward_parallel, backward_serial
 
     line = make_line(z, log_a, initial_state, reset, reset_state, cu_seqlens)
+    gradients = Gradients.like(z, log_a, initial_state)
     branch = z.new_empty(0) if gate is None else gate
-    affine = flat(norm_weight), flat(norm_bias), eps, flat(branch)
-    grad_z, grad_gate = torch.empty(z.shape, dtype=z.dtype), torch.empty(branch.shape, dtype=z.dtype)
-    grad_log_a = torch.empty(log_a.shape, dtype=log_a.dtype)
-    grad_initial = torch.empty(initial_state.shape, dtype=initial_state.dtype)
+    grad_gate = torch.empty(branch.shape, dtype=z.dtype)
     # Every sequence's own share, added in one order whatever the number of threads; of millions of steps, in float64.
-    grad_reset = torch.empty(initial_state.shape, dtype=initial_state.dtype)  # [N, H, P]
-    grad_weight = torch.empty(initial_state.shape[:2], dtype=torch.float64)  # [N, H]
-    grad_bias = torch.empty(initial_state.shape[:2], dtype=torch.float64)
-    slopes = grad_z, grad_log_a, grad_initial, grad_reset, grad_weight, grad_bias, grad_gate
-    inputs = flat(grad_y), flat(grad_final), flat(saved), flat(z), *line, *affine
-    run_kernel((mix_backward_parallel, mix_backward_serial), line, z.shape, *inputs, *map(flat, slopes))
-    reset_slope, weight_slope, bias_slope = (
-        torch.from_numpy(each.numpy().sum(axis=0).astype(grad_log_a.numpy().dtype))
-        for each in (grad_reset, grad_weight, grad_bias)
-    )
-    return grad_z, grad_log_a, grad_initial, reset_slope, weight_slope, bias_slope, grad_gate
+    affine_slopes = torch.empty((2, *initial_state.shape[:2]), dtype=torch.float64)  # weight's and bias's, [N, H]
+    inputs = flat(grad_y), flat(grad_final), flat(saved), flat(z)
+    affine = flat(norm_weight), flat(norm_bias), eps, flat(branch)
+    slopes = *map(flat, gradients), *map(flat, affine_slopes), flat(grad_gate)
+    kernels = backward_parallel, backward_serial
+    run_kernel(kernels, z, line, *inputs, *line, *affine, *slopes, result=gradients.z, whole_heads=True)
+    weight_slope, bias_slope = affine_slopes.numpy().sum(axis=1).astype(line.log_a.dtype)
+    return *gradients.summed(), torch.from_numpy(weight_slope), torch.from_numpy(bias_slope), grad_gate
 
 
 @_backward.register_fake
@@ -151,10 +143,7 @@ def _(
     cu_seqlens: Tensor | None,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
-        z.new_empty(z.shape),
-        log_a.new_empty(log_a.shape),
-        initial_state.new_empty(initial_state.shape),
-        initial_state.new_empty(initial_state.shape[1:]),
+        *fake_gradients(z, log_a, initial_state),
         norm_weight.new_empty(norm_weight.shape),
         norm_bias.new_empty(norm_bias.shape),
         z.new_empty(0) if gate is None else z.new_empty(z.shape),

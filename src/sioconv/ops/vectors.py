@@ -1,0 +1,327 @@
+"""A vector of channels as one value in numba's kernels, so that the state stays in the processor's registers.
+
+numba vectorises loops over arrays where its compiler can prove that the arrays don't overlap, and then reads and writes
+the state in memory at every step. Here a kernel says itself what a vector is: `load` gives one, arithmetic works on it
+as on a number, `store` writes it. LLVM maps it to the registers that the processor has (64 floats are 4 of AVX-512, 8
+of AVX2, 16 of NEON). In plain Python the names of this module can't be called; kernels may.
+
+Arrays hold float32, float64, or bfloat16 as its bits in uint16. Arithmetic is in float32, or in float64 for arrays of
+it. `pieces` is a tuple whose length, part of its type, says how wide a vector is: 64 bytes a piece. A `mask`
+(`first_lanes`) restricts a vector to its first lanes, the others being 0; None is for whole vectors.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from llvmlite.binding import llvm_version_info
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+PIECE = 64  # bytes
+# 'contract' allows fused multiply-adds and no other rounding.
+CONTRACT = ("contract",)
+# Sums over lanes may be taken in any order; which one depends on the width and the processor alone.
+REASSOCIATE = ("contract", "reassoc")
+Codegen = Callable[[Any, Any, Any, Any], Any]
+
+
+def operation(function: Callable[..., tuple[Any, Codegen]]) -> Any:
+    """numba.extending.intrinsic: the function gets its arguments' types and says how to generate code for them."""
+    return intrinsic(function)
+
+
+class Vector(types.Type):
+    """numba's type of a vector of `lanes` numbers of `dtype`: float32, float64, or boolean for a mask."""
+
+    def __init__(self, dtype: types.Type, lanes: int) -> None:
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"Vector({dtype}, {lanes})")
+
+
+_ELEMENTS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.boolean: ir.IntType(1)}
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, ir.VectorType(_ELEMENTS[vector.dtype], vector.lanes))
+
+
+def lanes(pieces: int, itemsize: int) -> int:
+    """How many numbers of `itemsize` bytes a vector of so many pieces holds."""
+    return pieces * PIECE // itemsize
+
+
+def _wide(dtype: types.Type) -> types.Type:
+    """What an array's elements are computed in."""
+    return types.float64 if dtype == types.float64 else types.float32
+
+
+def _vector_in(array: types.Array, pieces: types.UniTuple) -> Vector:
+    dtype = _wide(array.dtype)
+    return Vector(dtype, lanes(pieces.count, dtype.bitwidth // 8))
+
+
+def _constant(type_: ir.VectorType, value: float) -> ir.Constant:
+    return ir.Constant(type_, [value] * type_.count)
+
+
+def _integers(vector: ir.VectorType, bits: int) -> ir.VectorType:
+    return ir.VectorType(ir.IntType(bits), vector.count)
+
+
+def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """Calls LLVM's intrinsic function `name`."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def _alignment(size: int) -> list[ir.Constant]:
+    """The argument by which LLVM before version 22 is told the alignment of a masked access, in bytes."""
+    return [] if llvm_version_info[0] >= 22 else [ir.Constant(ir.IntType(32), size)]
+
+
+def _pointer(context: Any, builder: Any, array: types.Array, value: Any, at: Any, stored: ir.VectorType) -> Any:
+    data = context.make_array(array)(context, builder, value).data
+    return builder.bitcast(builder.gep(data, [at]), stored.as_pointer())
+
+
+def _stored_as(array: types.Array, vector: ir.VectorType) -> ir.VectorType:
+    """The LLVM type of a vector as it lies in memory."""
+    return vector if isinstance(array.dtype, types.Float) else _integers(vector, 16)
+
+
+def _fill(builder: Any, number: Any, vector: ir.VectorType) -> Any:
+    """`number` in every lane."""
+    nothing = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(_integers(vector, 32), None))
+
+
+def _suffix(vector: ir.VectorType) -> str:
+    kinds = {"float": "f32", "double": "f64"}
+    return f"v{vector.count}{kinds.get(str(vector.element), str(vector.element))}"
+
+
+def _widen(builder: Any, array: types.Array, bits: Any, vector: ir.VectorType) -> Any:
+    """What was read, as numbers to compute with."""
+    if array.dtype == types.uint16:  # bfloat16 is the upper half of a float32
+        whole = builder.zext(bits, _integers(vector, 32))
+        return builder.bitcast(builder.shl(whole, _constant(whole.type, 16)), vector)
+    return bits
+
+
+def _narrow(builder: Any, array: types.Array, value: Any) -> Any:
+    """Numbers as they are written: rounded to nearest, ties to even."""
+    if array.dtype != types.uint16:
+        return value
+    bits = builder.bitcast(value, _integers(value.type, 32))
+    sixteen, one = _constant(bits.type, 16), _constant(bits.type, 1)
+    tie = builder.and_(builder.lshr(bits, sixteen), one)
+    rounded = builder.lshr(builder.add(bits, builder.add(tie, _constant(bits.type, 0x7FFF))), sixteen)
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.select(is_nan, _constant(bits.type, 0x7FC0), rounded), _integers(value.type, 16))
+
+
+@operation
+def load(_typing: Any, array: Any, at: Any, mask: Any, pieces: Any) -> tuple[Any, Codegen]:
+    """The vector at `array[at:]`."""
+    result = _vector_in(array, pieces)
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        vector = context.get_value_type(result)
+        stored = _stored_as(array, vector)
+        place = _pointer(context, builder, array, arguments[0], arguments[1], stored)
+        size = array.dtype.bitwidth // 8
+        if mask == types.none:
+            bits = builder.load(place, align=size)
+        else:
+            name, zero = f"llvm.masked.load.{_suffix(stored)}.p0", ir.Constant(stored, None)
+            bits = _call(builder, name, stored, place, *_alignment(size), arguments[2], zero)
+        return _widen(builder, array, bits, vector)
+
+    return result(array, types.intp, mask, pieces), generate
+
+
+@operation
+def store(_typing: Any, array: Any, at: Any, mask: Any, vector: Any) -> tuple[Any, Codegen]:
+    """Writes a vector to `array[at:]`."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        value = _narrow(builder, array, arguments[3])
+        place = _pointer(context, builder, array, arguments[0], arguments[1], value.type)
+        size = array.dtype.bitwidth // 8
+        if mask == types.none:
+            builder.store(value, place, align=size)
+        else:
+            name = f"llvm.masked.store.{_suffix(value.type)}.p0"
+            _call(builder, name, ir.VoidType(), value, place, *_alignment(size), arguments[2])
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, mask, vector), generate
+
+
+@operation
+def stream(_typing: Any, array: Any, at: Any, vector: Any) -> tuple[Any, Codegen]:
+    """`store` past the caches, for what won't be read soon; the place must be a multiple of 64 bytes."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        value = _narrow(builder, array, arguments[2])
+        place = _pointer(context, builder, array, arguments[0], arguments[1], value.type)
+        instruction = builder.store(value, place, align=min(PIECE, value.type.count * array.dtype.bitwidth // 8))
+        flag = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        instruction.set_metadata("nontemporal", flag)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, vector), generate
+
+
+@operation
+def finish_streams(_typing: Any) -> tuple[Any, Codegen]:
+    """What was streamed can be read by other threads afterwards."""
+
+    def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), generate
+
+
+@operation
+def splat(_typing: Any, number: Any, like: Any) -> tuple[Any, Codegen]:
+    """A vector like `like` with one number in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        one = context.cast(builder, arguments[0], signature.args[0], like.dtype)
+        return _fill(builder, one, context.get_value_type(like))
+
+    return like(number, like), generate
+
+
+@operation
+def zeros(_typing: Any, array: Any, pieces: Any) -> tuple[Any, Codegen]:
+    """A vector of zeros, of the kind that `load(array, …, pieces)` gives."""
+    result = _vector_in(array, pieces)
+
+    def generate(context: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
+        return ir.Constant(context.get_value_type(result), None)
+
+    return result(array, pieces), generate
+
+
+@operation
+def first_lanes(_typing: Any, edge: Any, count: Any, like: Any) -> tuple[Any, Codegen]:
+    """A mask for vectors like `like`, true in the first `count` lanes; None where `edge` is None."""
+    result = types.none if edge == types.none else Vector(types.boolean, like.lanes)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if edge == types.none:
+            return context.get_dummy_value()
+        numbers = _integers(context.get_value_type(like), 64)
+        limit = _fill(builder, context.cast(builder, arguments[1], signature.args[1], types.int64), numbers)
+        return builder.icmp_signed("<", ir.Constant(numbers, list(range(like.lanes))), limit)
+
+    return result(edge, count, like), generate
+
+
+@operation
+def select(_typing: Any, mask: Any, one: Any, other: Any) -> tuple[Any, Codegen]:
+    """`one` where the mask is true, `other` elsewhere; with None for a mask, `one`."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return arguments[1] if mask == types.none else builder.select(*arguments)
+
+    return one(mask, one, other), generate
+
+
+@operation
+def lane_sum(_typing: Any, vector: Any) -> tuple[Any, Codegen]:
+    """The sum of all lanes."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(vector.dtype)
+        name = f"llvm.vector.reduce.fadd.{_suffix(arguments[0].type)}"
+        function = ir.FunctionType(kind, [kind, arguments[0].type])
+        total = cgutils.get_or_insert_function(builder.module, function, name)
+        return builder.call(total, [ir.Constant(kind, -0.0), arguments[0]], fastmath=REASSOCIATE)
+
+    return vector.dtype(vector), generate
+
+
+def _binary(symbol: Callable[[Any, Any], Any], emit: Callable[[Any, Any, Any], Any], mask: bool = False) -> None:
+    """Gives vectors the operator `symbol`, between vectors and between a vector and a number."""
+
+    @operation
+    def apply(_typing: Any, one: Any, other: Any) -> tuple[Any, Codegen]:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return emit(builder, *arguments)
+
+        return (Vector(types.boolean, one.lanes) if mask else one)(one, other), generate
+
+    @overload(symbol, strict=False)
+    def choose(one: Any, other: Any) -> Any:
+        if isinstance(one, Vector) and isinstance(other, Vector):
+            return lambda one, other: apply(one, other)
+        if isinstance(one, Vector) and isinstance(other, types.Number):
+            return lambda one, other: apply(one, splat(other, one))
+        if isinstance(one, types.Number) and isinstance(other, Vector):
+            return lambda one, other: apply(splat(one, other), other)
+        return None
+
+
+_binary(operator.add, lambda builder, one, other: builder.fadd(one, other, flags=CONTRACT))
+_binary(operator.sub, lambda builder, one, other: builder.fsub(one, other, flags=CONTRACT))
+_binary(operator.mul, lambda builder, one, other: builder.fmul(one, other, flags=CONTRACT))
+_binary(operator.gt, lambda builder, one, other: builder.fcmp_ordered(">", one, other), mask=True)
+
+
+def _decays(builder: Any, x: Any) -> tuple[Any, Any]:
+    """exp(x) and expm1(x), to about one rounding of x's dtype, 0 and -1 below the smallest normal result.
+
+    x = n·ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite 1980, chapter 6: ln 2 in two parts); expm1(r) is Taylor's
+    polynomial; expm1(x) = 2ⁿ·expm1(r) + (2ⁿ - 1), which loses nothing for n = 0, where x is small.
+    """
+    vector = x.type
+    double = isinstance(vector.element, ir.DoubleType)
+    terms, digits, width, bias = (13, 52, 64, 1023) if double else (7, 23, 32, 127)
+    # ln 2 = high + low, high with so few digits that n·high is exact.
+    high = float.fromhex("0x1.62e42fee00000p-1" if double else "0x1.62e400p-1")
+    low = float.fromhex("0x1.a39ef35793c76p-33" if double else "0x1.7f7d1cf79abcap-20")
+
+    def number(value: float) -> ir.Constant:
+        return _constant(vector, value if double else float(np.float32(value)))
+
+    # Adding 1.5·2^digits rounds to a whole number and leaves it in the lowest bits.
+    shift = number(1.5 * 2**digits)
+    shifted = builder.fadd(builder.fmul(x, number(1 / math.log(2))), shift)
+    n = builder.fsub(shifted, shift)
+    r = builder.fsub(x, builder.fmul(n, number(high), flags=CONTRACT), flags=CONTRACT)
+    r = builder.fsub(r, builder.fmul(n, number(low), flags=CONTRACT), flags=CONTRACT)
+    small = number(1 / math.factorial(terms))
+    for power in range(terms - 1, 0, -1):
+        product = builder.fmul(small, r, flags=CONTRACT)
+        small = builder.fadd(product, number(1 / math.factorial(power)), flags=CONTRACT)
+    small = builder.fmul(small, r)
+    integers = _integers(vector, width)
+    exponent = builder.shl(builder.bitcast(shifted, integers), _constant(integers, digits))
+    power_of_two = builder.bitcast(builder.add(exponent, _constant(integers, bias << digits)), vector)
+    decay = builder.fadd(power_of_two, builder.fmul(power_of_two, small, flags=CONTRACT), flags=CONTRACT)
+    less = builder.fsub(power_of_two, number(1))
+    decrement = builder.fadd(builder.fmul(power_of_two, small, flags=CONTRACT), less, flags=CONTRACT)
+    gone = builder.fcmp_ordered("<", x, number((1 - bias) * math.log(2)))
+    return builder.select(gone, number(0), decay), builder.select(gone, number(-1), decrement)
+
+
+@operation
+def decays(_typing: Any, log_a: Any) -> tuple[Any, Codegen]:
+    """(exp, expm1) of a vector of log gates."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.make_tuple(builder, signature.return_type, _decays(builder, arguments[0]))
+
+    return types.UniTuple(log_a, 2)(log_a), generate
