@@ -202,16 +202,26 @@ def test_a_bad_recipe_makes_nothing(
     ],
 )
 def test_bad_text_is_named_by_file_and_line(
-    refused: Callable[..., str], workplace: Path, data: bytes | None, message: str
+    main: Main, refused: Callable[..., str], workplace: Path, data: bytes | None, message: str
 ) -> None:
+    assert main("tokenizer", "recipe.yaml")[0] == 0
     source = workplace / "rivers.jsonl"
     if data is None:
         source.unlink()
     else:
         source.write_bytes(data)
-    assert message in refused("pretrain", "recipe.yaml")
-    made = {str(path.relative_to(workplace / "runs")) for path in (workplace / "runs").rglob("*") if path.is_file()}
-    assert made == {"bad/recipe.yaml"}  # whole, and a mended recipe or text may go on in the same run
+    assert message in refused("data", "recipe.yaml", "--strict")
+    assert not list((workplace / "runs").glob("bad/data/**/*"))  # a mended text may go on in the same run
+
+
+def test_bad_text_is_counted_and_reported(main: Main, workplace: Path) -> None:
+    (workplace / "rivers.jsonl").write_bytes(ROWS.encode() + b"[1]\n" + ROWS.encode())
+    code, out, err = main("data", "recipe.yaml")
+    assert (code, out) == (0, "")
+    assert "120 of 121 rows became documents; 1 can't be used, such as rivers.jsonl:61: JSON list" in err
+    report = workplace / "runs/bad/data/rivers/report.md"
+    assert str(report.relative_to(workplace)) in err
+    assert "`rivers.jsonl:61`: JSON list instead of an object" in report.read_text(encoding="utf-8")
 
 
 def test_a_mended_recipe_goes_on_in_the_same_run(main: Main, workplace: Path) -> None:
@@ -392,3 +402,20 @@ def test_no_space_for_a_checkpoint(workplace: Path) -> None:
     assert "plan.json" in left
     assert not {"base", "model"} & set(left)
     assert not [name for name in left if "step-" in name]
+
+
+def test_data_inspect(main: Main, refused: Callable[..., str], tmp_path: Path) -> None:
+    assert main("data", str(TINY), "--name", "shards")[0] == 0
+    code, out, err = main("data", "inspect", "runs/shards/data", "--documents", "1", "--verify")
+    assert code == 0 and "checksums verified" in out and "<|bos|>" in out
+    assert "lengths.png" in err and (tmp_path / "runs" / "shards" / "data" / "lengths.png").is_file()
+    code, out, _ = main("data", "inspect", "runs/shards", "--json", "--picture", "mine.png")
+    assert code == 0 and (tmp_path / "mine.png").is_file()
+    report = json.loads(out)
+    assert report["total"]["tokens"] == sum(one["tokens"] for one in report["sets"]) > 0
+    code, out, _ = main("data", "inspect", "--help")
+    assert code == 0 and "Example: sioconv data inspect" in out
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "mine.png").unlink()
+    assert "no token shards: nowhere" in refused("data", "inspect", "nowhere")
+    assert "documents out of range" in refused("data", "inspect", "nowhere", "--documents", "-1")

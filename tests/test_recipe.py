@@ -51,7 +51,7 @@ def test_files_merge_left_to_right_and_overrides_come_last(basic: str, tmp_path:
 
 
 def test_size_fills_in_what_is_not_said(basic: str) -> None:
-    derived = derive(5 * 10**6, 4096, 128)
+    derived = derive(5 * 10**6, 4096, 128, tokens=4096)
     recipe = load_recipe([basic], ["--size=5m", "--tokenizer.vocab_size=4096", "--train.sequence_length=128"])
     assert (recipe.model.hidden_size, recipe.train.lr) == (derived["model"]["hidden_size"], derived["train"]["lr"])
     assert recipe.train.tokens == 4096  # the file says so

@@ -24,6 +24,7 @@ from sioconv.recipe import Recipe, load_recipe
 from sioconv.recipe_files import read_yaml
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.metrics import read_jsonl
+from tests.train import launch
 
 RECIPE = """\
 name: rivers
@@ -111,18 +112,6 @@ def test_data_makes_the_tokenizer_and_the_shards_of_both_stages(load: Load) -> N
     assert not hidden(run)
 
 
-def test_the_tokenizer_reads_no_more_than_each_sources_share(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    monkeypatch.setattr(stages, "train_tokenizer", lambda *arguments: read.extend(arguments[1]) or [])
-    stages.make_tokenizer(load("--tokenizer.sample_bytes=4000"))
-    size = {name: sum(len(text.encode()) for text in read if is_it(text)) for name, is_it in KINDS.items()}
-    assert 3000 <= size["rivers"] < 3200
-    assert 1000 <= size["hills"] < 1200
-
-
-KINDS: dict[str, Callable[[str], bool]] = {"hills": str.isascii, "rivers": lambda text: not text.isascii()}
-
-
 def test_pretraining_alone_ends_with_a_model(load: Load) -> None:
     recipe = load()
     recipe.finetune.data.sources.clear()
@@ -187,7 +176,11 @@ def test_the_same_seed_gives_the_same_model(load: Load) -> None:
         (None, "--data.sources.hills.weight=0.5", True),
         ("tokenizer", "--data.sources.hills.weight=0.5", False),
         ("tokenizer", "--tokenizer.vocab_size=330", False),
+        ("tokenizer", "--data.workers=2", True),
+        ("tokenizer", "--data.max_bad_rows=0.5", True),
+        ("checkpoints/finetune", "--finetune.data.workers=2", True),
         ("tokenizer", "--train.lr=1e-4", True),
+        ("tokenizer", "--tokenizer.compare=[rwkv]", True),
         ("checkpoints/pretrain", "--train.lr=1e-4", False),
         ("checkpoints/pretrain", "--seed=4", False),
         ("checkpoints/pretrain", "--model.num_heads=2", False),
@@ -307,3 +300,26 @@ def test_a_run_killed_in_both_stages_ends_with_the_same_bits(load: Load, tmp_pat
     for whole, resumed in zip(results(tmp_path), results(killed), strict=True):
         assert whole == resumed
     assert not hidden(killed / "runs" / "rivers" / "checkpoints")
+
+
+def test_two_processes_make_the_same_models_in_the_same_folder(load: Load, tmp_path: Path) -> None:
+    """The whole way by two processes: one prepares the data and writes what is written once."""
+    together = tmp_path / "together"
+    together.mkdir()
+    write_workplace(together)
+    running = launch.start(["-m", "sioconv", "finetune", "recipe.yaml", "--train.carry_state=true"], 2, together)
+    stages.finetune(load("--train.carry_state=true"))
+    results = launch.finish(running)
+    assert [code for code, _ in results] == [0, 0], results
+    assert "× 2 processes" in results[0][1]
+    assert results[1][1] == ""  # the second process keeps silent
+    for name in ("base", "model"):
+        alone, shared = (load_model_folder(folder / "runs/rivers" / name)[0] for folder in (tmp_path, together))
+        for key, value in alone.state_dict().items():
+            torch.testing.assert_close(value, shared.state_dict()[key], rtol=1e-4, atol=1e-5)
+    metrics = [read_jsonl(folder / "runs/rivers/metrics.jsonl") for folder in (tmp_path, together)]
+    for first, second in zip(*metrics, strict=True):
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
+        assert [first[key] for key in ("stage", "step", "split", "source")] == [
+            second[key] for key in ("stage", "step", "split", "source")
+        ]

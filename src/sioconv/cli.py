@@ -24,6 +24,7 @@ sioconv: build your own language model on the recurrence c_t = a_t * c_{t-1} + z
   sioconv demo                        the whole way on the bundled text, in about ten minutes
   sioconv tokenizer RECIPE            train (or adopt) a tokenizer
   sioconv data RECIPE                 documents → token shards
+  sioconv data inspect DIR            what is in the shards
   sioconv pretrain RECIPE             train from random weights   (the same line again goes on where it stopped)
   sioconv finetune RECIPE             train on conversations
   sioconv report RUN                  measure a run and write its report
@@ -68,6 +69,8 @@ def run(arguments: list[str]) -> None:
         print(USAGE, end="")
     elif verb in ("-V", "--version"):
         print(f"sioconv {__version__}")
+    elif arguments[:2] == ["data", "inspect"]:
+        _data_inspect(_parse(_data_inspect_parser(), arguments[2:]))
     elif verb in RECIPE_VERBS:
         _run_recipe_verb(verb, arguments[1:])
     elif verb in VERBS:
@@ -91,7 +94,12 @@ def _quiet_libraries() -> None:
 
 RECIPE_VERBS = {
     "tokenizer": ("make_tokenizer", "Trains the run's tokenizer, or adopts the one that the recipe names."),
-    "data": ("make_data", "Turns the recipe's sources into token shards under runs/NAME/data."),
+    "data": (
+        "make_data",
+        "Turns the recipe's sources into token shards under runs/NAME/data. Rows that can't be used are counted there\n"
+        "in SOURCE/report.md; with --strict the first of them is an error.\n"
+        "`sioconv data inspect DIR` shows what is in the shards.",
+    ),
     "pretrain": (
         "pretrain",
         "Trains a model from random weights; the stages before it run first where they are missing.",
@@ -101,6 +109,7 @@ RECIPE_VERBS = {
         "Trains the pretrained model on conversations; the stages before it run first where they are missing.",
     ),
 }
+STRICT = ("--data.strict=true", "--finetune.data.strict=true")
 
 
 def _run_recipe_verb(verb: str, arguments: list[str]) -> None:
@@ -116,7 +125,8 @@ def _run_recipe_verb(verb: str, arguments: list[str]) -> None:
         raise UserError(f"no recipe: sioconv {verb} RECIPE; the package has demo.yaml")
     from sioconv.recipe import load_recipe
 
-    recipe = load_recipe(arguments[:count], arguments[count:])
+    overrides = [part for argument in arguments[count:] for part in (STRICT if argument == "--strict" else (argument,))]
+    recipe = load_recipe(arguments[:count], overrides)
     from sioconv import stages
 
     getattr(stages, function)(recipe)
@@ -251,6 +261,45 @@ def _evaluate(arguments: "Namespace") -> None:
         return
     for name, value in result["sources"].items():
         print(f"{name}: {value['bpb']:.4f} bits per byte over {value['bytes']:,} bytes")
+
+
+def _data_inspect_parser() -> "ArgumentParser":
+    parser = _parser(
+        "data inspect",
+        "Shows what is in token shards: sizes, lengths of documents, some documents at random.",
+        "sioconv data inspect runs/demo/data --verify",
+    )
+    parser.add_argument("dir", type=str, help="a run, its data/, a source in it, or one shard set")
+    parser.add_argument("--documents", type=int, default=3, help="how many documents of each set are shown")
+    parser.add_argument("--seed", type=int, default=0, help="decides which documents")
+    parser.add_argument("--tokenizer", type=str | None, default=None, help="its folder, if it isn't the run's")
+    parser.add_argument("--verify", action="store_true", help="compare every file with its checksum")
+    parser.add_argument(
+        "--picture", type=str | None, default=None, help="where the picture of the lengths goes; by default into DIR"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _data_inspect(arguments: "Namespace") -> None:
+    from sioconv.data.inspection import PICTURE, describe, draw_lengths, inspect_data
+    from sioconv.progress import say
+
+    folder = Path(arguments.dir)
+    tokenizer = None if arguments.tokenizer is None else Path(arguments.tokenizer)
+    if arguments.documents < 0:
+        raise UserError(f"documents out of range: {arguments.documents}: give 0 or more")
+    report = inspect_data(
+        folder,
+        tokenizer=tokenizer,
+        documents=arguments.documents,
+        seed=arguments.seed,
+        verify=arguments.verify,
+    )
+    picture = Path(arguments.picture or folder / PICTURE)
+    draw_lengths(report, picture)
+    print(json.dumps(report, ensure_ascii=False) if arguments.json else describe(report), end="\n" * arguments.json)
+    say(f"picture of the lengths → {picture}")
 
 
 def _generate_parser() -> "ArgumentParser":

@@ -116,10 +116,11 @@ def _fill_in_size(values: dict[str, Any]) -> None:
     """Puts what follows from `size` under what the recipe says. A budget in minutes stands for tokens."""
     vocabulary = values.get("tokenizer", {}).get("vocab_size", TokenizerConfig.vocab_size)
     length = values.get("train", {}).get("sequence_length", TrainConfig.sequence_length)
-    if not all(isinstance(number, int) and number > 0 for number in (vocabulary, length)):
+    tokens = values.get("train", {}).get("tokens")
+    if not all(isinstance(number, int) and number > 0 for number in (vocabulary, length, tokens or 1)):
         return  # refused by its own name later
     try:
-        derived = derive(parse_size(values["size"]), vocabulary, length)
+        derived = derive(parse_size(values["size"]), vocabulary, length, tokens)
     except ValueError as error:
         raise UserError(f"recipe: {error}") from error
     if values.get("train", {}).get("minutes") is not None:
@@ -198,6 +199,8 @@ def check_keys(values: Any, kind: Any, path: str) -> None:
             if value is None:
                 raise UserError(f"recipe: {path}{key} is empty: give its keys or leave it out")
             check_keys(value, typing.get_args(kind)[1], f"{path}{key}.")
+    if isinstance(kind, types.UnionType):  # a part that may be left out
+        kind = next((part for part in typing.get_args(kind) if dataclasses.is_dataclass(part)), kind)
     if not dataclasses.is_dataclass(kind) or values is None:
         return
     if not isinstance(values, Mapping):

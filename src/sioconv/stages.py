@@ -5,7 +5,6 @@ same line again goes on where it stopped.
 """
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -17,18 +16,17 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data import chat
-from sioconv.data.config import DataConfig
+from sioconv.data.config import FREE, DataConfig
 from sioconv.data.lanes import Lanes
 from sioconv.data.loader import Mixture
 from sioconv.data.pipeline import prepare_source
+from sioconv.data.prepare_tokenizer import prepare_tokenizer
 from sioconv.data.shards import ShardSet
-from sioconv.data.sources import read_split
-from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256, train_tokenizer
+from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.device import pick_device
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.evaluate.figures import Minutes, ReportFigures
-from sioconv.files import atomic_folder
 from sioconv.generate import SamplingConfig, generate_text
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.configuration import SioConvConfig
@@ -59,7 +57,7 @@ def open_run(recipe: Recipe) -> Path:
     """
     path = recipe.folder / "recipe.yaml"
     if path.exists():
-        old, new = read_yaml(path), as_values(recipe)
+        old, new = _lasting(read_yaml(path)), _lasting(as_values(recipe))
         fixed = [key for made, keys in FIXED_BY.items() if (recipe.folder / made).exists() for key in keys]
         difference = first_difference({key: old.get(key) for key in fixed}, {key: new[key] for key in fixed})
         if difference:
@@ -71,39 +69,25 @@ def open_run(recipe: Recipe) -> Path:
     return recipe.folder
 
 
+def _lasting(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's values without those that change nothing of what is made."""
+    kept = {**values, "finetune": {**values.get("finetune", {})}}
+    kept["tokenizer"] = {key: value for key, value in values.get("tokenizer", {}).items() if key != "compare"}
+    for part in (kept, kept["finetune"]):
+        part["data"] = {key: value for key, value in part.get("data", {}).items() if key not in FREE}
+    return kept
+
+
 def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
-    """Trains the run's tokenizer on the training split of its text sources, or adopts one.
+    """Trains the run's tokenizer on a sample of the training split of its sources, or adopts one, and reports on it.
 
     The one that the recipe names is adopted, or that of the model that fine-tuning starts from.
     """
     run = open_run(recipe)
-    folder = run / "tokenizer"
-    if (folder / "tokenizer.json").exists():
-        return load_tokenizer(folder)
-    if adopted := recipe.tokenizer.path or recipe.finetune.base:
-        tokenizer = load_tokenizer(Path(adopted))
-        with atomic_folder(folder) as temporary:
-            tokenizer.save_pretrained(temporary)
-        say(f"tokenizer: {len(tokenizer):,} tokens from {adopted} → {folder}")
-        return tokenizer
-    if not recipe.data.sources:
+    data = recipe.data if recipe.data.sources else recipe.finetune.data
+    if not data.sources:
         raise UserError("recipe: data.sources is empty: name at least one source of text")
-    start = time.monotonic()
-    tokenizer = train_tokenizer(recipe.tokenizer, _tokenizer_sample(recipe), folder)
-    say(f"tokenizer: {len(tokenizer):,} tokens in {time.monotonic() - start:.0f} s → {folder}")
-    return tokenizer
-
-
-def _tokenizer_sample(recipe: Recipe) -> Iterator[str]:
-    """Training text, from each source at most its share of the byte budget."""
-    weights = sum(source.weight for source in recipe.data.sources.values())
-    for source in recipe.data.sources.values():
-        budget = recipe.tokenizer.sample_bytes * source.weight / weights
-        for row in read_split(source, "train", recipe.data.heldout):
-            if budget <= 0:
-                break
-            budget -= sum(len(text.encode()) for text in row.texts)
-            yield from row.texts
+    return prepare_tokenizer(recipe.tokenizer, recipe.tokenizer.path or recipe.finetune.base, data, run / "tokenizer")
 
 
 def make_data(recipe: Recipe) -> None:
@@ -126,6 +110,8 @@ def open_windows(recipe: Recipe, data: DataConfig, train: TrainConfig) -> tuple[
         windows = Lanes(sets, weights, train.sequence_length, recipe.seed, train.batch_size)
     else:
         windows = Mixture(sets, weights, train.sequence_length, recipe.seed, train.whole_documents)
+        for note in windows.notes():
+            say(note)
     if any(shards.masked for shards in sets.values()):
         return windows, None
     share = {name: weight / sum(weights.values()) for name, weight in weights.items() if weight}

@@ -56,6 +56,14 @@ def test_more_workers_are_other_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+def test_finished_tasks_are_not_run_again(tmp_path: Path, workers: int) -> None:
+    run(tmp_path, workers)
+    for path in tmp_path.glob("ran-*"):
+        path.unlink()
+    assert run(tmp_path, workers) == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_comes_out_and_finished_tasks_stay_finished(tmp_path: Path, workers: int) -> None:
     with pytest.raises(UserError, match="no such line"):
         run(tmp_path, workers, fails=2, error="no such line")

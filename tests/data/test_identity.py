@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sioconv.data.config import SourceConfig
 from sioconv.data.identity import identity_rows
-from sioconv.data.rows import parse_line
+from sioconv.data.rows import parse_json, row_of
 from sioconv.data.sources import read_rows
 from sioconv.errors import UserError
 
@@ -32,7 +32,8 @@ def test_about_two_hundred_distinct_conversations_in_two_languages() -> None:
 @given(names)
 def test_every_row_is_whole_and_every_key_is_in_its_answer(name: str) -> None:
     for row in identity_rows(name):
-        assert parse_line(json.dumps({"messages": row.messages}).encode(), "chat", "here").messages == row.messages
+        line = json.dumps({"messages": row.messages}).encode()
+        assert row_of(parse_json(line, "chat", "here"), "chat", "here").messages == row.messages
         assert [turn["role"] for turn in row.messages or []] == ["user", "assistant"] * (len(row.texts) // 2)
         assert row.extra.get("key", "") in row.texts[-1]
         if row.extra.get("relation") in ("name", "denial", "who", "greeting", "introduction", "call"):

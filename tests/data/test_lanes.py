@@ -75,8 +75,8 @@ def test_an_epoch_holds_every_token_once(
     tokens = sorted(token for task in written for ids in task for token in ids)
     stages = -(-2 * len(tokens) // (length * count * span))
     stream: list[int] = []  # spans in their order are the source's stream
+    read = lane_streams(lanes, stages * span)
     for stage in range(stages):
-        read = lane_streams(lanes, stages * span)
         for one in read:
             stream += [step[0] for step in one[stage * span * length : (stage + 1) * span * length]]
     assert sorted(stream[: len(tokens)]) == tokens

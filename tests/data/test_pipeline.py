@@ -29,6 +29,7 @@ from sioconv.data.tokenizer import encode_texts, tokenizer_sha256, train_tokeniz
 from sioconv.errors import UserError
 
 SPLITS = ("train", "heldout")
+PUBLISHED = [".inputs.json", "heldout", "report.md", "statistics.json", "train"]
 
 
 def write_jsonl(path: Path, rows: Sequence[object]) -> Path:
@@ -101,7 +102,7 @@ def test_documents_are_bos_text_eos(
         assert list(about.values()) == ["sea", split, "CC0-1.0", "ja", "text", "uint16"]
         total += shards.documents_total
     assert total == 120
-    assert sorted(path.name for path in (tmp_path / "sea").iterdir()) == ["heldout", "train"]
+    assert sorted(path.name for path in (tmp_path / "sea").iterdir()) == PUBLISHED
 
 
 def test_conversations_are_encoded_with_their_masks(
@@ -175,16 +176,17 @@ def test_what_is_there_is_left_alone_until_something_changes(tmp_path: Path, tok
     (out / "heldout" / "00000.ds").write_bytes(b"")
     assert is_made_anew(source, data, other)
     assert not is_made_anew(source, data, other)
-    assert sorted(entry.name for entry in out.iterdir()) == ["heldout", "train"]
+    assert sorted(entry.name for entry in out.iterdir()) == PUBLISHED
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_bad_row_is_one_error_and_leaves_no_shards(tmp_path: Path, tokenizer_folder: Path, workers: int) -> None:
+def test_a_bad_row_is_one_error_where_it_must_be(tmp_path: Path, tokenizer_folder: Path, workers: int) -> None:
     rows: list[object] = [{"text": f"text {number}"} for number in range(40)]
     rows[30] = {"txt": "?"}
     source = SourceConfig(str(write_jsonl(tmp_path / "in.jsonl", rows)))
     with pytest.raises(UserError, match=r"in\.jsonl:31") as caught:
-        prepare_source("x", source, DataConfig(tasks=2, workers=workers), tokenizer_folder, tmp_path / "out")
+        data = DataConfig(tasks=2, workers=workers, strict=True)
+        prepare_source("x", source, data, tokenizer_folder, tmp_path / "out")
     assert "\n" not in str(caught.value)
     left = [path.name for path in tmp_path.rglob("*") if path.name == "manifest.json" or path.name.startswith(".0")]
     assert left == []
@@ -196,7 +198,7 @@ def test_older_shards_outlive_a_failure(tmp_path: Path, tokenizer_folder: Path) 
     before = contents(tmp_path / "out")
     write_jsonl(path, [{"text": "fine"}, {"text": 5}])
     with pytest.raises(UserError, match=r"in\.jsonl:2"):
-        prepare_source("x", SourceConfig(str(path)), DataConfig(), tokenizer_folder, tmp_path / "out")
+        prepare_source("x", SourceConfig(str(path)), DataConfig(strict=True), tokenizer_folder, tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
 
@@ -233,20 +235,20 @@ PREPARE = """
 import sys
 import time
 from pathlib import Path
-from sioconv.data import pipeline
+from sioconv.data import pipeline, reading
 from sioconv.data.config import DataConfig, SourceConfig
 
 path, tokenizer, out, workers = sys.argv[1:]
-read_all_rows = pipeline.read_rows
+read_all_rows = reading.read_rows
 
-def read_rows(source, *, rank, world_size):
-    for number, row in enumerate(read_all_rows(source, rank=rank, world_size=world_size)):
+def read_rows(source, *, rank, world_size, tally):
+    for number, row in enumerate(read_all_rows(source, rank=rank, world_size=world_size, tally=tally)):
         if rank >= 2 and number == 10:
             Path(path + f".{rank}").touch()
             time.sleep(1000)
         yield row
 
-pipeline.read_rows = read_rows
+reading.read_rows = read_rows
 if __name__ == "__main__":
     data = DataConfig(tasks=4, workers=int(workers))
     pipeline.prepare_source("x", SourceConfig(path), data, Path(tokenizer), Path(out))

@@ -3,6 +3,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from sioconv.model import SioConvCache, SioConvForCausalLM
 
@@ -65,6 +66,17 @@ def test_state_dict_round_trip(model: SioConvForCausalLM, ids: Tensor, warm: Sio
     assert torch.equal(read(model, ids[:, -2:], other), read(model, ids[:, -2:], warm))
     other.load_state_dict({}, 0)
     assert torch.equal(read(model, ids, other), read(model, ids, SioConvCache(model.config)))
+
+
+def test_it_can_be_taken_apart_and_put_together(model: SioConvForCausalLM, ids: Tensor, warm: SioConvCache) -> None:
+    """As torch.export does."""
+    for cache in (warm, SioConvCache(model.config)):
+        leaves, spec = _pytree.tree_flatten(cache)
+        again = _pytree.tree_unflatten(leaves, spec)
+        assert isinstance(again, SioConvCache) and again.get_seq_length() == cache.get_seq_length()
+        assert torch.equal(read(model, ids[:, -2:], again), read(model, ids[:, -2:], cache))
+    paths = [str(path[0]) for path, _ in _pytree.tree_flatten_with_path(warm)[0]]
+    assert len(paths) == len(set(paths)) == 1 + 2 * model.config.num_hidden_layers
 
 
 def test_a_missing_state_is_named(model: SioConvForCausalLM, warm: SioConvCache) -> None:

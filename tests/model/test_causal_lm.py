@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import DynamicCache
 
 from sioconv.model import SioConvCache, SioConvForCausalLM
 from sioconv.model.loss import IGNORED, token_loss_sum
@@ -95,7 +96,7 @@ def test_one_row_of_positions_serves_all_rows(model: SioConvForCausalLM, ids: Te
 
 
 def test_embeddings_in_place_of_ids(model: SioConvForCausalLM, ids: Tensor) -> None:
-    embeddings = model.model.embed(ids)
+    embeddings = model.get_input_embeddings()(ids)
     torch.testing.assert_close(model(inputs_embeds=embeddings).logits, model(ids).logits)
     for wrong in ({}, {"input_ids": ids, "inputs_embeds": embeddings}):
         with pytest.raises(ValueError, match="exactly one of input_ids"):
@@ -108,7 +109,29 @@ def test_long_embeddings_are_looked_up_at_the_limit(model: SioConvForCausalLM, i
     rows = model.model.embed_tokens.weight[ids]
     if limit is not None:
         rows = F.embedding(ids, model.model.embed_tokens.weight.detach().clone(), max_norm=limit)
-    torch.testing.assert_close(model.model.embed(ids), rows)
+    torch.testing.assert_close(model.get_input_embeddings()(ids), rows)
+
+
+def test_a_cache_for_keys_and_values_is_refused(model: SioConvForCausalLM, ids: Tensor) -> None:
+    for call in (model, model.generate):
+        with pytest.raises(TypeError, match="cache is a DynamicCache: give a SioConvCache"):
+            call(ids, cache=DynamicCache())
+
+
+def test_outputs_as_a_tuple(model: SioConvForCausalLM, ids: Tensor) -> None:
+    whole = model(ids, labels=ids, output_hidden_states=True)
+    for arguments in ({"return_dict": False}, {}):
+        model.config.return_dict = bool(arguments)  # the argument stands above the configuration
+        outputs = model(ids, labels=ids, output_hidden_states=True, **arguments)
+        assert isinstance(outputs, tuple) and len(outputs) == 4  # loss, logits, cache, hidden states
+        assert outputs[0] == whole.loss and torch.equal(outputs[1], whole.logits)
+
+
+def test_hidden_states_by_the_configuration(model: SioConvForCausalLM, ids: Tensor) -> None:
+    assert model(ids).hidden_states is None
+    model.config.output_hidden_states = True
+    assert len(model(ids).hidden_states) == model.config.num_hidden_layers + 1
+    assert model(ids, output_hidden_states=False).hidden_states is None
 
 
 @pytest.mark.parametrize("keep", [1, 3, torch.tensor([2, 7])], ids=str)

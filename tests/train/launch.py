@@ -44,7 +44,7 @@ def start(arguments: Sequence[str], processes: int = 1, folder: Path | None = No
     return started
 
 
-def finish(processes: Sequence["subprocess.Popen[str]"], seconds: float = 120) -> list[tuple[int, str]]:
+def finish(processes: Sequence["subprocess.Popen[str]"], seconds: float = 300) -> list[tuple[int, str]]:
     """(exit code, what it said) of each process; kills what hasn't ended by then, and fails."""
     try:
         said = [process.communicate(timeout=seconds)[1] for process in processes]

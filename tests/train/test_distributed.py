@@ -46,7 +46,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     cases = [values | {"run": str(tmp_path / f"run-{n}"), "log_every": 1} for n, values in enumerate(CASES.values())]
     process = torchrun(["-m", "tests.train.worker", str(tmp_path), json.dumps(cases)], 2)
     alone = [work(values | {"run": str(tmp_path / f"alone-{n}")}, ALONE) for n, values in enumerate(cases)]
-    ((code, said),) = finish([process], 300)
+    ((code, said),) = finish([process])
     assert code == 0, said
     for number, name in enumerate(CASES):
         together = torch.load(tmp_path / f"{number}.pt", weights_only=True)
@@ -105,3 +105,20 @@ def test_what_torch_says_of_a_lost_process_becomes_one_line() -> None:
     assert "\n" not in str(told.value)
     with pytest.raises(RuntimeError, match="shapes"), lost_processes():
         raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "process 2 of 2"),
+    ],
+)
+def test_a_launchers_mistakes_are_named(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str) -> None:
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=named), join_world("cpu"):
+        pass

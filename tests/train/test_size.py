@@ -63,3 +63,11 @@ def test_larger_models_are_wider_deeper_and_slower() -> None:
             assert smaller["model"][key] < larger["model"][key]
         assert smaller["train"]["lr"] > larger["train"]["lr"]
         assert smaller["train"]["batch_size"] < larger["train"]["batch_size"]
+
+
+def test_a_shorter_run_takes_smaller_batches() -> None:
+    whole, tenth = (derive(25 * 10**6, 8192, 256, tokens) for tokens in (500_000_000, 50_000_000))
+    assert whole == derive(25 * 10**6, 8192, 256)
+    assert tenth["train"]["batch_size"] < whole["train"]["batch_size"]
+    assert tenth["train"]["lr"] > whole["train"]["lr"]
+    assert tenth["model"] == whole["model"]

@@ -78,7 +78,7 @@ def main() -> None:
     setattr(loop, "matrix_speed", lambda *_: 1e9)  # noqa: B010 - what is shown on the terminal, and nothing else
     cases = json.loads(sys.argv[2])
     try:
-        with join_world("cpu", 60.0) as world:
+        with join_world("cpu", 300.0) as world:
             for number, values in enumerate(cases):
                 result = work(values, world)
                 if world.leads:

@@ -4,19 +4,29 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sioconv.data.cleaning_config import Cleaning
+
 
 @dataclass
 class SourceConfig:
     """One source of documents or conversations.
 
     Args:
-        path: a file, folder or glob; `bundled:FILE` for text that ships with the package; `identity:NAME` for turns
-            built from the name that the model shall answer to.
+        path: a file, folder or glob (JSON lines, Parquet, plain text, MediaWiki dumps); `hf:OWNER/NAME` for a Hugging
+            Face dataset; `bundled:FILE` for text that ships with the package; `identity:NAME` for turns built from the
+            name that the model shall answer to.
         kind: `text` rows are documents, `chat` rows are conversations.
         language: language tag of the source (ja, en).
         weight: share of the mixture's tokens; shares are normalised over the sources.
         licence: licence of the text.
         templated: generated from facts: gets its own line in reports and is left out of its language's total.
+        config: configuration of a Hugging Face dataset, such as 20231101.ja.
+        split: split of a Hugging Face dataset.
+        revision: commit or tag of a Hugging Face dataset; null takes the newest.
+        streaming: read a Hugging Face dataset over the network every time instead of downloading it once.
+        text_column: key or column that holds a document's text.
+        id_column: key or column that identifies a document; where it is given, ids that come twice are reported.
+        cleaning: what documents go through before they become tokens.
     """
 
     path: str
@@ -25,6 +35,53 @@ class SourceConfig:
     weight: float = 1.0
     licence: str = ""
     templated: bool = False
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    streaming: bool = False
+    text_column: str = "text"
+    id_column: str | None = None
+    cleaning: Cleaning = field(default_factory=Cleaning)
+
+    def check(self) -> None:
+        """Raises ValueError, naming the field, where the values can't work."""
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight: {self.weight} is negative or not a number")
+        if not self.path.startswith("hf:") and (self.config or self.revision or self.streaming):
+            raise ValueError("config, revision and streaming: only for a path that begins with hf:")
+        if self.kind != "text" and self.cleaning != Cleaning():
+            raise ValueError("cleaning: only documents are cleaned, not conversations: leave it out")
+        try:
+            self.cleaning.check()
+        except ValueError as error:
+            raise ValueError(f"cleaning.{error}") from error
+
+
+@dataclass
+class ClusterConfig:
+    """What a task of `sioconv data` gets on a Slurm or Ray cluster.
+
+    Args:
+        cpus_per_task: cores of one task.
+        memory_gb: memory of one core.
+        partition: on Slurm, where to.
+        time: on Slurm, the limit of one task as sbatch takes it.
+        qos: on Slurm, the quality of service, where there are any.
+        setup: on Slurm, a shell line before the tasks; by default the Python that submits them is found first.
+        options: on Slurm, other options of sbatch, such as account.
+    """
+
+    cpus_per_task: int = 1
+    memory_gb: int = 4
+    partition: str = ""
+    time: str = "24:00:00"
+    qos: str | None = None
+    setup: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+
+
+# What a recipe says about who does the work and how strictly, not about its result: a run may go on with other values.
+FREE = ("workers", "strict", "max_bad_rows", "executor", "cluster")
 
 
 @dataclass
@@ -35,13 +92,21 @@ class DataConfig:
         sources: the sources by name.
         heldout: share of documents held out of training, chosen by the hash of their content.
         tasks: number of tasks that a source is cut into when it is turned into shards.
-        workers: processes that work on the tasks; doesn't change the result.
+        workers: tasks that are worked on at the same time; doesn't change the result.
+        strict: stop at the first row that can't be used, instead of counting it.
+        max_bad_rows: largest share of a source's rows that may be unusable; more are an error.
+        executor: who runs the tasks: processes of this machine, a Slurm cluster or a Ray cluster.
+        cluster: what a task gets there.
     """
 
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     heldout: float = 0.03
     tasks: int = 1
     workers: int = 1
+    strict: bool = False
+    max_bad_rows: float = 0.1
+    executor: Literal["local", "slurm", "ray"] = "local"
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def check(self) -> None:
         """Raises ValueError, naming the field, where the values can't work."""
@@ -50,9 +115,15 @@ class DataConfig:
         for name in ("tasks", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        if not 0 <= self.max_bad_rows <= 1:
+            raise ValueError(f"max_bad_rows: {self.max_bad_rows} is not between 0 and 1")
+        if self.executor == "slurm" and not self.cluster.partition:
+            raise ValueError("cluster.partition is empty: name the partition that the tasks run in")
         for name, source in self.sources.items():
-            if not 0 <= source.weight < math.inf:
-                raise ValueError(f"sources.{name}.weight: {source.weight} is negative or not a number")
+            try:
+                source.check()
+            except ValueError as error:
+                raise ValueError(f"sources.{name}.{error}") from error
         if self.sources and not any(source.weight for source in self.sources.values()):
             raise ValueError("sources: all weights are 0: give at least one source a share")
 
@@ -62,11 +133,15 @@ class TokenizerConfig:
     """How text is cut into tokens.
 
     Args:
-        path: adopt the tokenizer of this folder instead of training one.
-        vocab_size: number of tokens, special ones included.
-        sample_bytes: most bytes of text that the tokenizer is trained on.
+        path: adopt this tokenizer instead of training one: a folder with tokenizer.json, or owner/name or
+            owner/name@revision on the Hugging Face Hub.
+        vocab_size: number of tokens of a trained one, special ones included.
+        sample_bytes: most bytes of text that it is trained on, of each source its share.
+        compare: other tokenizers that the report measures on the same text: rwkv (the package's vocabulary), folders,
+            Hub ids, SentencePiece files.
     """
 
     path: str | None = None
     vocab_size: int = 6144
     sample_bytes: int = 16_000_000
+    compare: list[str] = field(default_factory=list)

@@ -8,13 +8,40 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
+from fsspec.implementations.local import LocalFileSystem
 
+from sioconv.data.config import DataConfig
 from sioconv.errors import UserError
 from sioconv.progress import track
+
+
+def run_tasks(label: str, steps: list[PipelineStep], tasks: int, logs: Path, data: DataConfig) -> None:
+    """Runs a pipeline's unfinished tasks to their end, wherever the recipe says.
+
+    Args:
+        label: what the progress of the work is called.
+        steps: the pipeline; what it does must not depend on who runs it.
+        tasks: how many there are.
+        logs: folder of the marks of finished tasks and of logs; on a cluster it must be shared by all machines.
+        data: says who runs the tasks.
+
+    Raises:
+        UserError: from a task, or where a task ended without a result.
+    """
+    # With its file system a folder is never taken for a URL.
+    options: dict[str, Any] = {"pipeline": steps, "tasks": tasks, "logging_dir": (str(logs), LocalFileSystem())}
+    if data.executor == "local":
+        TaskExecutor(label, workers=data.workers, **options).run()
+        return
+    from sioconv.data.cluster import run_on_cluster  # which few need
+
+    run_on_cluster(label, data, options)
 
 
 class TaskExecutor(LocalPipelineExecutor):  # type: ignore[misc]
@@ -39,7 +66,7 @@ class TaskExecutor(LocalPipelineExecutor):  # type: ignore[misc]
         Raises UserError where a worker was killed.
         """
         ranks = self.get_incomplete_ranks()
-        if self.workers == 1 or len(ranks) == 1:
+        if self.workers == 1 or len(ranks) <= 1:
             for rank in ranks:
                 self._run_for_rank(rank)
             return

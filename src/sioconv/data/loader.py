@@ -1,7 +1,6 @@
 """From token shards to training batches, in an order that is a pure function of (seed, number of the window)."""
 
-from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from sioconv.data.order import Turns, permuted
 from sioconv.data.shards import ShardSet
+from sioconv.data.whole_documents import Cuts, whole_document_windows
 from sioconv.errors import UserError
 
 IGNORED = -100
@@ -50,7 +50,11 @@ class Mixture:
         sequence_length: T, tokens in a window.
         seed: decides the order.
         whole_documents: pack whole documents into a window, in their order, as many as fit; only documents longer than
-            T are cut. Otherwise a window is any T tokens that follow each other.
+            T are cut, conversations after what the assistant says where that is possible. Otherwise a window is any T
+            tokens that follow each other.
+
+    Attributes:
+        cuts: of each source with whole documents, how many had to be cut.
 
     Raises:
         UserError: a source has no tokens, or its weight is negative, not a number, or too small beside the others.
@@ -73,16 +77,35 @@ class Mixture:
         self._turns = open_turns(sets, weights)
         self._names = self._turns.names
         self._sets = [sets[name] for name in self._names]
-        self._starts: list[Sequence[int] | NDArray[np.int64]] = [  # where each source's windows begin
-            _whole_document_windows(shards, sequence_length)
-            if whole_documents
-            else range(0, shards.tokens_total, sequence_length)
-            for shards in self._sets
-        ]
+        self._starts: list[Sequence[int] | NDArray[np.int64]] = []  # where each source's windows begin
+        self.cuts: dict[str, Cuts] = {}
+        for name, shards in zip(self._names, self._sets, strict=True):
+            if whole_documents:
+                starts, self.cuts[name] = whole_document_windows(shards, sequence_length)
+                self._starts.append(starts)
+            else:
+                self._starts.append(range(0, shards.tokens_total, sequence_length))
 
     def counts(self, windows: int) -> dict[str, int]:
         """How many of the first `windows` windows come from each source."""
         return self._turns.counts(windows)
+
+    def notes(self) -> Iterator[str]:
+        """What a user should know of how documents are cut, one line for each source that it happens to."""
+        for name, shards in zip(self._names, self._sets, strict=True):
+            window = f"of {self.sequence_length:,} tokens"
+            if name not in self.cuts:
+                if shards.masked:
+                    yield (
+                        f"{name}: windows {window} cut its conversations anywhere: "
+                        "whole_documents: true keeps them whole"
+                    )
+                continue
+            cuts = self.cuts[name]
+            if cuts.documents:
+                share = f"{cuts.documents:,} of {shards.documents_total:,} documents"
+                inside = f", {cuts.turns:,} times inside what the assistant says" if cuts.turns else ""
+                yield f"{name}: {share} are longer than a window {window} and are cut{inside}"
 
     def batch(self, first_window: int, size: int) -> Batch:
         """The windows `first_window` … `first_window + size - 1`."""
@@ -157,15 +180,3 @@ class Rows:
         last = np.maximum.accumulate(np.where(self._reset, steps, -self._origin), axis=1)  # [B, T]
         arrays = (self._input_ids, self._targets, self._reset, steps - last)
         return Batch(*(torch.from_numpy(values) for values in arrays))
-
-
-def _whole_document_windows(shards: ShardSet, length: int) -> NDArray[np.int64]:
-    """Where windows begin that have at most `length` tokens and end where a document ends, if any does within them."""
-    ends, start = shards.document_ends, 0
-    starts = array("q")  # 8 bytes a window
-    while start < shards.tokens_total:
-        starts.append(start)
-        last = int(np.searchsorted(ends, start + length, "right")) - 1
-        fits = last >= 0 and ends[last] > start
-        start = int(ends[last]) if fits else start + length
-    return np.array(starts, np.int64)

@@ -5,55 +5,40 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from multiprocessing import parent_process
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from fsspec.implementations.local import LocalFileSystem
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.data.account import (
+    account_of,
+    read_statistics,
+    refuse_bad_rows,
+    summary,
+    why_nothing_is_left,
+    write_account,
+)
 from sioconv.data.chat import encode_batch
 from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.data.executor import TaskExecutor
-from sioconv.data.shard_writer import read_facts, task_writer, token_type, write_manifest
+from sioconv.data.dedup import DuplicateFinder, SignatureWriter
+from sioconv.data.executor import run_tasks
+from sioconv.data.inputs import Checksums, identify
+from sioconv.data.long_texts import encode_long, is_long
+from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
+from sioconv.data.rows import Split
+from sioconv.data.shard_writer import Ids, read_facts, task_writer, token_type, write_manifest
 from sioconv.data.shards import VERSION, ShardSet
-from sioconv.data.sources import Split, read_rows, resolve, split_of
 from sioconv.data.tokenizer import encode_texts, load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
-from sioconv.files import disk_errors, sha256_file
-from sioconv.progress import track
+from sioconv.files import disk_errors
+from sioconv.progress import say
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+INPUTS = ".inputs.json"
 BATCH_BYTES = 1_000_000  # of text that is tokenised together: enough for all cores, whatever the documents' sizes
-
-
-class RowReader(PipelineStep):  # type: ignore[misc]
-    """Reads a task's rows in order; a document's metadata holds its `split` and, for conversations, its `messages`.
-
-    Args:
-        source: what to read.
-        heldout: share of documents held out.
-        label: what the progress of the work is called.
-    """
-
-    name, type = "Rows", "Reader"
-
-    def __init__(self, source: SourceConfig, heldout: float, label: str) -> None:
-        super().__init__()
-        self.source, self.heldout, self.label = source, heldout, label
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
-        """Yields the documents of task `rank`. Raises UserError naming file and line of a row that can't be used."""
-        rows: Iterable[Any] = read_rows(self.source, rank=rank, world_size=world_size)
-        if parent_process() is None:  # in a worker the bars of several tasks would write over each other
-            rows = track(rows, self.label if world_size == 1 else f"{self.label} {rank + 1}/{world_size}")
-        for row in rows:
-            metadata = {"split": split_of(row, self.heldout)}
-            if row.messages is not None:
-                metadata["messages"] = row.messages
-            yield Document(text="\n".join(row.texts), id=row.id, metadata=metadata)
 
 
 class ShardWriter(PipelineStep):  # type: ignore[misc]
@@ -85,20 +70,28 @@ class ShardWriter(PipelineStep):  # type: ignore[misc]
                 for split in SPLITS
             }
             for batch in batches(data, BATCH_BYTES):
+                encoded, masks = self._encode(tokenizer, batch)  # of both splits together: that keeps all cores busy
                 for split in SPLITS:
-                    documents = [document for document in batch if document.metadata["split"] == split]
-                    writers[split].write(*self._encode(tokenizer, documents), sum(map(text_bytes, documents)))
+                    chosen = [number for number, document in enumerate(batch) if document.metadata["split"] == split]
+                    writers[split].write(
+                        [encoded[number] for number in chosen],
+                        None if masks is None else [masks[number] for number in chosen],
+                        sum(text_bytes(batch[number]) for number in chosen),
+                    )
 
     def _encode(
         self, tokenizer: PreTrainedTokenizerFast, documents: list[Document]
-    ) -> tuple[list[list[int]], list[list[int]] | None]:
+    ) -> tuple[list[Ids], list[list[int]] | None]:
         """Ids of each document, and their masks where they are conversations."""
         if self.masked:
             encoded = encode_batch(tokenizer, [document.metadata["messages"] for document in documents])
             return [ids for ids, _ in encoded], [mask for _, mask in encoded]
+        short = iter(encode_texts(tokenizer, [document.text for document in documents if not is_long(document.text)]))
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        texts = encode_texts(tokenizer, [document.text for document in documents])
-        return [[bos, *ids, eos] for ids in texts], None
+        return [
+            encode_long(tokenizer, document.text, bos, eos) if is_long(document.text) else [bos, *next(short), eos]
+            for document in documents
+        ], None
 
 
 def batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
@@ -130,28 +123,31 @@ def facts_of(folder: Path, split: Split, task: int) -> Path:
 def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_path: Path, out: Path) -> None:
     """Makes the shard sets `out/train` and `out/heldout` from a source, unless they are there already.
 
-    The files depend on the source's text, `heldout`, `tasks` and the tokenizer, not on the number of workers. What
-    finished tasks have made is kept in a hidden folder of `out` until all have, so a run that was stopped goes on from
-    there; the shard sets then take their places whole.
+    The files depend on the source's text and cleaning, `heldout`, `tasks` and the tokenizer, not on who runs the tasks.
+    What finished tasks have made is kept in a hidden folder of `out` until all have, so a run that was stopped goes on
+    from there; the shard sets then take their places whole. `out/statistics.json` and `out/report.md` say what was left
+    out and why.
 
     Args:
         name: the source's name.
         source: where the text is.
-        data: `heldout`, `tasks` and `workers` are used.
+        data: everything but `sources` is used.
         tokenizer_path: the tokenizer's folder.
         out: the source's folder.
 
     Raises:
-        UserError: a row, file, setting or tokenizer that can't be used, no text for training, a full disk, or a worker
-            that was killed.
+        UserError: a file, setting or tokenizer that can't be used, too many rows that can't, no text for training, a
+            full disk, or a worker that was killed.
     """
     if data.tasks < 1 or data.workers < 1:
         raise UserError(f"data.tasks and data.workers must be 1 or more: got {data.tasks} and {data.workers}")
     if not 0 <= data.heldout < 1:
         raise UserError(f"data.heldout must be at least 0 and under 1: got {data.heldout}")
-    dtype = token_type(len(load_tokenizer(tokenizer_path)))
-    about = _about(name, source, data, tokenizer_path)
-    made = all(_is_made(out / split, about) for split in SPLITS)
+    vocabulary = len(load_tokenizer(tokenizer_path))
+    checksums = Checksums(out / INPUTS)
+    about = _about(name, source, data, tokenizer_path, identify(source, checksums))
+    statistics = read_statistics(out)
+    made = statistics is not None and all(_is_made(out / split, about) for split in SPLITS)
     key = hashlib.sha256(json.dumps([VERSION, about], sort_keys=True).encode()).hexdigest()
     work = out.absolute() / f".work-{key[:16]}"
     with disk_errors(out):
@@ -160,26 +156,43 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
                 _remove_unfinished(old)
             else:
                 shutil.rmtree(old)
-        if made:
-            return
-        try:
-            label = f"data {name}"
-            reader = RowReader(source, data.heldout, label)
-            writer = ShardWriter(work, tokenizer_path.absolute(), source.kind == "chat")
-            logs = (str(work), LocalFileSystem())  # with its file system a folder is never taken for a URL
-            TaskExecutor(
-                label, pipeline=[reader, writer], tasks=data.tasks, workers=data.workers, logging_dir=logs
-            ).run()
-            _publish(work, out, dtype, about)
-        except BaseException:
-            _remove_unfinished(work)
-            with suppress(OSError):  # it may hold older shard sets, or not be there
-                out.rmdir()
-            raise
-        shutil.rmtree(work)
+        if not made:
+            try:
+                _run_stages(f"data {name}", source, data, tokenizer_path.absolute(), work)
+                statistics = _publish(work, out, about, data, vocabulary)
+            except BaseException:
+                _remove_unfinished(work)
+                with suppress(OSError):  # it may hold older shard sets, or not be there
+                    out.rmdir()
+                raise
+            shutil.rmtree(work)
+            if line := summary(statistics, out):
+                say(line)
+    checksums.save()
+    if statistics is not None:
+        refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
 
 
-def _about(name: str, source: SourceConfig, data: DataConfig, tokenizer: Path) -> dict[str, Any]:
+def _run_stages(label: str, source: SourceConfig, data: DataConfig, tokenizer: Path, work: Path) -> None:
+    """Runs the tasks that aren't finished yet: first those that look for duplicates, where they are asked for."""
+
+    def reader(stage: str, accounts: Path, compared: tuple[Path, Path] | None = None) -> DocumentReader:
+        return DocumentReader(source, data.heldout, data.strict, f"{label}{stage}", accounts, compared)
+
+    compared = None
+    if source.cleaning.compares:
+        compared = signatures, duplicates = work / "signatures", work / "duplicates"
+        steps = [reader(", comparing", signatures), SignatureWriter(signatures, source.cleaning)]
+        run_tasks(f"{label}, comparing", steps, data.tasks, signatures, data)
+        finder = DuplicateFinder(signatures, duplicates, data.tasks, source.cleaning)
+        run_tasks(f"{label}, comparing", [finder], 1, duplicates, data)
+    writer = ShardWriter(work, tokenizer, source.kind == "chat")
+    run_tasks(label, [reader("", work / "accounts", compared), writer], data.tasks, work, data)
+
+
+def _about(
+    name: str, source: SourceConfig, data: DataConfig, tokenizer: Path, inputs: list[dict[str, Any]]
+) -> dict[str, Any]:
     """What a manifest says of where shards come from; where it is the same, so are they."""
     return {
         "source": name,
@@ -187,23 +200,13 @@ def _about(name: str, source: SourceConfig, data: DataConfig, tokenizer: Path) -
         "kind": source.kind,
         "language": source.language,
         "licence": source.licence,
+        "columns": [source.text_column, source.id_column],
+        "cleaning": asdict(source.cleaning),
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
         "heldout": data.heldout,
         "tasks": data.tasks,
-        "inputs": _inputs(source),
+        "inputs": inputs,
     }
-
-
-def _inputs(source: SourceConfig) -> list[dict[str, Any]]:
-    """What identifies the text of a source."""
-    files = resolve(source.path)
-    if not files:
-        rows = json.dumps([row.messages for row in read_rows(source)])
-        return [{"rows_sha256": hashlib.sha256(rows.encode()).hexdigest()}]
-    try:
-        return [{"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)} for file in files]
-    except OSError as error:
-        raise UserError(f"can't read: {error.filename}: {error.strerror}: check the path and its rights") from error
 
 
 def _is_made(folder: Path, about: dict[str, Any]) -> bool:
@@ -214,23 +217,34 @@ def _is_made(folder: Path, about: dict[str, Any]) -> bool:
     return all(manifest.get(key) == value for key, value in about.items())
 
 
-def _publish(work: Path, out: Path, dtype: str, about: dict[str, Any]) -> None:
-    """Writes the manifests and moves both shard sets to their places; goes on where an earlier call was stopped."""
-    tasks = {split: [read_facts(facts_of(work, split, task)) for task in range(about["tasks"])] for split in SPLITS}
-    if not any(task.documents for task in tasks["train"]):
+def _publish(work: Path, out: Path, about: dict[str, Any], data: DataConfig, vocabulary: int) -> dict[str, Any]:
+    """Writes the account and the manifests and moves both shard sets to their places; returns the statistics.
+
+    Goes on where an earlier call was stopped. Raises UserError for no text to train on, or too many bad rows.
+    """
+    count = about["tasks"]
+    tasks = {split: [read_facts(facts_of(work, split, task)) for task in range(count)] for split in SPLITS}
+    documents: dict[str, int] = {split: sum(task.documents for task in tasks[split]) for split in SPLITS}
+    tallies = read_accounts(work / "accounts", count)
+    ids = repeated_ids(work / "accounts", count) if about["columns"][1] is not None else None
+    statistics = account_of(about["source"], tallies, ids, documents)
+    refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
+    if not documents["train"]:
         shutil.rmtree(work)
-        raise UserError(f"no text to train on: {about['path']}: all of it is held out: add text or lower data.heldout")
+        raise UserError(f"no text to train on: {about['path']}: {why_nothing_is_left(statistics)}")
+    write_account(out, statistics)
     for split in SPLITS:
         if _is_made(out / split, about):
             continue
-        write_manifest(work / split, tasks[split], dtype, {**about, "split": split})
+        write_manifest(work / split, tasks[split], token_type(vocabulary), {**about, "split": split})
         shutil.rmtree(out / split, ignore_errors=True)
         (work / split).rename(out / split)
+    return statistics
 
 
 def _remove_unfinished(work: Path) -> None:
-    """Removes what unfinished tasks have left, and all of it where none has finished."""
-    if not any(work.glob("completions/*")):
+    """Removes what unfinished tasks have left, and all of it where none has finished or left a cluster's log."""
+    if not any(work.rglob("completions/*")) and not any(work.rglob("slurm_logs")):
         shutil.rmtree(work, ignore_errors=True)
     for temporary in work.glob("*/.*"):
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sioconv.data.conversations import FORMS, conversation_of, text_of
 from sioconv.errors import UserError
 
 Kind = Literal["text", "chat"]
@@ -12,7 +14,7 @@ Split = Literal["train", "heldout"]
 ROLES = ("system", "user", "assistant")
 EXPECTED = {
     "text": 'an object with a non-empty string "text"',
-    "chat": 'an object with a non-empty list "messages" of {"role": "system|user|assistant", "content": "…"}',
+    "chat": f"an object with {FORMS}",
 }
 
 
@@ -54,11 +56,40 @@ def split_of(row: Row, heldout: float) -> Split:
     return "heldout" if int.from_bytes(digest[:8], "big") < heldout * 2.0**64 else "train"
 
 
-def parse_line(line: bytes, kind: Kind, where: str) -> Row:
-    """The row in one line of JSON.
+class BadInput(UserError):
+    """A row or file that isn't what it must be; where rows are counted instead of refused, it is counted.
 
-    Raises `UserError` naming `where` when the line isn't UTF-8, isn't JSON, or isn't what `kind` needs.
+    Args:
+        what: bad row, broken file.
+        where: `FILE:LINE`, or the file.
+        problem: what is wrong.
+        advice: what is expected, or what to do.
     """
+
+    def __init__(self, what: str, where: str, problem: str, advice: str) -> None:
+        super().__init__(f"{what}: {where}: {problem}: {advice}")
+        self.what, self.where, self.problem, self.advice = what, where, problem, advice
+
+    def __reduce__(self) -> tuple[type["BadInput"], tuple[str, str, str, str]]:
+        """How one process hands it to another; by itself, an exception keeps only its message."""
+        return BadInput, (self.what, self.where, self.problem, self.advice)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that is as it must be but no document, such as a redirect.
+
+    Args:
+        where: `FILE:LINE` or like it.
+        reason: why it is no document.
+    """
+
+    where: str
+    reason: str
+
+
+def parse_json(line: bytes, kind: Kind, where: str) -> dict[str, Any]:
+    """The object in one line of JSON. Raises `BadInput` when the line isn't UTF-8 or isn't a JSON object."""
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -67,37 +98,21 @@ def parse_line(line: bytes, kind: Kind, where: str) -> Row:
         raise bad_row(where, f"not JSON ({error})", kind) from error
     if not isinstance(record, dict):
         raise bad_row(where, f"JSON {type(record).__name__} instead of an object", kind)
-    if kind == "chat":
-        messages = _checked_messages(record.pop("messages", None), where)
-        return Row(where, messages=messages, extra=record)
-    text = _checked_string(record.pop("text", None), '"text"', kind, where)
-    return Row(where, text=text, extra=record)
+    return record
 
 
-def bad_row(where: str, problem: str, kind: Kind) -> UserError:
-    """The error for a row that isn't what it must be."""
-    return UserError(f"bad row: {where}: {problem}: expected {EXPECTED[kind]}")
-
-
-def _checked_messages(messages: object, where: str) -> list[dict[str, str]]:
-    if not isinstance(messages, list) or not messages:
-        raise bad_row(where, 'missing or empty "messages"', "chat")
-    checked = []
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise bad_row(where, f'message {number} must have "role" and "content" and nothing else', "chat")
-        if message["role"] not in ROLES:
-            raise bad_row(where, f"message {number} has the role {message['role']!r}", "chat")
-        content = _checked_string(message["content"], f'"content" of message {number}', "chat", where)
-        checked.append({"role": str(message["role"]), "content": content})
-    return checked
-
-
-def _checked_string(value: object, name: str, kind: Kind, where: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise bad_row(where, f"missing or empty {name}, or not a string", kind)
+def row_of(record: Mapping[str, Any], kind: Kind, where: str, text_column: str = "text") -> Row:
+    """The row that a record (a JSON object, a row of a table) holds. Raises `BadInput` when it lacks what it needs."""
     try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no UTF-8 text can hold
-        raise bad_row(where, f"{name} holds a lone surrogate", kind) from error
-    return value
+        if kind == "chat":
+            messages, extra = conversation_of(record)
+            return Row(where, messages=messages, extra=extra)
+        extra = dict(record)
+        return Row(where, text=text_of(extra.pop(text_column, None), f'"{text_column}"'), extra=extra)
+    except ValueError as error:
+        raise bad_row(where, str(error), kind) from error
+
+
+def bad_row(where: str, problem: str, kind: Kind) -> BadInput:
+    """The error for a row that isn't what it must be."""
+    return BadInput("bad row", where, problem, f"expected {EXPECTED[kind]}")

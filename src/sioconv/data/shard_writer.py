@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from sioconv.data.shards import FORMAT, INDEX, INDEX_TYPE, MANIFEST, MASK, MASK_TYPE, TOKEN_TYPES, TOKENS, VERSION
 from sioconv.files import atomic_write
 
+Ids = Sequence[int] | NDArray[Any]
+
 
 @dataclass
 class TaskFiles:
@@ -47,7 +49,7 @@ class TaskWriter:
         self._hashes = {suffix: hashlib.sha256() for suffix in streams}
         self._tokens = self._documents = self._bytes = 0
 
-    def write(self, documents: Sequence[Sequence[int]], masks: Sequence[Sequence[int]] | None, text_bytes: int) -> None:
+    def write(self, documents: Sequence[Ids], masks: Sequence[Sequence[int]] | None, text_bytes: int) -> None:
         """Appends documents.
 
         Args:
@@ -126,5 +128,5 @@ def write_manifest(folder: Path, tasks: Sequence[TaskFiles], dtype: str, about: 
         temporary.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _join(lists: Sequence[Sequence[int]], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _join(lists: Sequence[Ids], dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.concatenate([np.empty(0, dtype), *(np.array(values, dtype) for values in lists)])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sioconv.errors import UserError
 from sioconv.files import sha256_file
+from sioconv.progress import track
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "sioconv-shards", 1
@@ -88,7 +89,8 @@ class ShardSet:
 
     def verify(self) -> None:
         """Compares every file with its checksum. Raises UserError naming the first one that differs."""
-        for name, facts in self.manifest["files"].items():
+        files: dict[str, Any] = self.manifest["files"]
+        for name, facts in track(files.items(), f"verify {self.folder}", len(files)):
             if sha256_file(self.folder / name) != facts["sha256"]:
                 raise _damaged(self.folder, f"{name} isn't what was written")
 

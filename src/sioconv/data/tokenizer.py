@@ -84,12 +84,8 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], out: Path) ->
         show_progress=False,
     )
     backend.train_from_iterator(_first_bytes(texts, config.sample_bytes), trainer)
-    bos = (BOS, SPECIAL_TOKENS.index(BOS))
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B:1", special_tokens=[bos]
-    )
     with atomic_folder(out) as folder:
-        _write(backend, folder)
+        write_tokenizer(backend, folder)
     return load_tokenizer(out)
 
 
@@ -130,11 +126,17 @@ _text_encoders: WeakKeyDictionary[PreTrainedTokenizerFast, tuple[int, Tokenizer]
 def _text_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     size, encoder = _text_encoders.get(tokenizer, (None, None))
     if encoder is None or size != len(tokenizer):
-        encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        encoder.no_truncation()
-        encoder.no_padding()
-        encoder.encode_special_tokens = True
+        encoder = text_encoder(tokenizer.backend_tokenizer)
         _text_encoders[tokenizer] = (len(tokenizer), encoder)
+    return encoder
+
+
+def text_encoder(backend: Tokenizer) -> Tokenizer:
+    """A copy of a tokenizer that takes everything in a text for text."""
+    encoder = Tokenizer.from_str(backend.to_str())
+    encoder.no_truncation()
+    encoder.no_padding()
+    encoder.encode_special_tokens = True
     return encoder
 
 
@@ -149,7 +151,14 @@ def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
         raise UserError("no text to train a tokenizer on: data.sources: name a source that isn't empty")
 
 
-def _write(backend: Tokenizer, folder: Path) -> None:
+def write_tokenizer(backend: Tokenizer, folder: Path) -> None:
+    """Writes a tokenizer that has `SPECIAL_TOKENS` into a folder, with its settings and the chat template.
+
+    It will add bos and nothing else to what it encodes.
+    """
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B:1", special_tokens=[(BOS, backend.token_to_id(BOS))]
+    )
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,

@@ -1,9 +1,11 @@
 """The model's memory in the shape that transformers' generation expects of a cache."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from sioconv.model.architecture import Architecture
@@ -124,3 +126,34 @@ class SioConvCache(Cache):
         for i, layer in enumerate(self.layers):
             layer.state = LayerState(tensors[f"layers.{i}.c"], tensors.get(f"layers.{i}.conv")) if tensors else None
         self.tokens_seen = torch.tensor(tokens_seen, dtype=torch.int64)
+
+
+def _flatten(cache: SioConvCache) -> tuple[list[Tensor | None], int]:
+    """The tensors of a cache, the counter first, and its number of layers."""
+    tensors: list[Tensor | None] = [cache.tokens_seen]
+    for layer in cache.layers:
+        tensors += (None, None) if layer.state is None else layer.state
+    return tensors, len(cache.layers)
+
+
+def _flatten_with_keys(cache: SioConvCache) -> tuple[list[tuple[_pytree.KeyEntry, Tensor | None]], int]:
+    tensors, layers = _flatten(cache)
+    return [(_pytree.SequenceKey(i), tensor) for i, tensor in enumerate(tensors)], layers
+
+
+def _unflatten(tensors: Iterable[Tensor | None], layers: int) -> SioConvCache:
+    cache = SioConvCache(Architecture(num_hidden_layers=layers))
+    cache.tokens_seen, *states = tensors  # type: ignore[assignment]
+    for layer, c, conv in zip(cache.layers, states[::2], states[1::2], strict=True):
+        layer.state = None if c is None else LayerState(c, conv)
+    return cache
+
+
+# torch.export lets a model take and return what it can take apart and put together.
+_pytree.register_pytree_node(
+    SioConvCache,
+    _flatten,
+    _unflatten,
+    serialized_type_name=f"{SioConvCache.__module__}.SioConvCache",  # a folder's own code is another module
+    flatten_with_keys_fn=_flatten_with_keys,
+)

@@ -12,11 +12,12 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, Gene
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
 
 from sioconv.model.architecture import Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.configuration import SioConvConfig
-from sioconv.model.layers import SioConvBlock, SioConvLayer, at_least_fp32
+from sioconv.model.layers import BoundedEmbedding, SioConvBlock, SioConvLayer
 
 
 class CheckpointedBlock(GradientCheckpointingLayer, SioConvBlock):  # type: ignore[no-untyped-call]
@@ -66,21 +67,13 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
 
     def __init__(self, config: SioConvConfig) -> None:
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = BoundedEmbedding(config.vocab_size, config.hidden_size, config.embedding_max_norm)
         self.layers = nn.ModuleList(CheckpointedBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()  # type: ignore[no-untyped-call]
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Ids [B, T] to vectors [B, T, D], rows longer than `embedding_max_norm` scaled down to it."""
-        x: Tensor = self.embed_tokens(input_ids)
-        if self.config.embedding_max_norm is None:
-            return x
-        norm = at_least_fp32(x.detach()).norm(dim=-1, keepdim=True)
-        scale: Tensor = (self.config.embedding_max_norm / (norm + 1e-7)).clamp(max=1)
-        return x * scale.to(x.dtype)
-
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -107,15 +100,20 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
             kwargs: `seq_idx` [B, T] and `cu_seq_lens_q` [N + 1] (for B = 1) mark documents as well; others are ignored.
 
         Raises:
+            TypeError: `cache` is one of transformers' own.
             ValueError: neither or both of input_ids and inputs_embeds are given.
         """
         cache = past_key_values if cache is None else cache
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids [B, T] and inputs_embeds [B, T, D]")
-        x = inputs_embeds if input_ids is None else self.embed(input_ids)  # [B, T, D]
+        if cache is not None and not hasattr(cache, "tokens_seen"):
+            raise TypeError(f"cache is a {type(cache).__name__}: give a SioConvCache, or none to get a new one")
+        x = inputs_embeds if input_ids is None else self.embed_tokens(input_ids)  # [B, T, D]
         assert x is not None
         length = x.shape[1]
         use_cache = use_cache if use_cache is not None else (self.config.use_cache and not self.training)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         if use_cache and cache is None:
             cache = SioConvCache(self.config)
         mask = None
@@ -174,6 +172,7 @@ class SioConvForCausalLM(SioConvPreTrainedModel, GenerationMixin):  # type: igno
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.post_init()  # type: ignore[no-untyped-call]
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -198,6 +197,7 @@ class SioConvForCausalLM(SioConvPreTrainedModel, GenerationMixin):  # type: igno
             cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         hidden = outputs.last_hidden_state

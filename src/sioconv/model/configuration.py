@@ -23,7 +23,7 @@ class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-
     """
 
     model_type = "sioconv"
-    keys_to_ignore_at_inference = ("cache",)
+    keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012  # Trainer adds a list to it
 
     vocab_size: int = 6144
     tokenizer_fingerprint: str | None = None
@@ -37,9 +37,18 @@ class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-
         kwargs.pop("auto_map", None)  # in the package only
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         Architecture.check(self)
+        if not hasattr(self, "auto_map"):  # TRL reads it of every model whose class isn't one of transformers' own
+            self.auto_map: dict[str, str] = {}
         # The Auto classes look a model's class up by its configuration: this is the first moment that they can need it.
         # Earlier, while the Auto classes are being imported, not all of transformers that it takes can be imported.
         import_module("sioconv.model.causal_lm")  # in the package only
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json holds: every field, and the places of code in the folder if there are any."""
+        values: dict[str, Any] = super().to_dict()
+        if not values.get("auto_map"):
+            values.pop("auto_map", None)
+        return values
 
 
 AutoConfig.register(SioConvConfig.model_type, SioConvConfig, exist_ok=True)  # in the package only

@@ -51,7 +51,7 @@ class SioConvLayer(nn.Module):
         self.y_gate_proj = nn.Linear(width, width, bias=config.use_bias)
         self.dt_proj = nn.Linear(width, gates)
         self.A_log = nn.Parameter(torch.empty(gates))
-        self.state_norm = HeadNorm(heads, config.state_norm_eps)
+        self.state_norm = NormedScan(heads, config.state_norm_eps, config.output_gate)
         self.initial_state = nn.Parameter(torch.empty(heads, width // heads))
         self.conv_weight = nn.Parameter(torch.empty(width, config.conv_width)) if config.conv_width else None
         with torch.no_grad():
@@ -160,53 +160,11 @@ class SioConvLayer(nn.Module):
         gate: Tensor = F.silu(self.y_gate_proj(x_gate))  # [B, T, D]
         start = at_least_fp32(self.initial_state)  # [H, P]
         carried = start.expand(x.shape[0], -1, -1) if state is None else state.c
-        normed, final = self._remember(z, log_a, gate.view_as(z), carried, reset, output_state)
+        normed, final = self.state_norm(z, log_a, gate.view_as(z), carried, start, reset, output_state)
         y = self.y_proj(normed.flatten(-2))
         if self.config.output_gate == "projected":
             y = y * gate
         return y, LayerState(final, conv_tail) if output_state and final is not None else None
-
-    def _remember(
-        self, z: Tensor, log_a: Tensor, gate: Tensor, carried: Tensor, reset: Tensor | None, output_state: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """norm(c_t) [B, T, H, P] in z's dtype, with the output's gate inside where it belongs there, and the last c.
-
-        Neither c nor norm(c) is rounded to z's dtype before `gate` [B, T, H, P].
-        """
-        start, norm = at_least_fp32(self.initial_state), self.state_norm
-        before = gate.to(carried.dtype) if self.config.output_gate == "state" else None
-        after = gate if self.config.output_gate == "normed" else None
-        final: Tensor | None
-        if z.shape[1] == 1 and not torch.is_grad_enabled():
-            if reset is not None:
-                carried = torch.where(reset.view(-1, 1, 1), start, carried)
-            _, final = step(z[:, 0], log_a[:, 0], carried)
-            c = final.unsqueeze(1) if before is None else final.unsqueeze(1) * before  # [B, 1, H, P]
-            return norm(c, None if after is None else after.to(c.dtype)).to(z.dtype), final
-        reset_state = None if reset is None else start
-        if before is not None:
-            c, final = scan(
-                z.to(carried.dtype),
-                log_a,
-                carried,
-                reset=reset,
-                reset_state=reset_state,
-                output_final_state=output_state,
-            )
-            return norm(c * before).to(z.dtype), final
-        weight, bias = at_least_fp32(norm.weight), at_least_fp32(norm.bias)
-        return scan_norm_gate(
-            z,
-            log_a,
-            weight,
-            bias,
-            norm.eps,
-            after,
-            carried,
-            reset=reset,
-            reset_state=reset_state,
-            output_final_state=output_state,
-        )
 
     def _scale_input(self, z: Tensor, log_a: Tensor) -> Tensor:
         """z [B, T, H, P] times sqrt(1 - a^2) or 1 - a, both from log_a by expm1, exact for slow gates."""
@@ -269,18 +227,89 @@ def matmul_input(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-class HeadNorm(nn.Module):
-    """GroupNorm with one group per head over that head's channels of one step, and one affine pair per head."""
+class NormedScan(nn.Module):
+    """The recurrence with its states normalised: GroupNorm with one group and one affine pair per head and step.
 
-    def __init__(self, heads: int, eps: float) -> None:
+    One operator does both, so the module that owns the norm's weights runs the scan too: tools that bring weights to
+    where they are used (offloading, sharding) do so when the module that owns them is called.
+    """
+
+    def __init__(self, heads: int, eps: float, output_gate: str) -> None:
         super().__init__()
         self.eps = eps
+        self.output_gate = output_gate
         self.weight = nn.Parameter(torch.ones(heads))
         self.bias = nn.Parameter(torch.zeros(heads))
 
-    def forward(self, c: Tensor, gate: Tensor | None = None) -> Tensor:
-        """c [..., H, P] to the same shape and dtype, times `gate` like c."""
-        return normalise_heads(c, self.weight.to(c.dtype), self.bias.to(c.dtype), self.eps, gate)
+    def forward(
+        self,
+        z: Tensor,
+        log_a: Tensor,
+        gate: Tensor,
+        carried: Tensor,
+        start: Tensor,
+        reset: Tensor | None,
+        output_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """norm(c_t) [B, T, H, P] in z's dtype, with the output's gate inside where it belongs there, and the last c.
+
+        z [B, T, H, P] and log_a [B, T, H] or [B, T, H, P] are read from `carried` [B, H, P] on, and from `start` [H, P]
+        where `reset` [B, T] is True. Neither c nor norm(c) is rounded to z's dtype before `gate` [B, T, H, P].
+        """
+        weight, bias = at_least_fp32(self.weight), at_least_fp32(self.bias)
+        before = gate.to(carried.dtype) if self.output_gate == "state" else None
+        after = gate if self.output_gate == "normed" else None
+        if z.shape[1] == 1 and not torch.is_grad_enabled():
+            if reset is not None:
+                carried = torch.where(reset.view(-1, 1, 1), start, carried)
+            _, final = step(z[:, 0], log_a[:, 0], carried)
+            c = final.unsqueeze(1) if before is None else final.unsqueeze(1) * before  # [B, 1, H, P]
+            after = None if after is None else after.to(c.dtype)
+            return normalise_heads(c, weight, bias, self.eps, after).to(z.dtype), final
+        reset_state = None if reset is None else start
+        if before is not None:
+            c, last = scan(
+                z.to(carried.dtype),
+                log_a,
+                carried,
+                reset=reset,
+                reset_state=reset_state,
+                output_final_state=output_state,
+            )
+            return normalise_heads(c * before, weight, bias, self.eps).to(z.dtype), last
+        return scan_norm_gate(
+            z,
+            log_a,
+            weight,
+            bias,
+            self.eps,
+            after,
+            carried,
+            reset=reset,
+            reset_state=reset_state,
+            output_final_state=output_state,
+        )
+
+
+class BoundedEmbedding(nn.Embedding):
+    """An embedding whose rows are scaled down to the length `limit` when looked up, where they are longer.
+
+    The gradient takes the scale as a constant, as it is in `torch.nn.functional.embedding(…, max_norm=…)`, but the
+    weights stay as they are.
+    """
+
+    def __init__(self, rows: int, width: int, limit: float | None) -> None:
+        super().__init__(rows, width)
+        self.limit = limit
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids [...] to vectors [..., D]."""
+        x = super().forward(ids)
+        if self.limit is None:
+            return x
+        norm = at_least_fp32(x.detach()).norm(dim=-1, keepdim=True)
+        scale: Tensor = (self.limit / (norm + 1e-7)).clamp(max=1)
+        return x * scale.to(x.dtype)
 
 
 class FeedForward(nn.Module):

@@ -9,6 +9,7 @@ number of processes than wrote it.
 import json
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -185,6 +186,9 @@ def _sums(folder: Path, rank: int) -> dict[str, tuple[int, str]]:
 
 
 def _sync_folder(folder: Path) -> None:
+    """Makes a rename in the folder survive a power cut; Windows has no such call."""
+    if sys.platform == "win32":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

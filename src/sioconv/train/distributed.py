@@ -4,7 +4,9 @@ Any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT
 variables taken from Slurm's. Without them there is one process, and nothing here communicates.
 """
 
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -109,21 +111,28 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> Iterator[World]:
     Raises:
         UserError: the device isn't there, the processes don't find each other, or one stops while others wait for it.
     """
-    size, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
+    size, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
     chosen = pick_device(device)
     if size == 1:
         yield World(chosen)
         return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if chosen.type == "mps":
         raise UserError("several processes can't share an mps device: start one, or set train.device to cpu")
-    local = int(os.environ.get("LOCAL_RANK", rank))
+    if not 0 <= rank < size or missing:
+        raise UserError(
+            f"process {rank} of {size}: {', '.join(missing) or 'RANK'} is missing or wrong: start with torchrun"
+        )
+    local = _number("LOCAL_RANK", rank)
     if chosen.type == "cuda":
         if local >= torch.cuda.device_count():
             raise UserError(f"process {rank} has no card of its own: {torch.cuda.device_count()} here: start fewer")
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    console.quiet = rank > 0
+    if rank > 0:  # the first speaks for all; errors are told by whoever has them
+        console.quiet = True
+        logging.getLogger("sioconv").setLevel(logging.WARNING)
     with lost_processes():
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
         mesh = init_device_mesh(chosen.type, (size,))
@@ -131,6 +140,14 @@ def join_world(device: str = "auto", timeout: float = 600.0) -> Iterator[World]:
         yield World(chosen, rank, size, mesh, patient)
         # Not after an error: the others may be gone, and this would wait for them.
         dist.destroy_process_group()
+
+
+def _number(name: str, default: int) -> int:
+    """A variable that a launcher sets."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UserError(f"the variable {name} is {text!r}, not a number: unset it or start with torchrun")
+    return int(text)
 
 
 @contextmanager
@@ -164,6 +181,8 @@ def shard(root: nn.Module, blocks: list[nn.Module], world: World, dtype: torch.d
     """
     if world.mesh is None:
         return
+    # A linear layer's output is a view, which FSDP2 warns of: nothing here changes it in place.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     half = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks:
         linear: list[nn.Module] = [

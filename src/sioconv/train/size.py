@@ -4,7 +4,7 @@ With N parameters, V tokens in the vocabulary, width D, depth L (docs/training.m
 
 - shape: N = 2·V·D + 10·L·D²: embedding and head, and per block 4·D² in the mixer and 6·D² in a feed-forward layer twice
   as wide; of all D that are multiples of 64, the one whose D / L is nearest to 64. Heads have 64 channels.
-- horizon: 20·N tokens (Hoffmann et al. 2022, arXiv:2203.15556).
+- horizon: 20·N tokens, unless it is given (Hoffmann et al. 2022, arXiv:2203.15556).
 - learning rate 0.3118·C^-0.125 and batch 0.2920·C^0.3271 tokens for C = 6·N·tokens operations (DeepSeek-AI 2024,
   arXiv:2401.02954); the batch is rounded to a power of two of windows, computed 16,384 tokens at a time.
 """
@@ -38,13 +38,14 @@ def parameters_of(vocabulary: int, width: int, depth: int) -> int:
     return 2 * vocabulary * width + 10 * depth * width**2
 
 
-def derive(size: int, vocabulary: int, sequence_length: int) -> dict[str, dict[str, Any]]:
+def derive(size: int, vocabulary: int, sequence_length: int, tokens: int | None = None) -> dict[str, dict[str, Any]]:
     """What the dial stands for, as the parts `model` and `train` of a recipe.
 
     Args:
         size: parameters wanted.
         vocabulary: number of tokens.
         sequence_length: tokens in a window.
+        tokens: that will be trained on, where that is known: 20 times the size otherwise.
 
     Raises:
         ValueError: the vocabulary alone is larger.
@@ -59,7 +60,7 @@ def derive(size: int, vocabulary: int, sequence_length: int) -> dict[str, dict[s
             f"size: a vocabulary of {vocabulary:,} tokens leaves no room for a model of {size:,} parameters"
         )
     _, width, depth = min(shapes)
-    tokens = TOKENS_PER_PARAMETER * size
+    tokens = tokens or TOKENS_PER_PARAMETER * size
     compute = 6.0 * size * tokens
     batch_size = 2 ** max(0, round(math.log2(0.2920 * compute**0.3271 / sequence_length)))
     pieces = 2 ** max(0, math.ceil(math.log2(batch_size * sequence_length / PIECE_TOKENS)))

@@ -120,15 +120,13 @@ class Stepper:
         self._loss = TokenLoss(model)
         shard(self._loss, blocks, world, dtype, set(model._keep_in_fp32_modules_strict or ()))
         self._loss.to(world.device).train()
-        self.optimizers = build_optimizers(model, config)
-        self.scale = LossScale(True, FIRST_SCALE) if dtype == torch.float16 else LossScale()
-        self.carry = Carry(model) if config.carry_state else None
+        self.restart()
 
     def restart(self) -> None:
-        """Forgets moments and carried states: after steps with a learning rate of 0, it is as if none had been made."""
+        """Forgets all but the weights: after steps with a learning rate of 0, it is as if none had been made."""
         self.optimizers = build_optimizers(self.model, self.config)
-        if self.carry is not None:
-            self.carry = Carry(self.model)
+        self.scale = LossScale(True, FIRST_SCALE) if self.dtype == torch.float16 else LossScale()
+        self.carry = Carry(self.model) if self.config.carry_state else None
 
     def gradients(self, batch: Batch, step: int = 0) -> float:
         """Adds the gradients of the mean loss per token that counts, over all processes; returns that loss in nats.

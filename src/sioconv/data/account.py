@@ -1,0 +1,123 @@
+"""What became of a source's rows, as numbers (`statistics.json`) and to read (`report.md`)."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sioconv.data.tally import Counted, Tally, as_json
+from sioconv.errors import UserError
+from sioconv.files import atomic_write
+
+STATISTICS, REPORT = "statistics.json", "report.md"
+TITLES = {
+    "read": "Reading",
+    "length": "Length",
+    "repetition": "Repetition",
+    "quality": "Quality",
+    "decontaminate": "Overlap with evaluation text",
+    "duplicates": "Exact duplicates",
+    "near_duplicates": "Near-duplicates",
+}
+
+
+def account_of(
+    name: str, tallies: Sequence[Tally], repeated_ids: Counted | None, documents: Mapping[str, int]
+) -> dict[str, Any]:
+    """The statistics of a source.
+
+    Args:
+        name: the source's name.
+        tallies: of reading, then of each step.
+        repeated_ids: documents whose id has come before; None where ids aren't looked at.
+        documents: documents that became shards, by split.
+    """
+    return {
+        "source": name,
+        "rows": tallies[0].seen,
+        "bad_rows": tallies[0].bad,
+        "steps": [as_json(tally) for tally in tallies],
+        "repeated_ids": None if repeated_ids is None else asdict(repeated_ids),
+        "documents": dict(documents),
+    }
+
+
+def write_account(out: Path, statistics: Mapping[str, Any]) -> None:
+    """Writes both files into the source's folder."""
+    with atomic_write(out / STATISTICS) as temporary:
+        temporary.write_text(json.dumps(statistics, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(out / REPORT) as temporary:
+        temporary.write_text("\n".join(_lines(statistics)) + "\n", encoding="utf-8")
+
+
+def read_statistics(out: Path) -> dict[str, Any] | None:
+    """What `write_account` has written; None where there is nothing, or nothing that can be read."""
+    try:
+        values = json.loads((out / STATISTICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def refuse_bad_rows(statistics: Mapping[str, Any], strict: bool, most: float) -> None:
+    """Raises UserError where a source has more unusable rows than it may."""
+    rows, bad, name = statistics["rows"], statistics["bad_rows"], statistics["source"]
+    if bad == 0 or (bad <= most * rows and not strict):
+        return
+    example = first_bad(statistics)
+    advice = "mend them, or leave out --strict" if strict else "mend them, or raise data.max_bad_rows"
+    raise UserError(f"bad rows in {name}: {bad:,} of {rows:,} can't be used, such as {example}: {advice}")
+
+
+def first_bad(statistics: Mapping[str, Any]) -> str:
+    """File, line and problem of the first row that can't be used, as far as there are examples."""
+    reading = statistics["steps"][0]["left_out"].values()
+    examples = [example for counted in reading for example in counted["examples"] if example[1]]
+    return ": ".join(examples[0]) if examples else "?"
+
+
+def why_nothing_is_left(statistics: Mapping[str, Any]) -> str:
+    """Why no document became training text, and what to do."""
+    if statistics["documents"]["heldout"]:
+        return "all of it is held out: add text or lower data.heldout"
+    largest = max(statistics["steps"], key=lambda step: sum(part["count"] for part in step["left_out"].values()))
+    return f"the step {largest['name']} left out the most: {', '.join(largest['left_out'])}: change its settings"
+
+
+def summary(statistics: Mapping[str, Any], out: Path) -> str | None:
+    """One line on what was kept and what wasn't; None where there is nothing to say."""
+    kept, ids = sum(statistics["documents"].values()), statistics["repeated_ids"]
+    if kept == statistics["rows"] and not (ids and ids["count"]):
+        return None
+    line = f"data {statistics['source']}: {kept:,} of {statistics['rows']:,} rows became documents"
+    if bad := statistics["bad_rows"]:
+        line += f"; {bad:,} can't be used, such as {first_bad(statistics)}"
+    if ids and ids["count"]:
+        line += f"; {ids['count']:,} have an id that came before"
+    return f"{line} → {out / REPORT}"
+
+
+def _lines(values: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# {values['source']}\n"
+    yield "| step | came in | left out | share |\n|---|---:|---:|---:|"
+    for step in values["steps"]:
+        count = sum(counted["count"] for counted in step["left_out"].values())
+        share = f"{count / step['seen']:.2%}" if step["seen"] else "–"
+        yield f"| {TITLES[step['name']]} | {step['seen']:,} | {count:,} | {share} |"
+    yield "\n" + ", ".join(f"{count:,} documents in {split}" for split, count in values["documents"].items()) + "."
+    for step in values["steps"]:
+        if step["left_out"]:
+            yield f"\n## {TITLES[step['name']]}"
+            yield from _reasons(step["left_out"])
+    if values["repeated_ids"] and values["repeated_ids"]["count"]:
+        yield "\n## Ids that came before"
+        yield "\nThe documents are kept."
+        yield from _reasons({"repeated id": values["repeated_ids"]})
+
+
+def _reasons(left_out: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for reason, counted in sorted(left_out.items(), key=lambda item: -item[1]["count"]):
+        yield f"\n{counted['count']:,} × {reason}\n"
+        for where, what in counted["examples"]:
+            yield f"- `{where}`" + (f": {' '.join(what.split()).replace('`', chr(39))}" if what else "")

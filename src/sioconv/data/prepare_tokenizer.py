@@ -1,0 +1,61 @@
+"""The tokenizer of a run: sampled and trained, or adopted, then measured."""
+
+import json
+import time
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from sioconv.data.config import DataConfig, TokenizerConfig
+from sioconv.data.tokenizer import TOKENIZER_FILE, load_tokenizer, train_tokenizer
+from sioconv.data.tokenizer_adopt import adopt_tokenizer
+from sioconv.data.tokenizer_report import JSON_FILE, TABLE_FILE, write_report
+from sioconv.data.tokenizer_sample import tokenizer_samples
+from sioconv.progress import say
+
+
+def prepare_tokenizer(
+    config: TokenizerConfig, adopted: str | None, data: DataConfig, folder: Path
+) -> PreTrainedTokenizerFast:
+    """Makes the tokenizer in `folder` and the report beside it, unless they are there already.
+
+    A report that lacks one of the tokenizers to compare with is made again.
+
+    Args:
+        config: how a tokenizer is trained, and which ones the report compares it with.
+        adopted: take this one instead of training: a folder, or `owner/name` on the Hub.
+        data: the sources that it is trained and measured on.
+        folder: the run's `tokenizer/`.
+
+    Raises:
+        UserError: no text, or a source, setting or tokenizer that can't be used.
+    """
+    made = (folder / TOKENIZER_FILE).exists()
+    if made and _compared(folder / JSON_FILE).issuperset({"this one", *config.compare}):
+        return load_tokenizer(folder)
+    if adopted and not made:
+        tokenizer = adopt_tokenizer(adopted, folder)
+        say(f"tokenizer: {len(tokenizer):,} tokens from {adopted} → {folder}")
+        made = True
+    samples = tokenizer_samples(data, config.sample_bytes)
+    if not made:
+        start = time.monotonic()
+        texts = (piece for sample in samples.values() for piece in sample.train)
+        tokenizer = train_tokenizer(config, texts, folder)
+        say(f"tokenizer: {len(tokenizer):,} tokens in {time.monotonic() - start:.0f} s → {folder}")
+    tokenizer = load_tokenizer(folder)
+    report = write_report(tokenizer, samples, config.compare, folder)
+    rates = [
+        f"{language} {one['bytes_per_token']:.2f}" for language, one in report["languages"].items() if one["tokens"]
+    ]
+    say(f"tokenizer: bytes per token: {', '.join(rates)} → {folder / TABLE_FILE}")
+    if count := sum(one["broken"] for one in report["sources"].values()):
+        say(f"tokenizer: {count:,} texts of the sample don't come back as they were: see {folder / TABLE_FILE}")
+    return tokenizer
+
+
+def _compared(file: Path) -> set[str]:
+    """The tokenizers that a report has looked at, itself among them; nothing where there is no report."""
+    if not file.exists():
+        return set()
+    return {*json.loads(file.read_text(encoding="utf-8"))["peers"], "this one"}

@@ -1,0 +1,106 @@
+"""Counting what is read, left out and dropped, with examples: nothing is lost without being said."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sioconv.data.rows import BadInput
+from sioconv.errors import UserError
+
+EXAMPLES = 5  # of each reason
+REASONS = 40  # counted apart; what else there is goes together
+OTHER = "other reasons"
+HOPELESS = 1000  # so many bad rows and not a good one: the source isn't what the recipe says
+
+
+@dataclass
+class Counted:
+    """How often something happened, and where first.
+
+    Args:
+        count: how often.
+        examples: the first of them, each where it was and what was there.
+    """
+
+    count: int = 0
+    examples: list[list[str]] = field(default_factory=list)
+
+    def add(self, where: str, what: str) -> None:
+        """Counts one."""
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append([where, what])
+
+
+@dataclass
+class Tally:
+    """What became of the rows of a source, or of the documents that came to a step.
+
+    Args:
+        name: the step.
+        seen: rows or documents that came in, those that were left out included.
+        bad: rows and files among them that can't be used.
+        left_out: by reason.
+        strict: whether the first bad one is an error.
+    """
+
+    name: str
+    seen: int = 0
+    bad: int = 0
+    left_out: dict[str, Counted] = field(default_factory=dict)
+    strict: bool = False
+
+    @property
+    def left_out_total(self) -> int:
+        """How many were left out."""
+        return sum(counted.count for counted in self.left_out.values())
+
+    def drop(self, reason: str, where: str, what: str) -> None:
+        """Counts one that is left out; it must have been counted as seen."""
+        if reason not in self.left_out and len(self.left_out) >= REASONS:
+            reason = OTHER
+        self.left_out.setdefault(reason, Counted()).add(where, what)
+
+    def refuse(self, error: BadInput) -> None:
+        """Counts a row or file that can't be used. Raises the error where that is asked for, or nothing else comes."""
+        if self.strict:
+            raise error
+        self.seen += 1
+        self.bad += 1
+        # A reason is what is the same in many messages: without numbers, and without what a parser adds.
+        reason = re.sub(r"\d+", "N", re.sub(r" \(.*\)$", "", error.problem))
+        self.drop(reason, error.where, error.problem)
+        if self.seen == self.bad == HOPELESS:
+            raise UserError(f"none of the first {HOPELESS:,} rows can be used; the last of them: {error}")
+
+
+def merged(parts: Iterable[Tally]) -> Tally:
+    """The tallies of all tasks as one; examples come from the first tasks that have any."""
+    whole: Tally | None = None
+    for part in parts:
+        whole = whole or Tally(part.name)
+        whole.seen += part.seen
+        whole.bad += part.bad
+        for reason, counted in part.left_out.items():
+            if reason not in whole.left_out and len(whole.left_out) >= REASONS:
+                reason = OTHER
+            into = whole.left_out.setdefault(reason, Counted())
+            into.count += counted.count
+            into.examples += counted.examples[: EXAMPLES - len(into.examples)]
+    if whole is None:
+        raise ValueError("merged: at least one tally expected")
+    return whole
+
+
+def as_json(tally: Tally) -> dict[str, Any]:
+    """The tally as it stands in files."""
+    values = asdict(tally)
+    del values["strict"]
+    return values
+
+
+def from_json(values: dict[str, Any]) -> Tally:
+    """The tally that `as_json` gave."""
+    left_out = {reason: Counted(**counted) for reason, counted in values["left_out"].items()}
+    return Tally(values["name"], values["seen"], values["bad"], left_out)

@@ -1,0 +1,197 @@
+"""Every published form of a conversation gives the same turns, and nothing of one is lost in silence."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from sioconv.data.chat import encode
+from sioconv.data.config import SourceConfig
+from sioconv.data.conversations import ROLE_OF, conversation_of
+from sioconv.data.rows import ROLES
+from sioconv.data.sources import read_rows
+from sioconv.data.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, SPECIAL_TOKENS
+from sioconv.errors import UserError
+
+Turns = list[dict[str, str]]
+SHARE_GPT = {"system": "system", "user": "human", "assistant": "gpt"}
+
+
+def share_gpt(turns: Turns) -> list[dict[str, str]]:
+    return [{"from": SHARE_GPT[turn["role"]], "value": turn["content"]} for turn in turns]
+
+
+def columns(turns: list[dict[str, str]]) -> dict[str, list[str]]:
+    return {key: [turn[key] for turn in turns] for key in turns[0]}
+
+
+# Forms that hold any turns.
+FORMS: dict[str, Callable[[Turns], dict[str, Any]]] = {
+    "messages": lambda turns: {"messages": turns},
+    "ultrachat_200k": lambda turns: {"prompt": turns[0]["content"], "prompt_id": "f0e3", "messages": turns},
+    "messages of a table": lambda turns: {"messages": [{**turn, "tool_calls": None} for turn in turns]},
+    "parts": lambda turns: {
+        "messages": [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    },
+    "ja_conv_wikipedia": lambda turns: {"id": "1", "conversations": share_gpt(turns)},
+    "oasst1-21k-ja": lambda turns: {"ID": "ja-1", "conversations": share_gpt(turns)},
+    "columns": lambda turns: {"conversations": columns(share_gpt(turns))},
+    "conversation": lambda turns: {"conversation": turns},
+    "prompt and completion as turns": lambda turns: {"prompt": turns[:1], "completion": turns[1:]},
+}
+texts = st.text(min_size=1, max_size=20)
+turns = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(ROLES), "content": texts}), min_size=2, max_size=5
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(turns)
+def test_forms_of_any_turns(form: str, turns: Turns) -> None:
+    assert conversation_of(FORMS[form](turns))[0] == turns
+
+
+@given(texts, texts, texts, texts)
+def test_forms_of_a_question_and_an_answer(system: str, question: str, more: str, answer: str) -> None:
+    told = {"role": "system", "content": system}
+    asked = {"role": "user", "content": question}
+    both = {"role": "user", "content": f"{question}\n\n{more}"}
+    answered = {"role": "assistant", "content": answer}
+    for record, expected in (
+        ({"prompt": question, "completion": answer}, [asked, answered]),
+        ({"instruction": question, "output": answer}, [asked, answered]),
+        ({"instruction": question, "input": "", "output": answer}, [asked, answered]),
+        ({"instruction": question, "input": None, "output": answer}, [asked, answered]),
+        ({"instruction": question, "input": more, "output": answer}, [both, answered]),
+        ({"system": system, "instruction": question, "output": answer}, [told, asked, answered]),
+        ({"system": system, "prompt": question, "completion": answer}, [told, asked, answered]),
+        ({"system": system, "conversations": share_gpt([asked, answered])}, [told, asked, answered]),
+        ({"system": "", "conversations": share_gpt([asked, answered])}, [asked, answered]),
+    ):
+        assert conversation_of(record) == (expected, {})
+
+
+def test_what_a_record_says_besides_is_kept() -> None:
+    record = {"id": 7, "conversations": share_gpt([{"role": "user", "content": "川"}]), "source": "wiki"}
+    assert conversation_of(record) == ([{"role": "user", "content": "川"}], {"id": 7, "source": "wiki"})
+
+
+def test_roles_are_the_projects() -> None:
+    assert set(ROLE_OF.values()) == set(ROLES)
+    found, _ = conversation_of({"messages": [{"role": role, "content": "x"} for role in ROLE_OF]})
+    assert [turn["role"] for turn in found] == list(ROLE_OF.values())
+
+
+GOOD = {"from": "human", "value": "x"}
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        ({}, "none of the keys"),
+        ({"text": "x"}, "none of the keys"),
+        ({"messages": None, "conversations": [GOOD]}, 'missing or empty "messages"'),
+        ({"conversations": []}, 'missing or empty "conversations"'),
+        ({"conversations": {}}, "columns of different lengths"),
+        ({"conversations": {"from": ["human"], "value": []}}, "columns of different lengths"),
+        ({"conversations": {"from": "human", "value": 1}}, "columns of different lengths"),
+        ({"conversations": [GOOD, {"from": "gpt"}]}, "message 2 must have"),
+        ({"conversations": [{**GOOD, "weight": 0}]}, "message 1 must have"),
+        ({"conversations": [{"from": "tool", "value": "x"}]}, "message 1 has the role 'tool'"),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, "message 1 has the role"),
+        ({"conversations": [{"from": "gpt", "value": ""}]}, '"value" of message 1'),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "parts that aren't text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, '"content" of message 1'),
+        ({"messages": [{"role": "user", "content": []}]}, '"content" of message 1'),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "lone surrogate"),
+        ({"instruction": "x"}, '"output"'),
+        ({"instruction": "x", "input": 5, "output": "y"}, '"input"'),
+        ({"prompt": "x"}, '"completion"'),
+        ({"prompt": "x", "completion": [GOOD]}, '"completion"'),
+        ({"prompt": [GOOD], "completion": "x"}, '"completion"'),
+        ({"prompt": "x", "completion": "y", "system": 3}, '"system"'),
+    ],
+)
+def test_what_isnt_a_conversation_is_refused(tmp_path: Path, record: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        conversation_of(record)
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"conversations": [GOOD]}) + "\n" + json.dumps(record) + "\n")
+    rows = read_rows(SourceConfig(str(path), kind="chat"))
+    assert next(rows).messages == [{"role": "user", "content": "x"}]
+    with pytest.raises(UserError, match=problem) as caught:
+        next(rows)
+    assert str(caught.value).startswith(f"bad row: {path}:2: ") and "\n" not in str(caught.value)
+
+
+hostile = st.lists(st.sampled_from([*SPECIAL_TOKENS, "<|", "|>", "assistant", "\n", "海"]), min_size=1, max_size=8).map(
+    "".join
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(
+    st.lists(
+        st.fixed_dictionaries({"role": st.sampled_from(ROLES), "content": hostile}), min_size=2, max_size=4
+    )
+)  # fmt: skip
+def test_attack_text_that_spells_special_tokens_stays_text(
+    tokenizer: PreTrainedTokenizerFast, form: str, turns: Turns
+) -> None:
+    messages, _ = conversation_of(json.loads(json.dumps(FORMS[form](turns))))
+    ids, mask = encode(tokenizer, messages)
+    special = set(tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS))
+    expected = [BOS]
+    for turn in turns:
+        expected += [ROLE_TOKENS[turn["role"]], END_OF_TURN]
+    assert tokenizer.convert_ids_to_tokens([token for token in ids if token in special]) == expected
+    learned = [token for token, kept in zip(ids, mask, strict=True) if kept and token not in special]
+    assert tokenizer.decode(learned) == "".join(turn["content"] for turn in turns if turn["role"] == "assistant")
+
+
+CARD = """\
+---
+configs:
+- config_name: default
+  data_files:
+  - split: train_sft
+    path: data/train_sft-*
+  - split: test_sft
+    path: data/test_sft-*
+---
+"""
+
+
+def test_tables_of_the_hubs_schemas(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    talks: list[Turns] = [
+        [{"content": f"川{number}は？", "role": "user"}, {"content": "海へ。", "role": "assistant"}] * (1 + number % 2)
+        for number in range(6)
+    ]
+    string = pa.string()
+    ultrachat = pa.schema(
+        {"prompt": string, "prompt_id": string, "messages": pa.list_(pa.struct({"content": string, "role": string}))}
+    )
+    wikipedia = pa.schema({"id": string, "conversations": pa.list_(pa.struct({"from": string, "value": string}))})
+    rows = [{"prompt": talk[0]["content"], "prompt_id": str(i), "messages": talk} for i, talk in enumerate(talks)]
+    (tmp_path / "ultrachat" / "data").mkdir(parents=True)
+    (tmp_path / "ultrachat" / "README.md").write_text(CARD)
+    for split in ("train_sft", "test_sft"):
+        file = tmp_path / "ultrachat" / "data" / f"{split}-00000-of-00001.parquet"
+        parquet.write_table(pa.Table.from_pylist(rows, ultrachat), file)
+    rows = [{"id": str(i), "conversations": share_gpt(talk)} for i, talk in enumerate(talks)]
+    parquet.write_table(pa.Table.from_pylist(rows, wikipedia), tmp_path / "wikipedia.parquet")
+    for path, split in (
+        ("hf:" + str(tmp_path / "ultrachat"), "train_sft"),
+        (str(tmp_path / "ultrachat" / "data"), "train"),
+        (str(tmp_path / "wikipedia.parquet"), "train"),
+    ):
+        found = [row.messages for row in read_rows(SourceConfig(path, kind="chat", split=split))]
+        assert found == talks * (1 + path.endswith("data"))
