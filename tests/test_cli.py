@@ -419,3 +419,16 @@ def test_data_inspect(main: Main, refused: Callable[..., str], tmp_path: Path) -
     (tmp_path / "mine.png").unlink()
     assert "no token shards: nowhere" in refused("data", "inspect", "nowhere")
     assert "documents out of range" in refused("data", "inspect", "nowhere", "--documents", "-1")
+
+
+def test_plan_prints_figures_and_json(main: Main) -> None:
+    arguments = ["plan", "demo.yaml", "--train.minutes", "null", "--train.tokens", "1000000"]
+    code, said, _ = main(*arguments)
+    assert code == 0 and "RTX 3060 12 GB" in said and "H100 SXM" in said
+    code, out, _ = main(*arguments, "--json")
+    values = json.loads(out)
+    assert code == 0 and f"parameters   {values['parameters']:,}" in said
+    row = next(row for row in values["estimates"] if row["card"] == "T4" and row["cards"] == 1)
+    assert row["fits"] and row["seconds"] == pytest.approx(1e6 / row["tokens_per_second"], rel=1e-6)
+    assert "--json" in main("plan", "--help")[1]
+    assert main("plan", "--json")[0] == 2

@@ -27,6 +27,7 @@ sioconv: build your own language model on the recurrence c_t = a_t * c_{t-1} + z
   sioconv data inspect DIR            what is in the shards
   sioconv pretrain RECIPE             train from random weights   (the same line again goes on where it stopped)
   sioconv finetune RECIPE             train on conversations
+  sioconv plan RECIPE                 parameters, memory and time on named GPUs, before anything is spent
   sioconv report RUN                  measure a run and write its report
   sioconv evaluate MODEL              bits per byte of a model on text
   sioconv generate MODEL PROMPT       continue a text
@@ -108,6 +109,11 @@ RECIPE_VERBS = {
         "finetune",
         "Trains the pretrained model on conversations; the stages before it run first where they are missing.",
     ),
+    "plan": (
+        "plan_costs",
+        "Parameters, operations, memory, communication and time of pretraining on 1, 8 and 64 cards; trains nothing. "
+        "--json prints one JSON object.",
+    ),
 }
 STRICT = ("--data.strict=true", "--finetune.data.strict=true")
 
@@ -117,12 +123,16 @@ def _run_recipe_verb(verb: str, arguments: list[str]) -> None:
     if "-h" in arguments or "--help" in arguments:
         from sioconv.recipe import recipe_parser
 
-        print(f"{purpose}\n\nExample: sioconv {verb} demo.yaml --name mine --train.minutes 10\n")
+        options = "--train.batch_size 64 --json" if verb == "plan" else "--name mine --train.minutes 10"
+        print(f"{purpose}\n\nExample: sioconv {verb} demo.yaml {options}\n")
         recipe_parser(f"sioconv {verb} RECIPE [RECIPE …]").print_help()
         return
     count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
     if not count:
         raise UserError(f"no recipe: sioconv {verb} RECIPE; the package has demo.yaml")
+    if verb == "plan":
+        _plan(arguments)
+        return
     from sioconv.recipe import load_recipe
 
     overrides = [part for argument in arguments[count:] for part in (STRICT if argument == "--strict" else (argument,))]
@@ -130,6 +140,18 @@ def _run_recipe_verb(verb: str, arguments: list[str]) -> None:
     from sioconv import stages
 
     getattr(stages, function)(recipe)
+
+
+def _plan(arguments: list[str]) -> None:
+    """`sioconv plan`: what pretraining costs. It prints figures, so unlike a recipe's other verbs it has --json."""
+    from sioconv.recipe import load_recipe
+    from sioconv.stages import plan_costs
+    from sioconv.train.costs import describe
+
+    as_json, arguments = "--json" in arguments, [each for each in arguments if each != "--json"]
+    count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    costs = plan_costs(load_recipe(arguments[:count], arguments[count:]))
+    print(json.dumps(costs, ensure_ascii=False) if as_json else describe(costs))
 
 
 # ---------------------------------------------------------------------------------------------------------- the others

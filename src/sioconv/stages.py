@@ -37,6 +37,7 @@ from sioconv.publish.modelling_code import write_code
 from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe
 from sioconv.recipe_files import first_difference, read_yaml
 from sioconv.train.config import TrainConfig
+from sioconv.train.costs import costs_of
 from sioconv.train.distributed import World, join_world
 from sioconv.train.interrupt import only_one
 from sioconv.train.loop import Trainer
@@ -246,6 +247,23 @@ def _validation(tokenizer: PreTrainedTokenizerFast, data: DataConfig, max_bytes:
                 yield Validation(name, loss, None)
 
     return validate
+
+
+def plan_costs(recipe: Recipe) -> dict[str, Any]:
+    """What pretraining with this recipe costs, as `sioconv.train.costs.plan_costs` gives it; nothing is trained.
+
+    The vocabulary is that of the run's tokenizer or of the adopted one where either is on this machine; otherwise what
+    the recipe says.
+    """
+    vocabulary = recipe.tokenizer.vocab_size
+    folders = [recipe.folder / "tokenizer"]
+    if adopted := recipe.tokenizer.path or recipe.finetune.base:
+        folders.append(Path(adopted))
+    for folder in folders:
+        if (folder / "tokenizer.json").is_file():
+            vocabulary = len(load_tokenizer(folder))
+            break
+    return costs_of(recipe.model, recipe.train, vocabulary)
 
 
 def report(recipe: Recipe, run: Path, minutes: Minutes | None = None) -> ReportFigures:
