@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.scan_peers import CANDIDATES, Candidate
+from benchmarks.scan_peers import CANDIDATES, ONLY_ON, Candidate
 from sioconv.files import atomic_write
 from sioconv.ops import scan
 from sioconv.progress import track
@@ -130,13 +130,13 @@ def measure(case: Case, names: list[str], rounds: int) -> dict[str, Figures]:
     timed = {"limit": limits(case)}
     figures: dict[str, Figures] = {"limit": {}}
     for name in names:
+        if ONLY_ON.get(name, case.device) != case.device:
+            print(f"{name} is left out: it runs on {ONLY_ON[name]} only", file=sys.stderr)
+            continue
         try:
             candidate = CANDIDATES[name]()
         except ImportError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
-            continue
-        if candidate.device not in (None, case.device):
-            print(f"{name} is left out: it runs on {candidate.device} only", file=sys.stderr)
             continue
         if case.steps > candidate.longest:
             print(f"{name} is left out at {case.size}: too slow beyond T = {candidate.longest:,}", file=sys.stderr)

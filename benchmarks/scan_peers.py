@@ -22,7 +22,7 @@ def _as_it_is(tensor: Tensor, _shape: torch.Size) -> Tensor:
 class Candidate:
     """One implementation; `positive`: it can't take z <= 0, and is measured on its absolute value.
 
-    `longest` is the longest sequence that it is asked for, `device` the one that it needs.
+    `longest` is the longest sequence that it is asked for.
     """
 
     prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -30,12 +30,11 @@ class Candidate:
     restore: Callable[[Tensor, torch.Size], Tensor] = _as_it_is
     positive: bool = False
     longest: int = sys.maxsize
-    device: str | None = None
 
 
-def ours(backend: str, device: str | None = None) -> Candidate:
+def ours(backend: str) -> Candidate:
     """A backend of `sioconv.ops.scan`."""
-    return Candidate(lambda z, log_a: (z, log_a), lambda z, log_a: scan(z, log_a, backend=backend)[0], device=device)
+    return Candidate(lambda z, log_a: (z, log_a), lambda z, log_a: scan(z, log_a, backend=backend)[0])
 
 
 def loop(z: Tensor, log_a: Tensor) -> Tensor:
@@ -66,7 +65,7 @@ def mambapy() -> Candidate:
     return Candidate(lambda z, log_a: (z, _expand(log_a, z).exp()), lambda z, a: pscan(a, z))
 
 
-def _time_last(run: Callable[[Tensor, Tensor], Tensor], device: str | None = None) -> Candidate:
+def _time_last(run: Callable[[Tensor, Tensor], Tensor]) -> Candidate:
     """A scan of accelerated-scan, run(gates, inputs); gates per channel, time last, [B, C, T]."""
 
     def last(tensor: Tensor) -> Tensor:
@@ -76,7 +75,6 @@ def _time_last(run: Callable[[Tensor, Tensor], Tensor], device: str | None = Non
         lambda z, log_a: (last(z), last(_expand(log_a, z).exp().to(z.dtype))),
         lambda z, a: run(a, z),
         lambda c, shape: c.transpose(1, 2).reshape(shape),
-        device=device,
     )
 
 
@@ -91,7 +89,7 @@ def accelerated_scan_warp() -> Candidate:
     """accelerated-scan's CUDA kernel; T must be a power of 2."""
     from accelerated_scan.warp import scan as warp
 
-    return _time_last(warp, "cuda")
+    return _time_last(warp)
 
 
 def fla_naive() -> Candidate:
@@ -114,7 +112,6 @@ def fla_chunk_hgrn() -> Candidate:
         lambda z, log_a: (z.flatten(2), _expand(log_a, z).flatten(2)),
         lambda z, log_a: chunk_hgrn(z, log_a)[0],
         lambda c, shape: c.reshape(shape),
-        device="cuda",
     )
 
 
@@ -128,12 +125,12 @@ def fla_simple_gla() -> Candidate:
         out: Tensor = chunk_simple_gla(key, key, z, log_a, scale=1.0)[0]
         return out
 
-    return Candidate(lambda z, log_a: (z, log_a), run, device="cuda")
+    return Candidate(lambda z, log_a: (z, log_a), run)
 
 
 CANDIDATES: dict[str, Callable[[], Candidate]] = {
-    "sioconv cpu": lambda: ours("cpu", "cpu"),
-    "sioconv triton": lambda: ours("triton", "cuda"),
+    "sioconv cpu": lambda: ours("cpu"),
+    "sioconv triton": lambda: ours("triton"),
     "sioconv chunked": lambda: ours("chunked"),
     "torch loop": lambda: Candidate(lambda z, log_a: (z, log_a), loop),
     "log space": lambda: Candidate(lambda z, log_a: (z.log(), log_a), log_space, positive=True),
@@ -143,4 +140,12 @@ CANDIDATES: dict[str, Callable[[], Candidate]] = {
     "fla naive": fla_naive,
     "fla chunk_hgrn": fla_chunk_hgrn,
     "fla simple_gla": fla_simple_gla,
+}
+# Those that need one device; importing some of them elsewhere already fails.
+ONLY_ON = {
+    "sioconv cpu": "cpu",
+    "sioconv triton": "cuda",
+    "accelerated-scan warp": "cuda",
+    "fla chunk_hgrn": "cuda",
+    "fla simple_gla": "cuda",
 }
