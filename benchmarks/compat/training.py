@@ -62,8 +62,8 @@ def uneven_accumulation(subject: Subject) -> str:
     expected = {name: value.detach() - rate * value.grad for name, value in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     Trainer(model, settings, train_dataset=data).train()
-    # Trainer takes the loss in fp32 whatever the model's precision.
-    error = max(close(value, expected[name], 1e-6, name) for name, value in model.named_parameters())
+    # Trainer takes the loss in fp32 whatever the model's precision: rounding alone is up to 5e-6 on a trained model.
+    error = max(close(value, expected[name], 1e-5, name) for name, value in model.named_parameters())
     counts = [int((row["labels"] != -100).sum()) for row in data]
     return f"{counts} learned tokens; weights differ by {error:.0e} from one step on both"
 
