@@ -201,9 +201,11 @@ class Gradients(NamedTuple):
 
 def cut_heads(z: Tensor) -> Strips:
     """Vectors of 128 bytes of states where a head fits into one, else of 256."""
+    from sioconv.ops.vectors import lanes
+
     size, channels = state_dtype(z).itemsize, z.shape[3]
-    pieces = 2 if channels * size <= 128 else 4
-    width = pieces * 64 // size
+    pieces = 2 if channels <= lanes(2, size) else 4
+    width = lanes(pieces, size)
     return Strips((0,) * pieces, True if channels % width else None, -(-channels // width))
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from sioconv.ops.jit import inner, kernel, sources_digest
 from sioconv.ops.vectors import (
+    PIECE,
     decays,
     finish_streams,
     first_lanes,
@@ -64,6 +65,12 @@ class Table(NamedTuple):
 
 
 @inner
+def width_of(array: Array, pieces: Any) -> int:
+    """How many of the array's numbers a vector holds."""
+    return len(pieces) * PIECE // array.itemsize
+
+
+@inner
 def strips_of(channels: int, width: int) -> int:
     """Strips per head, of `width` channels at most."""
     return (channels + width - 1) // width
@@ -86,7 +93,7 @@ def mask_of(edge: Any, place: Place, like: Any) -> Any:
 @inner
 def new_table(like: Array, heads: int, pieces: Any) -> Table:
     """Room for the gates of a block of steps, with space for a vector to write beyond the last."""
-    size = (BLOCK + 1) * heads + len(pieces) * 16
+    size = (BLOCK + 1) * heads + width_of(like, pieces)
     return Table(np.empty(size, like.dtype), np.empty(size, like.dtype))
 
 
@@ -105,7 +112,7 @@ def fill_table(
     """The decays of the steps begin … end - 1 and the heads first … last - 1."""
     if per_channel is None:
         like = zeros(log_a, pieces)
-        width = (len(pieces) * 64) // log_a.itemsize
+        width = width_of(log_a, pieces)
         whole = first == 0 and last == heads
         rows = 1 if whole else end - begin
         count = (end - begin) * heads if whole else last - first
@@ -266,7 +273,7 @@ def read_strips(
     first: int, last: int, channels: int, pieces: Any, edge: Any, rows: Array, at: int, states: Array
 ) -> None:
     """states <- the strips first … last - 1 of the row [H, P] at `at`, each filled up to a whole vector with zeros."""
-    like, width = zeros(states, pieces), (len(pieces) * 64) // states.itemsize
+    like, width = zeros(states, pieces), width_of(states, pieces)
     for tile in range(first, last):
         place = place_of(tile, channels, width)
         strip = load(rows, at + place.column, mask_of(edge, place, like), pieces)
@@ -278,7 +285,7 @@ def write_strips(
     first: int, last: int, channels: int, pieces: Any, edge: Any, states: Array, rows: Array, at: int
 ) -> None:
     """The reverse of `read_strips`."""
-    like, width = zeros(states, pieces), (len(pieces) * 64) // states.itemsize
+    like, width = zeros(states, pieces), width_of(states, pieces)
     for tile in range(first, last):
         place = place_of(tile, channels, width)
         strip = load(states, (tile - first) * width, None, pieces)
@@ -331,14 +338,12 @@ def _forward_task(
 ) -> None:
     """`saved`, where it isn't None, gets the state before every block."""
     n, row = task // groups, heads * channels
-    like, width = zeros(final_state, pieces), (len(pieces) * 64) // final_state.itemsize
+    like, width = zeros(final_state, pieces), width_of(final_state, pieces)
     tiles = heads * strips_of(channels, width)
     first, last = tiles * (task % groups) // groups, tiles * (task % groups + 1) // groups
     first_head, last_head = heads_of(first, last, channels, width)
-    state, lost = (
-        np.zeros((last - first) * width, final_state.dtype),
-        np.zeros((last - first) * width, final_state.dtype),
-    )
+    state = np.zeros((last - first) * width, final_state.dtype)
+    lost = np.zeros((last - first) * width, final_state.dtype)
     table = new_table(final_state, heads, pieces)
     start, stop = line.bounds[n], line.bounds[n + 1]
     read_strips(first, last, channels, pieces, edge, line.initial_state, n * row, state)
@@ -382,14 +387,12 @@ def _backward_task(
 ) -> None:
     """`source` is c where `saved` is None; else it is z, from which c is computed again, block by block."""
     n, row = task // groups, heads * channels
-    like, width = zeros(grad_initial, pieces), (len(pieces) * 64) // grad_initial.itemsize
+    like, width = zeros(grad_initial, pieces), width_of(grad_initial, pieces)
     tiles = heads * strips_of(channels, width)
     first, last = tiles * (task % groups) // groups, tiles * (task % groups + 1) // groups
     first_head, last_head = heads_of(first, last, channels, width)
-    slope, lost = (
-        np.zeros((last - first) * width, grad_initial.dtype),
-        np.zeros((last - first) * width, grad_initial.dtype),
-    )
+    slope = np.zeros((last - first) * width, grad_initial.dtype)
+    lost = np.zeros((last - first) * width, grad_initial.dtype)
     start, stop = line.bounds[n], line.bounds[n + 1]
     begin_gradients(
         first, last, channels, n * row, start == stop, pieces, edge, grad_final, slope, lost, grad_initial, grad_reset

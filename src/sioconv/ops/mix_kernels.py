@@ -24,6 +24,7 @@ from sioconv.ops.cpu_kernels import (
     read_strips,
     saved_row,
     strips_of,
+    width_of,
     write_strips,
 )
 from sioconv.ops.jit import inner, kernel, sources_digest
@@ -33,7 +34,7 @@ from sioconv.ops.vectors import finish_streams, first_lanes, lane_sum, load, sel
 @inner
 def _moments(c: Array, at: int, channels: int, pieces: Any, edge: Any, eps: float) -> Any:
     """Mean of the row of channels at `at` and 1 / sqrt(variance + eps); c is 0 beyond the last channel."""
-    number, width = c.dtype.type, (len(pieces) * 64) // c.itemsize
+    number, width = c.dtype.type, width_of(c, pieces)
     total = zeros(c, pieces)
     for first in range(0, channels, width):
         total = total + load(c, at + first, None, pieces)
@@ -54,7 +55,7 @@ def _normalise(
     """y <- ((c - mean) * scale * weight + bias) * branch over a row."""
     mean, scale = _moments(c, c_at, channels, pieces, edge, eps)
     scale *= weight
-    for first in range(0, channels, (len(pieces) * 64) // c.itemsize):
+    for first in range(0, channels, width_of(c, pieces)):
         mask = first_lanes(edge, channels - first, zeros(c, pieces))
         value = (load(c, c_at + first, None, pieces) - mean) * scale + bias
         if branch.size != 0:
@@ -75,7 +76,7 @@ def _normalise_back(
     With x = (c - mean) * scale and g the gradient of x: dc = scale * (g - mean(g) - x * mean(g * x)) (Ba, Kiros &
     Hinton 2016, arXiv:1607.06450).
     """
-    number, width = c.dtype.type, (len(pieces) * 64) // c.itemsize
+    number, width = c.dtype.type, width_of(c, pieces)
     mean, scale = _moments(c, c_at, channels, pieces, edge, eps)
     along, total = zeros(c, pieces), zeros(c, pieces)
     for first in range(0, channels, width):
@@ -119,13 +120,11 @@ def _forward_task(
 ) -> None:
     n, row = task // groups, heads * channels
     first_head, last_head = heads * (task % groups) // groups, heads * (task % groups + 1) // groups
-    like, width = zeros(final_state, pieces), (len(pieces) * 64) // final_state.itemsize
+    like, width = zeros(final_state, pieces), width_of(final_state, pieces)
     strips = strips_of(channels, width)
     first, last, padded = first_head * strips, last_head * strips, strips * width
-    state, lost = (
-        np.zeros((last - first) * width, final_state.dtype),
-        np.zeros((last - first) * width, final_state.dtype),
-    )
+    state = np.zeros((last - first) * width, final_state.dtype)
+    lost = np.zeros((last - first) * width, final_state.dtype)
     c, table = np.zeros(BLOCK * padded, final_state.dtype), new_table(final_state, heads, pieces)
     start, stop = line.bounds[n], line.bounds[n + 1]
     read_strips(first, last, channels, pieces, edge, line.initial_state, n * row, state)
@@ -187,7 +186,7 @@ def _backward_task(
     """
     n, row = task // groups, heads * channels
     first_head, last_head = heads * (task % groups) // groups, heads * (task % groups + 1) // groups
-    like, width = zeros(saved, pieces), (len(pieces) * 64) // saved.itemsize
+    like, width = zeros(saved, pieces), width_of(saved, pieces)
     strips = strips_of(channels, width)
     tiles, first, last, padded = heads * strips, first_head * strips, last_head * strips, strips * width
     slope, lost = np.zeros((last - first) * width, saved.dtype), np.zeros((last - first) * width, saved.dtype)
