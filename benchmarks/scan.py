@@ -10,7 +10,6 @@ named.
 import argparse
 import json
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.memory import grown_memory
 from benchmarks.scan_peers import CANDIDATES, ONLY_ON, Candidate
 from sioconv.files import atomic_write
 from sioconv.ops import scan
@@ -193,11 +193,7 @@ def peak(case: Case, name: str) -> Figures:
         both()
         grown = torch.cuda.max_memory_allocated() - before
     else:
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-        both()
-        marks = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        grown = int(marks["VmHWM"].split()[0]) * 1024 - before
+        grown = grown_memory(both)
     return {"peak_bytes": inputs + grown, "peak / (inputs + outputs)": (inputs + grown) / (inputs + outputs)}
 
 

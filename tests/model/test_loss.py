@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.tokenizer import BOS, encode_texts
 from sioconv.model import SioConvForCausalLM
-from sioconv.model.loss import IGNORED, bits_per_byte, document_nats, token_loss_gradient, token_loss_sum
+from sioconv.model.loss import IGNORED, bits_per_byte, document_nats, token_loss_gradient
 
 TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
 DOCUMENTS = [[1, 5, 9, 2], [1, 8], list(range(1, 24)), [1], [], [3, 3, 3, 7, 7, 30, 31, 2], [2, 4, 6, 8]]
@@ -26,15 +26,6 @@ def one_by_one(model: SioConvForCausalLM, ids: list[int], mask: list[int] | None
     return float((nats * torch.tensor((mask or [1] * len(ids))[1:])).sum())
 
 
-def test_the_sum_over_tokens_with_a_target() -> None:
-    hidden, targets = torch.randn(2, 5, 4), torch.randint(0, 7, (2, 5))
-    targets[0, 1:3] = IGNORED
-    head = nn.Linear(4, 7)
-    logs = head(hidden).log_softmax(-1)
-    expected = -sum(logs[i, t, targets[i, t]] for i in range(2) for t in range(5) if targets[i, t] != IGNORED)
-    torch.testing.assert_close(token_loss_sum(hidden, head, targets), expected)
-
-
 @pytest.mark.parametrize("rows", [1, 3, 100])
 @pytest.mark.parametrize("ignored", [[], [0, 3, 4, 9], list(range(10))])
 def test_the_loss_in_pieces_has_the_same_gradients(rows: int, ignored: list[int]) -> None:
@@ -45,7 +36,8 @@ def test_the_loss_in_pieces_has_the_same_gradients(rows: int, ignored: list[int]
     targets = targets.view(2, 5)
     parameters = [*body.parameters(), *head.parameters()]
 
-    loss = token_loss_sum(body(x), head, targets) * 0.1
+    logits = head(body(x)).flatten(0, 1)
+    loss = F.cross_entropy(logits, targets.flatten(), reduction="sum", ignore_index=IGNORED) * 0.1
     expected = torch.autograd.grad(loss, parameters)
     hidden = body(x)
     total, slope = token_loss_gradient(hidden, head, targets, 0.1, rows)
@@ -54,6 +46,16 @@ def test_the_loss_in_pieces_has_the_same_gradients(rows: int, ignored: list[int]
     for parameter, gradient in zip(parameters, expected, strict=True):
         found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         torch.testing.assert_close(found, gradient)
+
+
+def test_an_impossible_token_has_a_finite_loss_and_gradient() -> None:
+    head = nn.Linear(1, 3)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[200.0], [0.0], [-200.0]]))  # exp(-400) is 0 in fp32
+        head.bias.zero_()
+    total, slope = token_loss_gradient(torch.ones(1, 1, 1), head, torch.tensor([[2]]), 1.0)
+    assert total == pytest.approx(400.0)
+    torch.testing.assert_close(slope, torch.full((1, 1, 1), 400.0))
 
 
 def test_the_head_meets_few_shapes_whatever_the_number_of_targets() -> None:

@@ -17,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 from sioconv.model.architecture import Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.configuration import SioConvConfig
-from sioconv.model.layers import BoundedEmbedding, SioConvBlock, SioConvLayer
+from sioconv.model.layers import BoundedEmbedding, RMSNorm, SioConvBlock, SioConvLayer
 
 
 class CheckpointedBlock(GradientCheckpointingLayer, SioConvBlock):  # type: ignore[no-untyped-call]
@@ -69,7 +69,7 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
         super().__init__(config)
         self.embed_tokens = BoundedEmbedding(config.vocab_size, config.hidden_size, config.embedding_max_norm)
         self.layers = nn.ModuleList(CheckpointedBlock(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()  # type: ignore[no-untyped-call]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sioconv.model.architecture import Architecture
-from sioconv.ops import normalise_heads, scan, scan_norm_gate, step
+from sioconv.ops import normalise_heads, rms_norm, scan, scan_norm_gate, silu_gate, step
 
 
 class LayerState(NamedTuple):
@@ -139,7 +139,7 @@ class SioConvLayer(nn.Module):
         Returns:
             y [B, T, D] in x's dtype (autocast's, under autocast), and the state or None.
         """
-        x = matmul_input(x)
+        x = x.to(matmul_dtype(x))
         heads = (self.config.num_heads, -1)
         if mask is not None and reset is not None:
             reset = reset & mask
@@ -148,22 +148,23 @@ class SioConvLayer(nn.Module):
         if self.conv_weight is not None and self.config.conv_on != "z":
             x, conv_tail = self._convolve(x, tail, mask, reset)
             x_gate = x if self.config.conv_on == "mixer" else x_gate
-        z = self.z_proj(x) * F.silu(self.z_gate_proj(x))  # [B, T, D]
+        z: Tensor = silu_gate(self.z_proj(x), self.z_gate_proj(x))  # [B, T, D]
         if self.conv_weight is not None and self.config.conv_on == "z":
             z, conv_tail = self._convolve(z, tail, mask, reset)
         log_a = self.log_forget_gate(x)
-        z = self._scale_input(z.unflatten(-1, heads), log_a)  # [B, T, H, P]
+        z = self._scale_input(z.view(*z.shape[:-1], *heads), log_a)  # [B, T, H, P]
         if mask is not None:  # after the projections, so that their biases leak nothing
             z = z.masked_fill(~mask[..., None, None], 0)
             log_a = log_a.masked_fill(~mask.view(*mask.shape, *[1] * (log_a.dim() - 2)), 0)
 
-        gate: Tensor = F.silu(self.y_gate_proj(x_gate))  # [B, T, D]
+        gate = self.y_gate_proj(x_gate)  # [B, T, D]
+        outside = self.config.output_gate == "projected"
+        inner_gate = None if outside else F.silu(gate).view_as(z)  # [B, T, H, P]
         start = at_least_fp32(self.initial_state)  # [H, P]
         carried = start.expand(x.shape[0], -1, -1) if state is None else state.c
-        normed, final = self.state_norm(z, log_a, gate.view_as(z), carried, start, reset, output_state)
+        normed, final = self.state_norm(z, log_a, inner_gate, carried, start, reset, output_state)
         y = self.y_proj(normed.flatten(-2))
-        if self.config.output_gate == "projected":
-            y = y * gate
+        y = silu_gate(y, gate) if outside else y
         return y, LayerState(final, conv_tail) if output_state and final is not None else None
 
     def _scale_input(self, z: Tensor, log_a: Tensor) -> Tensor:
@@ -221,10 +222,19 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def matmul_input(x: Tensor) -> Tensor:
-    """x in the dtype that autocast would give every product of it: cast once, not once per linear layer."""
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """What autocast would cast x to for a product; x's own dtype without autocast."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm whose result is in the dtype of the products that read it: rounded once, cast once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        assert self.eps is not None
+        return rms_norm(x, self.weight, self.eps, matmul_dtype(x))
 
 
 class NormedScan(nn.Module):
@@ -245,19 +255,19 @@ class NormedScan(nn.Module):
         self,
         z: Tensor,
         log_a: Tensor,
-        gate: Tensor,
+        gate: Tensor | None,
         carried: Tensor,
         start: Tensor,
         reset: Tensor | None,
         output_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """norm(c_t) [B, T, H, P] in z's dtype, with the output's gate inside where it belongs there, and the last c.
+        """norm(c_t) [B, T, H, P] in z's dtype, times the output's gate where it belongs inside, and the last c.
 
         z [B, T, H, P] and log_a [B, T, H] or [B, T, H, P] are read from `carried` [B, H, P] on, and from `start` [H, P]
         where `reset` [B, T] is True. Neither c nor norm(c) is rounded to z's dtype before `gate` [B, T, H, P].
         """
         weight, bias = at_least_fp32(self.weight), at_least_fp32(self.bias)
-        before = gate.to(carried.dtype) if self.output_gate == "state" else None
+        before = gate.to(carried.dtype) if gate is not None and self.output_gate == "state" else None
         after = gate if self.output_gate == "normed" else None
         if z.shape[1] == 1 and not torch.is_grad_enabled():
             if reset is not None:
@@ -323,8 +333,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
-        x = matmul_input(x)
-        y: Tensor = self.down_proj(self.up_proj(x) * F.silu(self.gate_proj(x)))
+        x = x.to(matmul_dtype(x))
+        y: Tensor = self.down_proj(silu_gate(self.up_proj(x), self.gate_proj(x)))
         return y
 
 
@@ -333,9 +343,9 @@ class SioConvBlock(nn.Module):
 
     def __init__(self, config: Architecture) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mixer_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mixer = SioConvLayer(config)
-        self.ffn_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.ffn_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.ffn = FeedForward(config)
 
     def forward(

@@ -11,31 +11,18 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.model.cache import SioConvCache
 from sioconv.model.causal_lm import SioConvForCausalLM
-from sioconv.model.layers import at_least_fp32
+from sioconv.ops import cross_entropy_
 
 IGNORED = -100
 ROWS_MULTIPLE = 256
 
 
-def token_loss_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats, summed over the tokens whose target isn't -100.
-
-    Args:
-        hidden: hidden states [..., D].
-        head: the output head.
-        targets: [...], already shifted: the token that follows each position.
-
-    Returns:
-        A scalar in fp32; in fp64 where the logits are.
-    """
-    logits = head(hidden.reshape(-1, hidden.shape[-1]))
-    return F.cross_entropy(at_least_fp32(logits), targets.reshape(-1), reduction="sum", ignore_index=IGNORED)
-
-
 def token_loss_gradient(
     hidden: Tensor, head: nn.Linear, targets: Tensor, scale: float, rows: int = 1024
 ) -> tuple[float, Tensor]:
-    """scale · `token_loss_sum` and its gradient with respect to the hidden states; adds that of the head to the head's.
+    """scale · the cross-entropy in nats, summed over the tokens whose target isn't -100, and its gradient.
+
+    The gradient is with respect to the hidden states; the head's is added to the head's parameters.
 
     It goes `rows` tokens at a time: the logits [tokens, V] are never held at once, and only tokens with a target go
     through the head. Their number is rounded up to a multiple of 256: it is another one in every step, and oneDNN keeps
@@ -50,7 +37,8 @@ def token_loss_gradient(
         rows: tokens in one piece.
 
     Returns:
-        The loss, and the gradient [B, T, D] in the dtype of `hidden`, for `hidden.backward`.
+        The loss, in fp32 or in fp64 where the logits are, and the gradient [B, T, D] in the dtype of `hidden`, for
+        `hidden.backward`.
     """
     wanted = (targets != IGNORED).flatten().nonzero().squeeze(1)  # [N]
     padding = (0, -len(wanted) % ROWS_MULTIPLE)
@@ -58,9 +46,10 @@ def token_loss_gradient(
     chosen = F.pad(targets.flatten()[wanted], padding, value=IGNORED)
     total = 0.0
     for part, target in zip(torch.split(leaf, rows), torch.split(chosen, rows), strict=True):
-        loss = token_loss_sum(part, head, target) * scale
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
+        logits = head(part)
+        slope = logits.detach()  # the same memory: a linear layer doesn't need its result again
+        total += float(cross_entropy_(slope, target, scale).sum(dtype=torch.float64)) * scale
+        logits.backward(slope)
     gradient = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
     if leaf.grad is not None:
         gradient.view(-1, hidden.shape[-1]).index_copy_(0, wanted, leaf.grad[: len(wanted)])

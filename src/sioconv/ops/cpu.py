@@ -17,6 +17,9 @@ Array = np.ndarray[Any, Any]
 # From this size on a result is written past the caches: they couldn't keep it anyway, and the processor then
 # needn't read first what it is going to overwrite.
 STREAM_BYTES = 8 * 2**20
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # numba has no float16 on CPUs
+# Numbers: elementwise work on fewer is as fast in plain torch, and a decoding step should be as short as it can.
+SMALLEST = 2**18
 
 
 class Strips(NamedTuple):
@@ -237,11 +240,16 @@ def run_kernel(
     per_channel = None if line.log_a.size != z.numel() or channels == 1 else True
     most = heads * (1 if whole_heads else strips.per_head)
     groups = min(max(1, torch.get_num_threads() // max(1, sequences)), most)
-    streams = strips.edge is None and result.nbytes >= STREAM_BYTES and result.data_ptr() % 64 == 0
+    streams = strips.edge is None and may_stream(result)
     run_tasks(
         *kernels, sequences * groups, groups, heads, channels, strips.pieces, strips.edge, per_channel,
         *arguments, streams,
     )  # fmt: skip
+
+
+def may_stream(result: Tensor) -> bool:
+    """Whether a result is so large that nobody finds it in the caches, and lies where vectors can be streamed to."""
+    return result.nbytes >= STREAM_BYTES and result.data_ptr() % 64 == 0
 
 
 def make_line(

@@ -71,6 +71,15 @@ def width_of(array: Array, pieces: Any) -> int:
 
 
 @inner
+def put(result: Array, at: int, mask: Any, value: Any, streams: bool) -> None:
+    """Stores a vector, past the caches where that is wanted and the vector whole."""
+    if mask is None and streams:
+        stream(result, at, value)
+    else:
+        store(result, at, mask, value)
+
+
+@inner
 def strips_of(channels: int, width: int) -> int:
     """Strips per head, of `width` channels at most."""
     return (channels + width - 1) // width
@@ -181,10 +190,7 @@ def forward_strip(
         at = t * row + place.column
         decay, decrement = gate(table, line.log_a, t - begin, at, place, heads, mask, pieces, per_channel)
         c, less = advance(c, less, decay, decrement, load(z, at, mask, pieces))
-        if mask is None and streams:
-            stream(out, out_at + (t - begin) * out_step, c)
-        else:
-            store(out, out_at + (t - begin) * out_step, mask, c)
+        put(out, out_at + (t - begin) * out_step, mask, c, streams)
     store(state, here, None, c)
     store(lost, here, None, less)
 
@@ -236,10 +242,7 @@ def backward_strip(
     for t in range(end - 1, begin - 1, -1):
         at, step = t * row + place.column, t - begin
         dc, less = advance(dc, less, decay, decrement, load(up, up_at + step * up_step, mask, pieces))
-        if mask is None and streams:
-            stream(grad_z, at, dc)
-        else:
-            store(grad_z, at, mask, dc)
+        put(grad_z, at, mask, dc, streams)
         decay, decrement = gate(table, line.log_a, step, at, place, heads, mask, pieces, per_channel)
         restart = line.reset.size != 0 and line.reset[np.uint64(t)]
         if restart:

@@ -11,7 +11,8 @@ import numba
 
 logger = logging.getLogger("sioconv")
 
-SOURCES = ("jit.py", "vectors.py", "cpu_kernels.py", "mix_kernels.py")
+KERNELS = ("cpu", "mix", "glu", "norm", "cross_entropy")
+SOURCES = ("jit.py", "vectors.py", *(f"{name}_kernels.py" for name in KERNELS))
 F = TypeVar("F", bound=Callable[..., Any])
 # 'contract' allows fused multiply-adds and nothing that would undo the compensation in `advance`.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}

@@ -21,6 +21,7 @@ from sioconv.ops.cpu_kernels import (
     mask_of,
     new_table,
     place_of,
+    put,
     read_strips,
     saved_row,
     strips_of,
@@ -28,7 +29,7 @@ from sioconv.ops.cpu_kernels import (
     write_strips,
 )
 from sioconv.ops.jit import inner, kernel, sources_digest
-from sioconv.ops.vectors import finish_streams, first_lanes, lane_sum, load, select, splat, store, stream, zeros
+from sioconv.ops.vectors import finish_streams, first_lanes, lane_sum, load, select, splat, store, zeros
 
 
 @inner
@@ -60,10 +61,7 @@ def _normalise(
         value = (load(c, c_at + first, None, pieces) - mean) * scale + bias
         if branch.size != 0:
             value = value * load(branch, at + first, mask, pieces)
-        if mask is None and streams:
-            stream(y, at + first, value)
-        else:
-            store(y, at + first, mask, value)
+        put(y, at + first, mask, value, streams)
 
 
 @inner

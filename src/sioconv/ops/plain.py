@@ -3,7 +3,9 @@
 The same functions as in `sioconv.ops`, with the arguments that the model gives them, by the `chunked` backend.
 """
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sioconv.ops.chunked import scan_chunked
 from sioconv.ops.gates import advance
@@ -55,4 +57,14 @@ def scan_norm_gate(
     return normalise_heads(c, norm_weight, norm_bias, eps, gate).to(z.dtype), final
 
 
-__all__ = ["normalise_heads", "scan", "scan_norm_gate", "step"]
+def silu_gate(x: Tensor, gate: Tensor) -> Tensor:
+    """`sioconv.ops.silu_gate`: x * SiLU(gate), both of the same shape."""
+    return x * F.silu(gate)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """`sioconv.ops.rms_norm`: x [..., D] over the root of its mean square, times weight [D], in `dtype`."""
+    return F.rms_norm(x, (x.shape[-1],), weight, eps).to(dtype)
+
+
+__all__ = ["normalise_heads", "rms_norm", "scan", "scan_norm_gate", "silu_gate", "step"]

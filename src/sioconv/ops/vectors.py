@@ -239,18 +239,30 @@ def select(_typing: Any, mask: Any, one: Any, other: Any) -> tuple[Any, Codegen]
     return one(mask, one, other), generate
 
 
-@operation
-def lane_sum(_typing: Any, vector: Any) -> tuple[Any, Codegen]:
-    """The sum of all lanes."""
+def _reduce(vector: Any, intrinsic_name: str, first: float | None) -> tuple[Any, Codegen]:
+    """One number of all lanes by LLVM's `llvm.vector.reduce.…`; sums begin with `first`."""
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         kind = context.get_value_type(vector.dtype)
-        name = f"llvm.vector.reduce.fadd.{_suffix(arguments[0].type)}"
-        function = ir.FunctionType(kind, [kind, arguments[0].type])
+        values = [arguments[0]] if first is None else [ir.Constant(kind, first), arguments[0]]
+        function = ir.FunctionType(kind, [value.type for value in values])
+        name = f"llvm.vector.reduce.{intrinsic_name}.{_suffix(arguments[0].type)}"
         total = cgutils.get_or_insert_function(builder.module, function, name)
-        return builder.call(total, [ir.Constant(kind, -0.0), arguments[0]], fastmath=REASSOCIATE)
+        return builder.call(total, values, fastmath=REASSOCIATE)
 
     return vector.dtype(vector), generate
+
+
+@operation
+def lane_sum(_typing: Any, vector: Any) -> tuple[Any, Codegen]:
+    """The sum of all lanes."""
+    return _reduce(vector, "fadd", -0.0)
+
+
+@operation
+def lane_max(_typing: Any, vector: Any) -> tuple[Any, Codegen]:
+    """The largest lane; one that isn't a number is passed over."""
+    return _reduce(vector, "fmax", None)
 
 
 def _binary(symbol: Callable[[Any, Any], Any], emit: Callable[[Any, Any, Any], Any], mask: bool = False) -> None:
@@ -277,6 +289,7 @@ def _binary(symbol: Callable[[Any, Any], Any], emit: Callable[[Any, Any, Any], A
 _binary(operator.add, lambda builder, one, other: builder.fadd(one, other, flags=CONTRACT))
 _binary(operator.sub, lambda builder, one, other: builder.fsub(one, other, flags=CONTRACT))
 _binary(operator.mul, lambda builder, one, other: builder.fmul(one, other, flags=CONTRACT))
+_binary(operator.truediv, lambda builder, one, other: builder.fdiv(one, other, flags=CONTRACT))
 _binary(operator.gt, lambda builder, one, other: builder.fcmp_ordered(">", one, other), mask=True)
 
 

@@ -1,0 +1,59 @@
+"""Cross-entropy over a vocabulary and its gradient at once, in the memory of the logits."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sioconv.ops.cpu import KERNEL_DTYPES, flat
+
+PIECES = (0, 0)  # vectors of 128 bytes of fp32 or fp64
+
+
+@torch.no_grad()
+def cross_entropy_(logits: Tensor, targets: Tensor, scale: float = 1.0) -> Tensor:
+    """-ln softmax(logits)[target] of every row; the logits become scale · (softmax(logits) - onehot(target)).
+
+    That is the gradient of scale · the sum of the losses. Rows with a negative target have neither loss nor gradient.
+    On CPUs a kernel reads and writes every row while it lies in the cache; elsewhere it is plain torch. Half precisions
+    are computed in fp32 and rounded once.
+
+    Args:
+        logits: [N, V], contiguous, changed in place; outside of autograd.
+        targets: [N] int64, below V; negative where there is none.
+        scale: of the gradient.
+
+    Returns:
+        The losses in nats [N], fp32, or fp64 for fp64 logits.
+
+    Raises:
+        ValueError: the logits aren't contiguous.
+        IndexError: a target isn't below V.
+
+    Example:
+        >>> logits = torch.zeros(1, 4)
+        >>> cross_entropy_(logits, torch.tensor([2])), logits
+        (tensor([1.3863]), tensor([[ 0.2500,  0.2500, -0.7500,  0.2500]]))
+    """
+    if not logits.is_contiguous():
+        raise ValueError("logits are not contiguous: they are changed in place")
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    if logits.numel() and int(targets.max()) >= logits.shape[1]:
+        raise IndexError(f"target {int(targets.max())} of {logits.shape[1]} logits: expected less")
+    if logits.device.type == "cpu" and logits.dtype in KERNEL_DTYPES and logits.numel():
+        from sioconv.ops.cross_entropy_kernels import parallel, serial
+        from sioconv.ops.threads import run_tasks
+        from sioconv.ops.vectors import lanes
+
+        nats, picked = torch.empty(len(targets), dtype=wide), torch.empty(len(targets), dtype=wide)
+        edge = True if logits.shape[1] % lanes(len(PIECES), nats.itemsize) else None
+        results = flat(nats), flat(picked)
+        run_tasks(parallel, serial, len(targets), PIECES, edge, flat(logits), flat(targets), scale, *results)
+        torch.autograd.graph.increment_version(logits)  # whoever has saved the logits must not take these for them
+        return nats
+    log_p = F.log_softmax(logits.to(wide), dim=-1)
+    counts = targets >= 0
+    column = targets.clamp(min=0).unsqueeze(1)  # [N, 1]
+    nats = torch.where(counts, -log_p.gather(1, column).squeeze(1), 0)
+    slope = log_p.exp_().scatter_add_(1, column, torch.full_like(column, -1, dtype=wide))
+    logits.copy_(torch.where(counts.unsqueeze(1), slope.mul_(scale), 0))
+    return nats
