@@ -23,7 +23,7 @@ from sioconv.data.pipeline import prepare_source
 from sioconv.data.prepare_tokenizer import prepare_tokenizer
 from sioconv.data.shards import ShardSet
 from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256
-from sioconv.device import pick_device
+from sioconv.device import describe_device, pick_device
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.evaluate.figures import Minutes, ReportFigures
@@ -37,10 +37,11 @@ from sioconv.publish.modelling_code import write_code
 from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe
 from sioconv.recipe_files import first_difference, read_yaml
 from sioconv.train.config import TrainConfig
-from sioconv.train.costs import costs_of
+from sioconv.train.costs import costs_of, on_this_machine
 from sioconv.train.distributed import World, join_world
 from sioconv.train.interrupt import only_one
 from sioconv.train.loop import Trainer
+from sioconv.train.speed import matrix_speed, pick_precision
 from sioconv.train.watch import Validate, Validation
 
 VALIDATION_CONVERSATIONS = 100
@@ -250,7 +251,7 @@ def _validation(tokenizer: PreTrainedTokenizerFast, data: DataConfig, max_bytes:
 
 
 def plan_costs(recipe: Recipe) -> dict[str, Any]:
-    """What pretraining with this recipe costs, as `sioconv.train.costs.plan_costs` gives it; nothing is trained.
+    """What pretraining with this recipe costs, as `costs_of` and `on_this_machine` give it; nothing is trained.
 
     The vocabulary is that of the run's tokenizer or of the adopted one where either is on this machine; otherwise what
     the recipe says.
@@ -263,7 +264,11 @@ def plan_costs(recipe: Recipe) -> dict[str, Any]:
         if (folder / "tokenizer.json").is_file():
             vocabulary = len(load_tokenizer(folder))
             break
-    return costs_of(recipe.model, recipe.train, vocabulary)
+    device = pick_device()  # not the recipe's: it may be meant for another machine
+    dtype = pick_precision("auto", device)
+    name = f"{describe_device(device)}, {str(dtype).removeprefix('torch.')}"
+    here = on_this_machine(recipe.model, recipe.train, vocabulary, name, matrix_speed(device, dtype))
+    return costs_of(recipe.model, recipe.train, vocabulary) | {"this_machine": here}
 
 
 def report(recipe: Recipe, run: Path, minutes: Minutes | None = None) -> ReportFigures:

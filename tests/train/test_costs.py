@@ -101,11 +101,27 @@ def test_the_large_recipes_have_the_parameters_that_are_predicted(name: str) -> 
         values = {field: getattr(recipe.model, field) for field in Architecture.__dataclass_fields__}
         model = SioConvForCausalLM(SioConvConfig(vocab_size=said["vocabulary"], **values))
     assert said["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    here = said["this_machine"]
+    assert here["speed"] > 1e8
+    assert here["tokens"] == pytest.approx(recipe.train.tokens)
     if name == "ja-en-1.6b.yaml":
         assert said["parameters"] == pytest.approx(1.6e9, rel=0.07)  # what it is called
         by_card = {(row["card"], row["cards"]): row for row in said["estimates"]}
         assert by_card["H100 SXM", 1]["fits"] and not by_card["RTX 4090", 1]["fits"]
         assert by_card["H100 SXM", 1]["seconds"] > 4 * by_card["H100 SXM", 8]["seconds"]
+
+
+def test_what_this_machine_takes_follows_from_its_speed() -> None:
+    model, vocabulary = Architecture(hidden_size=64, num_hidden_layers=2, num_heads=4, intermediate_size=128), 512
+    operations = sum(costs.operations_per_token(model, vocabulary))
+    budget = costs.on_this_machine(model, TrainConfig(tokens=10**6), vocabulary, "cpu", 1e12)
+    assert budget["tokens_per_second"] == pytest.approx(costs.UTILISATION * 1e12 / operations)
+    assert budget["seconds"] == pytest.approx(10**6 / budget["tokens_per_second"])
+    minutes = costs.on_this_machine(model, TrainConfig(minutes=2), vocabulary, "cpu", 1e12)
+    assert (minutes["seconds"], minutes["tokens"]) == (120, pytest.approx(120 * budget["tokens_per_second"]))
+    recomputed = TrainConfig(tokens=10**6, activation_checkpointing=True)
+    slower = costs.on_this_machine(model, recomputed, vocabulary, "cpu", 1e12)
+    assert slower["seconds"] == pytest.approx(4 / 3 * budget["seconds"])
 
 
 def test_a_card_that_is_too_small_is_told_what_fits() -> None:

@@ -297,6 +297,24 @@ def costs_of(model: Architecture, train: TrainConfig, vocabulary: int) -> dict[s
     }
 
 
+def on_this_machine(
+    model: Architecture, train: TrainConfig, vocabulary: int, name: str, speed: float
+) -> dict[str, Any]:
+    """Tokens a second and time on one device whose speed of matrix products was measured, at the same utilisation.
+
+    Args:
+        model: the architecture.
+        train: the stage; of a budget in minutes it is said how many tokens that is.
+        vocabulary: V.
+        name: of the device and precision.
+        speed: operations a second.
+    """
+    rate = speed * UTILISATION / sum(operations_per_token(model, vocabulary))
+    rate *= 3 / 4 if train.activation_checkpointing else 1
+    seconds = train.tokens / rate if train.tokens else 60 * (train.minutes or 0)
+    return {"name": name, "speed": speed, "tokens_per_second": rate, "seconds": seconds, "tokens": rate * seconds}
+
+
 def describe(costs: dict[str, Any]) -> str:
     """The lines that `sioconv plan` prints, from what `costs_of` gives."""
     operations, parts = costs["operations_per_token"], costs["memory"]
@@ -316,7 +334,18 @@ def describe(costs: dict[str, Any]) -> str:
         f"time, at {costs['utilisation']:.0%} of a card's published speed (assumed) and {USABLE:.0%} of its memory",
         f"  {'card':16}{'cards':>5}{'GiB each':>10}{'tokens/s':>12}{'time':>10}",
     ]
-    return "\n".join(lines + [_line(row) for row in costs["estimates"]])
+    here = costs["this_machine"]
+    lines += [_line(row) for row in costs["estimates"]]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"this machine, at {costs['utilisation']:.0%} of what was measured just now: {here['name']}, "
+            f"{here['speed'] / 1e9:,.0f} G operations/s",
+            f"  {here['tokens_per_second']:,.0f} tokens/s, {here['tokens'] / 1e6:,.1f} M tokens in "
+            f"{_time(here['seconds'])}",
+        ]
+    )
 
 
 def _line(row: dict[str, Any]) -> str:
