@@ -97,6 +97,8 @@ def test_version(main: Main) -> None:
         (["pretrain", "nothing.yaml"], r"no recipe nothing\.yaml"),
         (["pretrain", "demo.yaml", "--seed"], "--seed: no value"),
         (["pretrain", "demo.yaml", "--model.num_heads", "7"], "recipe: model.num_heads: 7 does not divide hidden_size"),
+        (["pretrain", "demo.yaml", "--architecture", "gpt"], "recipe: .*architecture"),
+        (["plan", "demo.yaml", "--architecture", "llama"], "plan knows the architecture sioconv, not llama: leave"),
         (["generate"], "arguments are required: model, prompt; see sioconv generate --help"),
         (["generate", "model"], "arguments are required: prompt"),
         (["generate", "model", "text", "--bogus", "1"], "unrecognized arguments: --bogus 1"),
@@ -256,6 +258,14 @@ def test_a_model_folder_that_is_not_whole(refused: Callable[..., str], broken: P
     (broken / name).unlink()
     message = refused(verb, "broken", *(["川"] if verb == "generate" else []))
     assert f"no {name} in broken" in message
+
+
+@pytest.mark.parametrize("verb", ["generate", "chat"])
+def test_a_model_of_another_architecture(refused: Callable[..., str], broken: Path, verb: str) -> None:
+    config = json.loads((broken / "config.json").read_text(encoding="utf-8"))
+    (broken / "config.json").write_text(json.dumps(config | {"model_type": "mamba2"}), encoding="utf-8")
+    message = refused(verb, "broken", *(["川"] if verb == "generate" else []))
+    assert "broken holds a model of type 'mamba2': this command takes a sioconv model" in message
 
 
 def test_weights_that_are_cut_short(refused: Callable[..., str], broken: Path) -> None:

@@ -211,6 +211,14 @@ def test_a_time_that_is_none_is_refused(minutes: float) -> None:
         demo.adapt(load_recipe(["demo.yaml"]), minutes, "シオ")
 
 
+def test_another_architecture_is_refused_before_it_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("llama.yaml").write_text("name: llama\narchitecture: llama\ntrain: {tokens: 512}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"demo knows .* sioconv, not llama: take `sioconv pretrain llama\.yaml`"):
+        demo.run_demo("llama.yaml", None, "シオ")
+    assert not Path("runs").exists()
+
+
 def test_a_run_with_other_settings_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe(["demo.yaml"])

@@ -18,10 +18,10 @@ from sioconv import stages
 from sioconv.data.shards import ShardSet
 from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
-from sioconv.model import load_model_folder
+from sioconv.model import load_model_folder, parameter_count
 from sioconv.publish.modelling_code import folder_code
 from sioconv.recipe import Recipe, load_recipe
-from sioconv.recipe_files import read_yaml
+from sioconv.recipe_files import read_yaml, write_yaml
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.metrics import read_jsonl
 from tests.train import launch
@@ -159,6 +159,58 @@ def test_a_run_that_is_not_tuned_yet_has_a_report(load: Load) -> None:
     assert (run / "report" / "index.html").exists()
 
 
+@pytest.mark.parametrize("name", ["llama", "lstm", "mamba2"])
+def test_another_architecture_goes_the_same_way(load: Load, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Pretrained, tuned and measured in one recipe with ours; the figures are those of the validation."""
+    recipe = load("--architecture", name, "--train.validate_bytes=100000")
+    run = stages.finetune(recipe).parent
+    said = capsys.readouterr().err
+    model, tokenizer = load_model_folder(run / "base", baselines=True)
+    ours = parameter_count(recipe.model, len(tokenizer))
+    assert f"architecture {name}: hidden_size 32, " in said
+    assert f"{model.num_parameters():,} parameters, SioConv of this recipe: {ours:,}" in said
+    assert ("no resets" in said) == (name == "mamba2")
+    assert getattr(model.config, "training_length", None) == (None if name == "lstm" else 32)
+    assert not list((run / "base").glob("*.py"))
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<|eos|>", "<|end_of_turn|>"])
+    rows = read_jsonl(run / "metrics.jsonl")
+    held = {row["source"]: row["bpb"] for row in rows if row["stage"] == "pretrain" and row["source"]}
+    measured = stages.evaluate(str(run / "base"), None, "cpu")
+    assert {source: values["bpb"] for source, values in measured["sources"].items()} == pytest.approx(held, rel=1e-6)
+    assert measured["parameters"] == model.num_parameters()
+    assert measured["state_bytes"] == (2 * 4 * 32 * model.config.num_hidden_layers if name == "lstm" else None)
+    samples = [(row["stage"], row["label"]) for row in read_jsonl(run / "samples.jsonl")]
+    assert samples == [("pretrain", "start"), ("pretrain", "end"), ("finetune", "start"), ("finetune", "end")]
+    tuned = load_model_folder(run / "model", baselines=True)[0]
+    assert type(tuned) is type(model) and not torch.equal(tuned.lm_head.weight, model.lm_head.weight)
+
+
+def test_what_another_architecture_has_not(load: Load) -> None:
+    recipe = load("--architecture=llama")
+    run = stages.open_run(recipe)
+    with pytest.raises(UserError, match=r"report knows .*, not llama: take `sioconv evaluate runs/rivers/base`"):
+        stages.report(recipe, run)
+    with pytest.raises(UserError, match=r"plan knows .*, not llama: leave --architecture out"):
+        stages.plan_costs(recipe)
+    for name in ("llama", "mamba2"):
+        with pytest.raises(UserError, match=r"train\.carry_state: .* carries no state: set it to false"):
+            stages.pretrain(load("--name", name, "--architecture", name, "--train.carry_state=true"))
+
+
+def test_a_run_from_before_there_were_architectures_goes_on(load: Load) -> None:
+    run = stages.open_run(load())
+    (run / "checkpoints/pretrain").mkdir(parents=True)
+    path = run / "recipe.yaml"
+    old = read_yaml(path)
+    del old["architecture"]
+    write_yaml(old, path)
+    stages.open_run(load())
+    assert read_yaml(path)["architecture"] == "sioconv"
+    write_yaml(old, path)
+    with pytest.raises(UserError, match="was made with another recipe: architecture: 'sioconv' there, 'lstm' here"):
+        stages.open_run(load("--architecture=lstm"))
+
+
 def test_the_same_seed_gives_the_same_model(load: Load) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         recipe = load("--name", name, "--seed", str(seed), "--train.tokens=1024")
@@ -184,6 +236,8 @@ def test_the_same_seed_gives_the_same_model(load: Load) -> None:
         ("checkpoints/pretrain", "--train.lr=1e-4", False),
         ("checkpoints/pretrain", "--seed=4", False),
         ("checkpoints/pretrain", "--model.num_heads=2", False),
+        ("tokenizer", "--architecture=llama", True),
+        ("checkpoints/pretrain", "--architecture=llama", False),
         ("checkpoints/pretrain", "--finetune.train.lr=1e-4", True),
         ("checkpoints/finetune", "--finetune.train.lr=1e-4", False),
         ("checkpoints/finetune", "--evaluate.questions=4", True),

@@ -1,13 +1,14 @@
 """The models whose training steps are timed, all of nearly the same number of parameters, all in the same loop."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
-from sioconv.model.baselines import build_baseline
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sioconv.model.architecture import PRESETS, Architecture, parameter_count
+from sioconv.model.baselines import build_baseline
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.configuration import SioConvConfig
 
@@ -57,6 +58,22 @@ def _with_mixers(shape: Architecture, layer: Callable[[], nn.Module]) -> SioConv
     return model
 
 
+class _Lstm(nn.LSTM):
+    """torch's, in autocast's precision like every other arm, which `architecture: lstm` avoids for its rounding."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """[B, T, D] to the same."""
+        y: Tensor = super().forward(x)[0]
+        return y
+
+
+def _lstm(shape: Architecture) -> PreTrainedModel:
+    """An LSTM's 8 D² weights are twice our mixer's: the feed-forward layers, of 3 D a column, are narrower."""
+    width = shape.hidden_size
+    narrower = replace(shape, intermediate_size=round((shape.intermediate_size - 4 * width / 3) / 8) * 8)
+    return _with_mixers(narrower, lambda: _Lstm(width, width, batch_first=True))
+
+
 def _min_gru(shape: Architecture) -> PreTrainedModel:
     """minGRU's three D × 4/3 D matrices are as large as our four D × D."""
     from minGRU_pytorch.minGRU import minGRU
@@ -79,7 +96,7 @@ ARMS: dict[str, Callable[[Architecture], PreTrainedModel]] = {
     "sioconv": _ours,
     "sioconv-2024": lambda shape: _ours(shape, "sioconv-2024"),
     "llama": lambda shape: build_baseline("llama", shape, VOCABULARY),
-    "lstm": lambda shape: build_baseline("lstm", shape, VOCABULARY),
+    "lstm": _lstm,
     "mingru": _min_gru,
     "mamba2": lambda shape: build_baseline("mamba2", shape, VOCABULARY),
     "mambapy": _mambapy,

@@ -31,10 +31,11 @@ def run_demo(recipe_name: str, minutes: float | None, name: str) -> None:
         name: what the model is called.
 
     Raises:
-        UserError: the recipe, the name or the disk can't be used.
+        UserError: the recipe, its architecture, the name or the disk can't be used.
     """
     start = time.monotonic()
     recipe = adapt(load_recipe([recipe_name]), minutes, name)
+    stages.only_sioconv(recipe, "demo", f"take `sioconv pretrain {recipe_name}`")
     set_aside(recipe)
     if recipe.finetune.data.sources:
         stages.finetune(recipe)  # which pretrains before

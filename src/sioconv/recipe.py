@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -20,6 +20,8 @@ from sioconv.model.architecture import PRESETS, Architecture
 from sioconv.recipe_files import find_recipe, merge, parse_overrides, read_yaml, write_yaml
 from sioconv.train.config import TrainConfig
 from sioconv.train.size import derive, parse_size
+
+Family = Literal["sioconv", "llama", "lstm", "mamba2"]
 
 
 @dataclass
@@ -46,11 +48,14 @@ class Recipe:
         seed: of the weights and of the data's order.
         size: number of parameters, such as 25m, from which follows what the recipe doesn't say of the model's shape and
             of the learning rate, batch and tokens of pretraining; null: their defaults.
+        architecture: of the pretrained model: sioconv; or llama, lstm or mamba2, as large as the SioConv model that
+            `model` describes, whose options it doesn't have are ignored (docs/training.md).
     """
 
     name: str = "run"
     seed: int = 0
     size: str | None = None
+    architecture: Family = "sioconv"
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: Architecture = field(default_factory=Architecture)
@@ -72,6 +77,10 @@ def recipe_parser(prog: str = "sioconv VERB RECIPE") -> ArgumentParser:
     parser.add_argument(
         "--size", type=str | None, default=None,
         help="number of parameters, such as 25m: decides the model's shape, learning rate, batch and tokens",
+    )  # fmt: skip
+    parser.add_argument(
+        "--architecture", type=Family, default="sioconv",
+        help="sioconv, or a baseline as large as the SioConv model that the recipe describes: llama, lstm, mamba2",
     )  # fmt: skip
     parser.add_class_arguments(TokenizerConfig, "tokenizer")
     parser.add_class_arguments(DataConfig, "data")
@@ -139,8 +148,8 @@ def build(values: Mapping[str, Any]) -> Recipe:
     except ArgumentError as error:
         raise UserError(f"recipe: {' '.join(str(error).split())}") from error
     recipe = Recipe(
-        parsed.name, parsed.seed, parsed["size"], parsed.tokenizer, parsed.data, parsed.model, parsed.train,
-        Finetune(parsed["finetune.from"], parsed.finetune.data, parsed.finetune.train), parsed.evaluate,
+        parsed.name, parsed.seed, parsed["size"], parsed.architecture, parsed.tokenizer, parsed.data, parsed.model,
+        parsed.train, Finetune(parsed["finetune.from"], parsed.finetune.data, parsed.finetune.train), parsed.evaluate,
     )  # fmt: skip
     _check_name(recipe.name, "name")
     _check_shared_sources(recipe.data, recipe.finetune.data)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv.data import chat
 from sioconv.data.config import FREE, DataConfig
@@ -27,7 +27,10 @@ from sioconv.device import describe_device, pick_device
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.evaluate.figures import Minutes, ReportFigures
-from sioconv.generate import SamplingConfig, generate_text
+from sioconv.generate import SamplingConfig, continue_text, generate_text
+from sioconv.model.architecture import parameter_count
+from sioconv.model.baselines import NOTES, build_baseline, describe
+from sioconv.model.cache import new_cache
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.configuration import SioConvConfig
 from sioconv.model.folder import load_model_folder, save_model_folder, vocabulary_fingerprint
@@ -47,7 +50,7 @@ from sioconv.train.watch import Validate, Validation
 VALIDATION_CONVERSATIONS = 100
 FIXED_BY = {  # what a run has made: the parts of the recipe that it was made from
     "tokenizer": ("tokenizer", "data"),
-    "checkpoints/pretrain": ("seed", "size", "model", "train"),
+    "checkpoints/pretrain": ("seed", "size", "architecture", "model", "train"),
     "checkpoints/finetune": ("seed", "finetune"),
 }
 
@@ -73,7 +76,8 @@ def open_run(recipe: Recipe) -> Path:
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:
     """A recipe's values without those that change nothing of what is made."""
-    kept = {**values, "finetune": {**values.get("finetune", {})}}
+    # Runs that were begun before there were others don't say their architecture.
+    kept = {"architecture": Recipe.architecture, **values, "finetune": {**values.get("finetune", {})}}
     kept["tokenizer"] = {key: value for key, value in values.get("tokenizer", {}).items() if key != "compare"}
     for part in (kept, kept["finetune"]):
         part["data"] = {key: value for key, value in part.get("data", {}).items() if key not in FREE}
@@ -152,22 +156,21 @@ def _pretrain(recipe: Recipe, world: World) -> Path:
             f"{train.accumulation} pieces, "
             + (f"{train.tokens:,} tokens" if train.tokens else f"{train.minutes:g} minutes")
         )
+    if recipe.architecture != "sioconv":
+        alike = parameter_count(recipe.model, len(tokenizer))
+        say(f"architecture {recipe.architecture}: {describe(model)}, SioConv of this recipe: {alike:,}")
     targets = [run / "base"] if recipe.finetune.data.sources else [run / "base", run / "model"]
     _run_stage(recipe, "pretrain", model, tokenizer, recipe.data, recipe.train, world, targets)
     return run / "base"
 
 
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> SioConvForCausalLM:
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """A model of the recipe's architecture with fresh weights drawn from its seed."""
     torch.manual_seed(recipe.seed)
-    config = SioConvConfig(
-        **as_values(recipe)["model"],
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return SioConvForCausalLM(config)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    if recipe.architecture != "sioconv":
+        return build_baseline(recipe.architecture, recipe.model, len(tokenizer), **ids)
+    return SioConvForCausalLM(SioConvConfig(**as_values(recipe)["model"], vocab_size=len(tokenizer), **ids))
 
 
 def finetune(recipe: Recipe) -> Path:
@@ -181,7 +184,7 @@ def finetune(recipe: Recipe) -> Path:
         if world.share((run / "model").exists()):
             say(f"finetune: {run / 'model'} is there already")
             return run / "model"
-        model, tokenizer = load_model_folder(start)
+        model, tokenizer = load_model_folder(start, baselines=True)
         if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / "tokenizer")):
             raise UserError(
                 f"{run} has another tokenizer than the model in {start}: choose another --name for its tuning"
@@ -191,16 +194,28 @@ def finetune(recipe: Recipe) -> Path:
         return run / "model"
 
 
-def _save(model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
-    """A model folder that ends texts and turns, and that transformers loads where this package isn't installed."""
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """A model folder that ends texts and turns, and that transformers loads where this package isn't installed.
+
+    Except an LSTM, whose code isn't in it.
+    """
     stop_ids = [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)]
-    save_model_folder(model, tokenizer, path, stop_ids, finish=write_code)
+    save_model_folder(model, tokenizer, path, stop_ids, write_code if isinstance(model, SioConvForCausalLM) else None)
+
+
+def _write_on(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str, sampling: SamplingConfig) -> str:
+    """What the model writes after the prompt."""
+    if isinstance(model, SioConvForCausalLM):
+        written: str = generate_text(model, tokenizer, prompt, sampling).text
+    else:
+        written = continue_text(model, tokenizer, prompt, sampling)
+    return written
 
 
 def _run_stage(
     recipe: Recipe,
     stage: str,
-    model: SioConvForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     data: DataConfig,
     config: TrainConfig,
@@ -209,6 +224,10 @@ def _run_stage(
 ) -> None:
     """Trains the model and writes it into the folders `targets`."""
     sampling = SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=config.sample_tokens, seed=recipe.seed)
+    if note := NOTES.get(model.config.model_type):
+        say(note)
+    if new_cache(model) is None:
+        model.config.training_length = config.sequence_length  # how far it looks back when it is measured
     windows, bytes_per_token = open_windows(recipe, data, config)
     trainer = Trainer(
         recipe.folder,
@@ -217,7 +236,7 @@ def _run_stage(
         windows,
         config,
         validate=_validation(tokenizer, data, config.validate_bytes),
-        sample=lambda model, prompt: generate_text(model, tokenizer, prompt, sampling).text,
+        sample=lambda model, prompt: _write_on(model, tokenizer, prompt, sampling),
         world=world if world.size > 1 else World(pick_device(config.device)),
         seed=recipe.seed,
         bytes_per_token=bytes_per_token,
@@ -237,7 +256,7 @@ def _validation(tokenizer: PreTrainedTokenizerFast, data: DataConfig, max_bytes:
         for name, source in data.sources.items()
     }
 
-    def validate(model: SioConvForCausalLM) -> Iterator[Validation]:
+    def validate(model: PreTrainedModel) -> Iterator[Validation]:
         for name, documents in texts.items():
             measured = bits_per_byte(model, tokenizer, documents)
             if measured.tokens:
@@ -250,12 +269,21 @@ def _validation(tokenizer: PreTrainedTokenizerFast, data: DataConfig, max_bytes:
     return validate
 
 
+def only_sioconv(recipe: Recipe, verb: str, instead: str) -> None:
+    """Refuses another architecture, with what to do instead."""
+    if recipe.architecture != "sioconv":
+        raise UserError(f"{verb} knows the architecture sioconv, not {recipe.architecture}: {instead}")
+
+
 def plan_costs(recipe: Recipe) -> dict[str, Any]:
     """What pretraining with this recipe costs, as `costs_of` and `on_this_machine` give it; nothing is trained.
 
     The vocabulary is that of the run's tokenizer or of the adopted one where either is on this machine; otherwise what
     the recipe says.
+
+    Raises UserError for another architecture than sioconv.
     """
+    only_sioconv(recipe, "plan", "leave --architecture out: the other would have about as many parameters")
     vocabulary = recipe.tokenizer.vocab_size
     folders = [recipe.folder / "tokenizer"]
     if adopted := recipe.tokenizer.path or recipe.finetune.base:
@@ -272,7 +300,11 @@ def plan_costs(recipe: Recipe) -> dict[str, Any]:
 
 
 def report(recipe: Recipe, run: Path, minutes: Minutes | None = None) -> ReportFigures:
-    """Measures the run, as far as it has come, and writes its `report/`."""
+    """Measures the run, as far as it has come, and writes its `report/`.
+
+    Raises UserError for another architecture than sioconv, and as `evaluate_run` does.
+    """
+    only_sioconv(recipe, "report", f"take `sioconv evaluate {run / 'base'}`")
     from sioconv.evaluate.run import evaluate_run  # brings matplotlib, which training doesn't need
 
     chats = recipe.finetune.data if recipe.finetune.data.sources and (run / "model").exists() else None

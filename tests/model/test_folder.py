@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFas
 from sioconv.data.config import TokenizerConfig
 from sioconv.data.tokenizer import END_OF_TURN, train_tokenizer
 from sioconv.errors import UserError
-from sioconv.model import SioConvForCausalLM, load_model_folder, save_model_folder
+from sioconv.model import Architecture, SioConvForCausalLM, load_model_folder, save_model_folder
+from sioconv.model.baselines import build_baseline
 
 MakeModel = Callable[..., SioConvForCausalLM]
 Break = Callable[[Path], object]
@@ -172,3 +173,31 @@ def test_a_mistyped_path_is_not_looked_for_on_the_hub(
     monkeypatch.setattr(SioConvForCausalLM, "from_pretrained", None)
     with pytest.raises(UserError, match=f"no model folder at {path}"):
         load_model_folder(path)
+
+
+@pytest.mark.parametrize("name", ["llama", "lstm", "mamba2"])
+def test_the_folder_of_a_baseline(tiny_model: TinyModel, tmp_path: Path, name: str) -> None:
+    """It is read where it is asked for, its tokenizer is checked, and it carries no code."""
+    tokenizer, folder = tiny_model[1], tmp_path / "model"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "intermediate_size": 64}
+    model = build_baseline(name, Architecture(**sizes), len(tokenizer))
+    save_model_folder(model, tokenizer, folder, [2])
+    with pytest.raises(UserError, match=f"holds a model of type '{model.config.model_type}': this command takes a sio"):
+        load_model_folder(folder)
+    loaded, again = load_model_folder(folder, baselines=True)
+    assert type(loaded) is type(model) and not loaded.training and again.get_vocab() == tokenizer.get_vocab()
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    assert not list(folder.glob("*.py"))
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == [2]
+    train_tokenizer(TokenizerConfig(vocab_size=384), ["a wholly different text"] * 50, tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "tokenizer.json", folder)
+    with pytest.raises(UserError, match="is not the one that the model was trained with"):
+        load_model_folder(folder, baselines=True)
+
+
+def test_other_types_of_models_are_refused_all_the_same(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    with pytest.raises(UserError, match="holds a model of type 'gpt2'"):
+        load_model_folder(folder, baselines=True)

@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from sioconv.data.loader import Batch
-from sioconv.model import SioConvConfig, SioConvForCausalLM
+from sioconv.model import Architecture, SioConvConfig, SioConvForCausalLM
+from sioconv.model.baselines import build_baseline
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World
 from sioconv.train.loop import Trainer
 from sioconv.train.watch import Validation
 
 VOCABULARY = 48
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "intermediate_size": 48}
 SETTINGS: dict[str, Any] = {
     "sequence_length": 12,
     "batch_size": 4,
@@ -42,6 +45,7 @@ class Windows:
         self.on_batch(first_window)
         length = SETTINGS["sequence_length"]
         ids = torch.zeros(size, length, dtype=torch.int64)
+        positions = torch.arange(length).repeat(size, 1)
         reset = torch.zeros(size, length, dtype=torch.bool)
         targets = torch.zeros(size, length, dtype=torch.int64)
         for row in range(size):
@@ -49,28 +53,35 @@ class Windows:
             start = int(torch.randint(0, VOCABULARY, (), generator=generator))
             tokens = (start + 5 * torch.arange(length + 1)) % VOCABULARY
             ids[row], targets[row] = tokens[:-1], tokens[1:]
-            reset[row, int(torch.randint(1, length, (), generator=generator))] = True
+            begin = int(torch.randint(1, length, (), generator=generator))
+            reset[row, begin] = True
+            positions[row, begin:] -= begin
             # Windows have different numbers of tokens that count.
             targets[row, : int(torch.randint(0, length // 2, (), generator=generator))] = -100
-        return Batch(ids, targets, reset, torch.zeros_like(ids))
+        return Batch(ids, targets, reset, positions)
 
 
 def make_model(**options: object) -> SioConvForCausalLM:
     """A model with the same weights every time."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "intermediate_size": 48}
-    config = SioConvConfig(vocab_size=VOCABULARY, z_gain=1.0, y_gain=1.0, **sizes, **options)
+    config = SioConvConfig(vocab_size=VOCABULARY, z_gain=1.0, y_gain=1.0, **SIZES, **options)
     return SioConvForCausalLM(config)
 
 
-def validate(model: SioConvForCausalLM) -> Iterator[Validation]:
+def make_baseline(architecture: str, **options: Any) -> PreTrainedModel:
+    """A model of another architecture, about as large, with the same weights every time."""
+    torch.manual_seed(0)
+    return build_baseline(architecture, Architecture(**SIZES | options), VOCABULARY)
+
+
+def validate(model: PreTrainedModel) -> Iterator[Validation]:
     """Stands for a validation: figures that every bit of the head's weights changes."""
     assert not model.training
     yield Validation("rivers", float(model.lm_head.weight.detach().double().norm()), 2.5)
     yield Validation("talks", 1.5, None)
 
 
-def sample(model: SioConvForCausalLM, prompt: str) -> str:
+def sample(model: PreTrainedModel, prompt: str) -> str:
     """Stands for a continuation."""
     assert not model.training
     return f"{prompt}は流れる\n{float(model.lm_head.weight.detach().double().sum()):.17g}"
@@ -87,7 +98,7 @@ def make_config(steps: int | None = 8, **settings: Any) -> TrainConfig:
 
 
 def make_trainer(
-    run: Path, model: SioConvForCausalLM, config: TrainConfig, stage: str = "pretrain",
+    run: Path, model: PreTrainedModel, config: TrainConfig, stage: str = "pretrain",
     on_batch: Callable[[int], object] = id, world: World | None = None,
 ) -> Trainer:  # fmt: skip
     """A trainer as a new process makes it."""

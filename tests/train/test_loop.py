@@ -18,6 +18,7 @@ from sioconv.train.checkpoint import checkpoints
 from sioconv.train.loop import Trainer, is_due
 from sioconv.train.metrics import KEYS, read_jsonl
 from sioconv.train.watch import Validation
+from tests.train import small
 
 MakeTrainer = Callable[..., Trainer]
 MakeModel = Callable[..., SioConvForCausalLM]
@@ -193,6 +194,24 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(make_trainer: MakeTraine
     assert_same(weights(whole), weights(resumed))
     assert rows(whole.run_folder) == rows(resumed.run_folder)
     assert rows(whole.run_folder, "samples.jsonl") == rows(resumed.run_folder, "samples.jsonl")
+
+
+@pytest.mark.parametrize("name", ["llama", "lstm", "lstm, carried", "mamba2"])
+def test_a_killed_run_of_another_architecture(make_trainer: MakeTrainer, tmp_path: Path, name: str) -> None:
+    """What an LSTM carries is in the checkpoint."""
+    name, _, carried = name.partition(", ")
+
+    def make(run: str, **options: Any) -> Trainer:
+        return make_trainer(model=small.make_baseline(name), run=tmp_path / run, carry_state=bool(carried), **options)
+
+    whole = make("whole")
+    whole.train()
+    with pytest.raises(KilledError):
+        make("killed", on_batch=kill_at(6)).train()
+    resumed = make("killed")
+    resumed.train()
+    assert_same(weights(whole), weights(resumed))
+    assert rows(whole.run_folder) == rows(resumed.run_folder)
 
 
 def test_two_kills_in_different_places(make_trainer: MakeTrainer, tmp_path: Path) -> None:

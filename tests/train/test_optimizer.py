@@ -12,6 +12,7 @@ from torch import nn
 from sioconv.model import SioConvForCausalLM
 from sioconv.train.config import TrainConfig
 from sioconv.train.optimizer import build_optimizers, learning_rate
+from tests.train.small import make_baseline
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -111,3 +112,18 @@ def test_muon_takes_the_matrices_of_the_blocks(make_model: Callable[..., SioConv
     assert decays.keys() == set(names.values()) - taken
     assert {name for name, decay in decays.items() if decay} == (set() if tied else {"lm_head.weight"})
     assert {group["weight_decay"] for group in muon.param_groups} == {0.25}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_matrices_of_an_lstm_are_matrices(tied: bool) -> None:
+    model = make_baseline("lstm", tie_word_embeddings=tied)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    inside = {name for parameter, name in names.items() if parameter.dim() == 2 and name.startswith("model.layers")}
+    assert any(name.endswith("lstm.weight_hh_l0") for name in inside)
+    head = set() if tied else {"lm_head.weight"}
+    (adamw,) = build_optimizers(model, TrainConfig(tokens=1, weight_decay=0.25))
+    decays = {names[p] for group in adamw.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decays == inside | head
+    adamw, muon = build_optimizers(model, TrainConfig(tokens=1, optimizer="muon", weight_decay=0.25))
+    assert {names[p] for group in muon.param_groups for p in group["params"]} == inside
+    assert {names[p] for group in adamw.param_groups if group["weight_decay"] for p in group["params"]} == head

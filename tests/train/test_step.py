@@ -12,7 +12,6 @@ from sioconv.errors import UserError
 from sioconv.model import SioConvForCausalLM
 from sioconv.train import step as step_module
 from sioconv.train.carry import Carry
-from sioconv.train.distributed import World
 from sioconv.train.step import LossScale, Stepper
 from tests.train import small
 
@@ -70,27 +69,41 @@ def test_no_gradient_flows_into_the_window_before(make_stepper: MakeStepper) -> 
     assert not stepper.carry.state_dict(stepper.world)
 
 
-def test_a_model_without_states_carries_none() -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def test_an_lstm_carries_its_state(make_stepper: MakeStepper) -> None:
+    batch = text(4, 24)
+    pieces = [cut(batch, start, start + 8) for start in (0, 8, 16)]
+    (whole,) = losses(make_stepper(small.make_baseline("lstm"), steps=0), batch)
+    carried = losses(make_stepper(small.make_baseline("lstm"), steps=0, carry_state=True), *pieces)
+    alone = losses(make_stepper(small.make_baseline("lstm"), steps=0), *pieces)
+    assert sum(carried) / 3 == pytest.approx(whole, rel=1e-6)
+    assert sum(alone) / 3 != pytest.approx(whole, rel=1e-6)
 
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    with pytest.raises(UserError, match=r"train\.carry_state: LlamaForCausalLM carries no state"):
-        Carry(LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)))
+
+@pytest.mark.parametrize(("name", "kind"), [("llama", "LlamaForCausalLM"), ("mamba2", "Mamba2ForCausalLM")])
+def test_a_model_without_states_carries_none(name: str, kind: str) -> None:
+    with pytest.raises(UserError, match=rf"train\.carry_state: {kind} carries no state"):
+        Carry(small.make_baseline(name))
 
 
-def test_another_architecture_of_transformers_is_trained_by_the_same_step() -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=small.VOCABULARY, **sizes))
-    stepper = Stepper(model, small.make_config(1), World(torch.device("cpu")), torch.float32)
-    found = []
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "muon"}, {"activation_checkpointing": True}])
+@pytest.mark.parametrize("name", ["llama", "lstm", "mamba2"])
+def test_other_architectures_are_trained_by_the_same_step(
+    make_stepper: MakeStepper, name: str, settings: dict[str, Any]
+) -> None:
+    stepper, found = make_stepper(small.make_baseline(name), steps=0, **settings), []
     for number in range(12):
-        loss = stepper.gradients(small.Windows().batch(0, 4), number)
-        stepper.update(1e-2, loss)
-        found.append(loss)
+        found.append(stepper.gradients(small.Windows().batch(0, 4), number))
+        stepper.update(1e-2, found[-1])
     assert found[-1] < 0.7 * found[0]
+
+
+@pytest.mark.parametrize("name", ["llama", "lstm", "mamba2"])
+def test_utilisation_counts_every_matrix(make_stepper: MakeStepper, name: str) -> None:
+    """All that has two dimensions is one, except the embedding."""
+    model = small.make_baseline(name)
+    counted = make_stepper(model, steps=0).matrix_parameters
+    matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 2)
+    assert counted == matrices - model.get_input_embeddings().weight.numel()
 
 
 def test_fp16_skips_a_step_that_overflows_and_halves_its_scale(make_stepper: MakeStepper) -> None:

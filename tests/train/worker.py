@@ -1,8 +1,9 @@
 """A process of a training run: `python -m tests.train.worker OUT CASES`, started by torchrun or with its variables set.
 
 CASES is a JSON list of stages to train one after the other, each with `run`, `steps` and settings, and what makes it
-special: `model`, options of the model; `double`, train in fp64; `gradients`, only compute those of the first step;
-`stall`, stop for ever in the middle of something (see `stall_at`) after leaving a file `stalled-RANK` in the run.
+special: `architecture`, a baseline's; `model`, options of the model; `double`, train in fp64; `gradients`, only compute
+those of the first step; `stall`, stop for ever in the middle of something (see `stall_at`) after leaving a file
+`stalled-RANK` in the run.
 The first process writes what came out of case n to OUT/n.pt.
 """
 
@@ -53,7 +54,8 @@ def work(values: dict[str, Any], world: World) -> dict[str, Any]:
     if stall := values.pop("stall", None):
         run.mkdir(exist_ok=True)
         stall_at(*stall, run / f"stalled-{world.rank}")
-    model = small.make_model(**values.pop("model", {}))
+    options, architecture = values.pop("model", {}), values.pop("architecture", None)
+    model = small.make_baseline(architecture, **options) if architecture else small.make_model(**options)
     if values.pop("double", False):
         model.double()
     config = small.make_config(values.pop("steps", 8), **values)

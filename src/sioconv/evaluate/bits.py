@@ -4,14 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode_batch
 from sioconv.data.config import DataConfig
 from sioconv.data.sources import read_split
 from sioconv.evaluate.figures import TextBits, Yardsticks
 from sioconv.evaluate.yardsticks import measure_yardsticks
-from sioconv.model import SioConvForCausalLM
 from sioconv.model.loss import bits_per_byte, document_nats
 from sioconv.progress import track
 
@@ -38,7 +37,7 @@ def heldout_conversations(data: DataConfig, limit: int | None = None) -> list[li
 
 
 def measure_text(
-    model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, data: DataConfig, texts: Texts, what: str
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, data: DataConfig, texts: Texts, what: str
 ) -> dict[str, TextBits]:
     """Bits per byte of each source that has held-out text; `what` names the model on the progress bar."""
     found = {}
@@ -83,7 +82,7 @@ def measure_language_yardsticks(data: DataConfig, texts: Texts, max_bytes: int) 
 
 
 def assistant_loss(
-    model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[Mapping[str, str]]]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[Mapping[str, str]]]
 ) -> float | None:
     """Mean loss in nats of what the assistant says, its end-of-turn tokens included; None where it says nothing.
 

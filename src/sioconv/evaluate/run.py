@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.questions import build_questions
@@ -31,7 +31,8 @@ from sioconv.evaluate.probes import answer_questions
 from sioconv.evaluate.report import write_report
 from sioconv.evaluate.timescales import timescales
 from sioconv.generate import SamplingConfig, generate_text
-from sioconv.model import SioConvCache, SioConvForCausalLM, load_model_folder
+from sioconv.model import SioConvForCausalLM, load_model_folder
+from sioconv.model.cache import new_cache
 from sioconv.train.metrics import read_jsonl
 
 SEED = 1  # of the continuations
@@ -85,7 +86,7 @@ def evaluate_run(
         talk = replace(ask(model, tokenizer, chat, config), loss_before=loss_before, loss_after=loss_after)
     figures = ReportFigures(
         name=name,
-        sizes=sizes(model),
+        sizes=Sizes(model.num_parameters(), state_bytes(model) or 0),
         sources=sources,
         languages=language_totals(sources),
         yardsticks=measure_language_yardsticks(data, texts, config.yardstick_bytes) if config.yardsticks else {},
@@ -120,7 +121,8 @@ def evaluate_model(
 
     Returns:
         `{"sources": {NAME: {"bpb", "bytes"}}, "languages": {…}, "parameters", "state_bytes"}`; a text that is given is
-        one source that has its path as a name, and no language.
+        one source that has its path as a name, and no language. `state_bytes` is None for a model that isn't read
+        with a state carried along.
 
     Raises:
         UserError: the model or a source can't be read, or there is no text.
@@ -132,15 +134,14 @@ def evaluate_model(
         texts = heldout_texts(data, max_bytes)
     if not any(texts.values()):
         raise UserError("no text to evaluate on: give --text FILE, or sources with a held-out part")
-    model, tokenizer = load_model_folder(folder, pick_device(device))
+    model, tokenizer = load_model_folder(folder, pick_device(device), baselines=True)
     sources = measure_text(model, tokenizer, data, texts, str(folder))
     languages = {} if text is not None else language_totals(sources)
-    measured = sizes(model)
     return {
         "sources": _as_values(sources),
         "languages": _as_values(languages),
-        "parameters": measured.parameters,
-        "state_bytes": measured.state_bytes,
+        "parameters": model.num_parameters(),
+        "state_bytes": state_bytes(model),
     }
 
 
@@ -169,12 +170,13 @@ def continuations(
 
 
 @torch.inference_mode()
-def sizes(model: SioConvForCausalLM) -> Sizes:
-    """Parameters, tied ones once, and the bytes of the state of one text as it is kept between two tokens."""
-    cache = SioConvCache(model.config)
+def state_bytes(model: PreTrainedModel) -> int | None:
+    """Bytes of the state of one text as it is kept between two tokens; None where the model isn't read with one."""
+    cache = new_cache(model)
+    if cache is None:
+        return None
     model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), cache=cache, use_cache=True)
-    state_bytes = sum(tensor.nbytes for tensor in cache.state_dict().values())
-    return Sizes(sum(parameter.numel() for parameter in model.parameters()), state_bytes)
+    return sum(tensor.nbytes for tensor in cache.state_dict().values())
 
 
 def _some_of_each(texts: Texts) -> Sequence[str]:

@@ -14,6 +14,7 @@ _HOMES = {
     "Session": "session",
     "Generation": "session",
     "generate_text": "session",
+    "continue_text": "baseline",
     "chat_loop": "chat",
 }
 __all__ = list(_HOMES)

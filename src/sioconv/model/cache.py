@@ -1,10 +1,10 @@
 """The model's memory in the shape that transformers' generation expects of a cache."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -15,6 +15,8 @@ from sioconv.model.layers import LayerState
 class SioConvCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's state; None until the first step, which then starts from the learned initial state.
 
+    It is a `LayerState`, or another model's named tuple of tensors [B, …].
+
     It counts as a stateful but not as a linear-attention layer of transformers: those don't know how many tokens they
     have seen, which continuing from a warm cache needs.
     """
@@ -24,7 +26,7 @@ class SioConvCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.state: LayerState | None = None
+        self.state: Any = None
 
     def lazy_initialization(self, *_: Any) -> None:
         """Nothing to prepare: the first forward brings the state."""
@@ -51,10 +53,12 @@ class SioConvCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def select(self, index: Tensor) -> None:
         """Keeps the rows `index` [N] of the batch, in that order."""
+        self.change(lambda tensor: tensor.index_select(0, index.to(tensor.device)))
+
+    def change(self, how: Callable[[Tensor], Tensor]) -> None:
+        """Puts `how` of each tensor of the state in its place."""
         if self.state is not None:
-            c, conv = self.state
-            rows = index.to(c.device)
-            self.state = LayerState(c.index_select(0, rows), None if conv is None else conv.index_select(0, rows))
+            self.state = self.state._make(None if tensor is None else how(tensor) for tensor in self.state)
 
 
 class SioConvCache(Cache):
@@ -80,9 +84,7 @@ class SioConvCache(Cache):
         For training that carries states on from step to step (truncated backpropagation through time).
         """
         for layer in self.layers:
-            if layer.state is not None:
-                c, conv = layer.state
-                layer.state = LayerState(c.detach(), None if conv is None else conv.detach())
+            layer.change(Tensor.detach)
 
     def reset(self) -> None:
         """Forgets everything."""
@@ -113,19 +115,30 @@ class SioConvCache(Cache):
 
         Empty before the first token.
         """
-        tensors: dict[str, Tensor] = {}
-        for i, layer in enumerate(self.layers):
-            if layer.state is not None:
-                tensors[f"layers.{i}.c"] = layer.state.c
-                if layer.state.conv is not None:
-                    tensors[f"layers.{i}.conv"] = layer.state.conv
-        return tensors
+        return {
+            f"layers.{i}.{name}": tensor
+            for i, layer in enumerate(self.layers)
+            if layer.state is not None
+            for name, tensor in layer.state._asdict().items()
+            if tensor is not None
+        }
 
     def load_state_dict(self, tensors: dict[str, Tensor], tokens_seen: int) -> None:
         """Takes over what `state_dict` gave; the inverse of it. Raises KeyError where a layer's state is missing."""
         for i, layer in enumerate(self.layers):
-            layer.state = LayerState(tensors[f"layers.{i}.c"], tensors.get(f"layers.{i}.conv")) if tensors else None
+            layer.state = self.read_state(tensors, f"layers.{i}.") if tensors else None
         self.tokens_seen = torch.tensor(tokens_seen, dtype=torch.int64)
+
+    @staticmethod
+    def read_state(tensors: dict[str, Tensor], prefix: str) -> Any:
+        """One layer's state from the tensors whose names begin with `prefix`."""
+        return LayerState(tensors[f"{prefix}c"], tensors.get(f"{prefix}conv"))
+
+
+def new_cache(model: nn.Module) -> SioConvCache | None:
+    """The memory before the first token of a model that carries its state on, which offers `new_cache`; else None."""
+    make = getattr(model, "new_cache", None)
+    return None if make is None else make()
 
 
 def _flatten(cache: SioConvCache) -> tuple[list[Tensor | None], int]:

@@ -160,17 +160,21 @@ def document_starts(
     return None if position_ids is None else position_ids == 0
 
 
-class SioConvForCausalLM(SioConvPreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
-    """SioConv with a language-modelling head."""
+class CausalLMOnStates:
+    """A language-modelling head on a base model whose memory is a `SioConvCache`, in transformers' form.
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    The class that joins it to a `PreTrainedModel` makes `model`, the base model, and `lm_head`.
+    """
 
-    def __init__(self, config: SioConvConfig) -> None:
-        super().__init__(config)
-        self.model = SioConvModel(config)
-        self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
-        self.post_init()  # type: ignore[no-untyped-call]
+    cache_type = SioConvCache
+    config: Any
+    model: Any
+    lm_head: nn.Linear
+    loss_function: Any
+
+    def new_cache(self) -> SioConvCache:
+        """The memory before the first token."""
+        return self.cache_type(self.config)
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -187,8 +191,8 @@ class SioConvForCausalLM(SioConvPreTrainedModel, GenerationMixin):  # type: igno
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, V] (or of the last `logits_to_keep` steps), and the loss where `labels` [B, T] are given.
 
-        Labels are the input ids, shifted inside, -100 where no loss is wanted. The other arguments are those of
-        `SioConvModel`.
+        Labels are the input ids, shifted inside, -100 where no loss is wanted. The other arguments are those of the
+        base model.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -210,16 +214,29 @@ class SioConvForCausalLM(SioConvPreTrainedModel, GenerationMixin):  # type: igno
             loss=loss, logits=logits, cache=outputs.cache, hidden_states=outputs.hidden_states
         )
 
-    def _prepare_cache_for_generation(  # type: ignore[override]
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *_: Any
-    ) -> None:
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *_: Any, **__: Any
+    ) -> Any:
         if generation_config.use_cache is not False and model_kwargs.get("cache") is None:
-            model_kwargs["cache"] = SioConvCache(self.config)
+            model_kwargs["cache"] = self.new_cache()
 
     @staticmethod
     def create_masks_for_generate(attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
         """The 2-D padding mask as it is: a recurrence needs no causal one."""
         return attention_mask
+
+
+class SioConvForCausalLM(CausalLMOnStates, SioConvPreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
+    """SioConv with a language-modelling head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: SioConvConfig) -> None:
+        super().__init__(config)
+        self.model = SioConvModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
     def forget_gates(self, input_ids: Tensor) -> list[Tensor]:

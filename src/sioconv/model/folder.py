@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder
@@ -21,7 +21,7 @@ def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def save_model_folder(
-    model: SioConvForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast | None,
     path: Path,
     stop_ids: list[int],
@@ -57,27 +57,34 @@ def save_model_folder(
 
 
 def load_model_folder(
-    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[SioConvForCausalLM, PreTrainedTokenizerFast]:
+    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, baselines: bool = False
+) -> tuple[Any, PreTrainedTokenizerFast]:
     """Loads a model and its tokenizer from a local folder or, where there is none of that name, from the Hub.
 
     Args:
         path: a folder or a Hub id `owner/name`.
         device: where the weights go.
         dtype: precision of the weights; the forget gates stay in fp32.
+        baselines: whether a local folder may hold a model of `sioconv.model.baselines` as well.
+
+    Returns:
+        A `SioConvForCausalLM`, or with `baselines` a `PreTrainedModel`, in eval mode; and the tokenizer.
 
     Raises:
         UserError: no such folder, no weights, another kind of model, or a tokenizer that isn't the model's.
     """
-    folder = Path(path)
+    folder, kind = Path(path), "sioconv"
     if folder.exists():
-        _check_files(folder)
+        kind = _check_files(folder)
+        if kind != "sioconv" and not (baselines and _is_baseline(kind)):
+            raise UserError(f"{folder} holds a model of type {kind!r}: this command takes a sioconv model")
     elif str(path).count("/") != 1 or folder.parent.is_dir():  # a folder that is there is no owner on the Hub
         raise UserError(
             f"no model folder at {path}: give the path of a folder with config.json, or a Hub id owner/name"
         )
     try:
-        loaded: Any = SioConvForCausalLM.from_pretrained(str(path), dtype=dtype, output_loading_info=True)
+        loader: Any = SioConvForCausalLM if kind == "sioconv" else AutoModelForCausalLM
+        loaded: Any = loader.from_pretrained(str(path), dtype=dtype, output_loading_info=True)
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(path))
     except Exception as error:  # transformers raises many types for one bad folder; the cause stays attached
         reason = " ".join(str(error).split())[:200]
@@ -87,7 +94,7 @@ def load_model_folder(
         raise UserError(
             f"weights are missing in {path}: {sorted(report['missing_keys'])[0]} and maybe more: copy the folder again"
         )
-    expected = model.config.tokenizer_fingerprint
+    expected = getattr(model.config, "tokenizer_fingerprint", None)
     if len(tokenizer) > model.config.vocab_size or (expected and expected != vocabulary_fingerprint(tokenizer)):
         raise UserError(
             f"the tokenizer in {path} is not the one that the model was trained with: restore its tokenizer.json"
@@ -95,13 +102,18 @@ def load_model_folder(
     return model.to(device).eval(), tokenizer
 
 
-def _check_files(folder: Path) -> None:
+def _is_baseline(kind: Any) -> bool:
+    from sioconv.model.baselines import MODEL_TYPES  # brings their classes, which other folders don't need
+
+    return kind in MODEL_TYPES
+
+
+def _check_files(folder: Path) -> Any:
+    """The model's type, of a folder that has all files."""
     for names in (("config.json",), ("model.safetensors", "model.safetensors.index.json"), ("tokenizer.json",)):
         if not any((folder / name).is_file() for name in names):
             raise UserError(f"no {names[0]} in {folder}: this is not a whole model folder: train one or copy it again")
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'} is not a JSON object: copy the folder again") from error
-    if kind != "sioconv":
-        raise UserError(f"{folder} holds a model of type {kind!r}: this command takes a sioconv model")

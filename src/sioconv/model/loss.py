@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sioconv.model.cache import SioConvCache
-from sioconv.model.causal_lm import SioConvForCausalLM
+from sioconv.model.cache import new_cache
 from sioconv.ops import cross_entropy_
 
 IGNORED = -100
@@ -73,25 +73,69 @@ class BitsPerByte:
 
 @torch.no_grad()
 def document_nats(
-    model: SioConvForCausalLM,
+    model: PreTrainedModel,
     documents: Sequence[Sequence[int]],
     masks: Sequence[Sequence[int]] | None = None,
     chunk: int = 1024,
     batch_tokens: int = 8192,
 ) -> Iterator[tuple[int, float]]:
-    """−ln p of each document's tokens after its first, the state carried from chunk to chunk.
+    """−ln p of each document's tokens after its first.
+
+    A model with `new_cache` carries its state from chunk to chunk. Another one reads a long document in windows of
+    `config.training_length` tokens, half of which it has read before.
 
     Args:
         model: in eval mode.
         documents: token ids; the first of each is given, not predicted.
         masks: 0/1 per token, whether it counts; by default all do.
-        chunk: longest piece that is read at once.
+        chunk: longest piece that is read at once, where the state is carried or there is no training length.
         batch_tokens: most tokens in one forward pass, padding included.
 
     Yields:
-        (index of the document, nats), in order of length, every document once.
+        (index of the document, nats), in order of length where the state is carried, every document once.
     """
-    device = model.device
+    counted = masks or [[1] * len(ids) for ids in documents]
+    if new_cache(model) is not None:
+        yield from _piece_nats(model, documents, counted, chunk, batch_tokens)
+        return
+    length = getattr(model.config, "training_length", chunk)
+    windows = [window for i in range(len(documents)) for window in _windows(i, documents[i], counted[i], length)]
+    totals = [0.0] * len(documents)
+    pieces, new = [window.ids for window in windows], [window.counts for window in windows]
+    for i, nats in _piece_nats(model, pieces, new, length, batch_tokens):
+        totals[windows[i].document] += nats
+    yield from enumerate(totals)
+
+
+class _Window(NamedTuple):
+    """A piece of a document that is read by itself, and which of its tokens no window before has predicted."""
+
+    document: int
+    ids: Sequence[int]
+    counts: Sequence[int]
+
+
+def _windows(document: int, ids: Sequence[int], counts: Sequence[int], length: int) -> Iterator[_Window]:
+    """Windows that predict from `length` tokens each; all but the first have half of them, rounded down, in common with
+    the one before. Every token that counts is predicted once.
+    """
+    seen = 1  # the first token is given
+    while seen < len(ids):
+        start = max(0, seen - 1 - length // 2)
+        stop = start + length + 1
+        yield _Window(document, ids[start:stop], [0] * (seen - start) + list(counts[seen:stop]))
+        seen = stop
+
+
+def _piece_nats(
+    model: PreTrainedModel,
+    documents: Sequence[Sequence[int]],
+    masks: Sequence[Sequence[int]],
+    chunk: int,
+    batch_tokens: int,
+) -> Iterator[tuple[int, float]]:
+    """`document_nats` of documents that are at most `chunk` + 1 tokens long, unless the model carries its state."""
+    device, head = model.device, model.get_output_embeddings()  # type: ignore[no-untyped-call]
     order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
     while order:
         longest = min(chunk, len(documents[order[-1]]))
@@ -103,21 +147,22 @@ def document_nats(
         counts = torch.zeros(len(rows), length, dtype=torch.bool)
         for row, i in enumerate(rows):
             ids[row, : len(documents[i])] = torch.tensor(documents[i])
-            counts[row, 1 : len(documents[i])] = True if masks is None else torch.tensor(masks[i][1:], dtype=torch.bool)
+            counts[row, 1 : len(documents[i])] = torch.tensor(masks[i][1:], dtype=torch.bool)
         nats = torch.zeros(len(rows), dtype=torch.float64)
-        cache = SioConvCache(model.config)
+        cache = new_cache(model)
         for start in range(0, length - 1, chunk):
             stop = min(start + chunk, length - 1)
-            hidden = model.model(ids[:, start:stop].to(device), cache=cache, use_cache=True).last_hidden_state
+            piece = ids[:, start:stop].to(device)
+            hidden = model.base_model(piece, cache=cache, use_cache=cache is not None).last_hidden_state
             wanted = counts[:, start + 1 : stop + 1]
-            logits = model.lm_head(hidden[wanted.to(device)]).float()
+            logits = head(hidden[wanted.to(device)]).float()
             loss = F.cross_entropy(logits, ids[:, start + 1 : stop + 1][wanted].to(device), reduction="none")
             nats.index_add_(0, wanted.nonzero()[:, 0], loss.double().cpu())
         yield from zip(rows, nats.tolist(), strict=True)
 
 
 def bits_per_byte(
-    model: SioConvForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     texts: Iterable[str],
     max_bytes: int | None = None,

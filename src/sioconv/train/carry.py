@@ -8,8 +8,7 @@ from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
 from sioconv.errors import UserError
-from sioconv.model.cache import SioConvCache
-from sioconv.model.configuration import SioConvConfig
+from sioconv.model.cache import SioConvCache, new_cache
 from sioconv.train.distributed import World
 
 
@@ -19,22 +18,23 @@ class Carry:
     Lanes are the rows of a step's windows. A step reads the states of the step before and leaves its own for the next.
 
     Args:
-        model: whose states they are.
+        model: whose states they are; it offers `new_cache`.
 
     Raises:
         UserError: the model carries no state.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        if not isinstance(model.config, SioConvConfig):
+        if new_cache(model) is None:
             raise UserError(f"train.carry_state: {type(model).__name__} carries no state: set it to false")
-        self._config = model.config
+        self._model = model
         self._states: dict[str, Tensor] = {}  # names of `SioConvCache.state_dict`, [lanes, …]
         self._next: list[dict[str, Tensor]] = []
 
     def cache(self, number: int, pieces: int) -> SioConvCache:
         """The states that piece `number` of the step's lanes starts from; empty before the first step."""
-        cache = SioConvCache(self._config)
+        cache = new_cache(self._model)
+        assert cache is not None
         cache.load_state_dict({name: value.chunk(pieces)[number] for name, value in self._states.items()}, 0)
         return cache
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from transformers import PreTrainedModel
 
 from sioconv.data.loader import Batch
 from sioconv.data.prefetch import prefetch
 from sioconv.device import describe_device, pick_device
 from sioconv.errors import StoppedError, UserError
-from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.progress import say
 from sioconv.train.checkpoint import Checkpointer, Keep, Progress, checkpoints, load_checkpoint, newest_good
 from sioconv.train.config import TrainConfig
@@ -63,7 +63,7 @@ class Trainer:
         self,
         run: Path,
         stage: str,
-        model: SioConvForCausalLM,
+        model: PreTrainedModel,
         windows: Windows,
         config: TrainConfig,
         validate: Validate,

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sioconv.train.config import TrainConfig
@@ -14,16 +14,16 @@ MUON_MOMENTUM = 0.95
 def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """The optimizers of a stage, which together step every trainable parameter once.
 
-    The weights of linear layers decay, everything else doesn't: embeddings, norms, biases, forget-gate rates,
+    The weights of linear layers and LSTMs decay, everything else doesn't: embeddings, norms, biases, forget-gate rates,
     convolutions and initial states are not matrices that a product shrinks or grows.
 
     `adamw` is AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), fused into one kernel. `muon` gives those matrices,
     the output head's excepted, to Muon (Jordan et al. 2024), whose step is scaled to the size of AdamW's (Liu et al.
-    2025, arXiv:2502.16982), so that both go with the same learning rate.
+    2025, arXiv:2502.16982), so that both go with the same learning rate. A tensor that holds several matrices, as an
+    LSTM's of its four gates does, is one matrix to it.
     """
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    matrices = {id(module.weight) for module in linear} - embeddings
+    matrices = {id(weight) for weight in product_weights(model)} - embeddings
     find_head = getattr(model, "get_output_embeddings", None)
     head = find_head() if find_head is not None else None
     hidden = matrices - {id(getattr(head, "weight", None))} if config.optimizer == "muon" else set()
@@ -48,6 +48,16 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
         )
         optimizers.append(muon)
     return optimizers
+
+
+def product_weights(model: nn.Module) -> list[Tensor]:
+    """The weights [out, in] of matrix products: of linear layers, the head included, and of LSTMs."""
+    modules = list(model.modules())
+    linear: list[Tensor] = [module.weight for module in modules if isinstance(module, nn.Linear)]
+    recurrent = [module for module in modules if isinstance(module, nn.LSTM)]
+    return linear + [
+        weight for module in recurrent for name, weight in module.named_parameters() if name.startswith("weight")
+    ]
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:

@@ -25,7 +25,7 @@ from sioconv.model.loss import IGNORED, token_loss_gradient
 from sioconv.train.carry import Carry
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World, shard
-from sioconv.train.optimizer import build_optimizers, learning_rate
+from sioconv.train.optimizer import build_optimizers, learning_rate, product_weights
 
 SMALLEST_SCALE, FIRST_SCALE, LARGEST_SCALE, GROWTH_STEPS = 1.0, 2.0**16, 2.0**24, 1000
 
@@ -84,8 +84,8 @@ class LossScale:
 class Stepper:
     """A model with its optimizers, ready to be trained step by step.
 
-    The model is any causal one of transformers' form whose `base_model` takes `reset` and `position_ids`; its blocks
-    are the modules that it names in `_no_split_modules`.
+    The model is any causal one of transformers' form whose `base_model` takes `reset` and `position_ids`, and keeps
+    documents apart by either; its blocks are the modules that it names in `_no_split_modules`.
 
     Args:
         model: the model; its weights are moved to the device, and shared out where there are several processes.
@@ -108,7 +108,7 @@ class Stepper:
         self.rows, self._pieces = rows_and_pieces(config, world)
         self.parameters = sum(p.numel() for p in model.parameters())
         # Utilisation counts 6 operations per token and weight of a matrix; the embedding is a look-up.
-        self.matrix_parameters = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+        self.matrix_parameters = sum(weight.numel() for weight in product_weights(model))
         self._whole = copy.deepcopy(model) if world.size > 1 and world.leads else None
         names = set(model._no_split_modules or ())
         blocks = [module for module in model.modules() if type(module).__name__ in names]

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sioconv.model.causal_lm import SioConvForCausalLM
+from transformers import PreTrainedModel
+
 from sioconv.progress import say
 from sioconv.train.checkpoint import Progress
 from sioconv.train.config import TrainConfig
@@ -23,8 +24,8 @@ class Validation:
     bpb: float | None
 
 
-Validate = Callable[[SioConvForCausalLM], Iterable[Validation]]
-Sample = Callable[[SioConvForCausalLM, str], str]
+Validate = Callable[[PreTrainedModel], Iterable[Validation]]
+Sample = Callable[[PreTrainedModel, str], str]
 
 
 class Watch:
@@ -72,7 +73,7 @@ class Watch:
             progress.best = progress.heldout
         return improved
 
-    def _measure(self, model: SioConvForCausalLM) -> list[Validation]:
+    def _measure(self, model: PreTrainedModel) -> list[Validation]:
         with self._stepper.autocast():
             return list(self._validate(model))
 
@@ -94,7 +95,7 @@ class Watch:
                      "prompt": prompt, "text": text}
                 )  # fmt: skip
 
-    def _on_the_whole(self, work: Callable[[SioConvForCausalLM], list[Any]]) -> list[Any]:
+    def _on_the_whole(self, work: Callable[[PreTrainedModel], list[Any]]) -> list[Any]:
         """The result, for all processes, of what the first does with the whole model."""
         with self._stepper.whole_model() as model:
             return self._stepper.world.leader(lambda: work(model))
