@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder
 from sioconv.model.causal_lm import SioConvForCausalLM
+from sioconv.model.initial_state import load_initial_state
 
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -57,7 +58,10 @@ def save_model_folder(
 
 
 def load_model_folder(
-    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    state: str | Path | None = None,
 ) -> tuple[SioConvForCausalLM, PreTrainedTokenizerFast]:
     """Loads a model and its tokenizer from a local folder or, where there is none of that name, from the Hub.
 
@@ -65,9 +69,11 @@ def load_model_folder(
         path: a folder or a Hub id `owner/name`.
         device: where the weights go.
         dtype: precision of the weights; the forget gates stay in fp32.
+        state: file of initial states that were tuned from this model (a persona); they take the place of its own.
 
     Raises:
-        UserError: no such folder, no weights, another kind of model, or a tokenizer that isn't the model's.
+        UserError: no such folder, no weights, another kind of model, a tokenizer that isn't the model's, or a `state`
+            that isn't of this model.
     """
     folder = Path(path)
     if folder.exists():
@@ -92,6 +98,10 @@ def load_model_folder(
         raise UserError(
             f"the tokenizer in {path} is not the one that the model was trained with: restore its tokenizer.json"
         )
+    if state is not None:
+        # The file knows its model by the weights in fp32.
+        whole = model if dtype == torch.float32 else SioConvForCausalLM.from_pretrained(str(path), dtype=torch.float32)
+        load_initial_state(state, model, whole.fingerprint())
     return model.to(device).eval(), tokenizer
 
 
