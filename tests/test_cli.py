@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from transformers.utils import logging
 
 from sioconv import cli
 from sioconv.data.config import TokenizerConfig
 from sioconv.data.tokenizer import train_tokenizer
+from sioconv.model import load_model_folder, save_initial_state
+from sioconv.model.initial_state import initial_states
 
 VERBS = [*cli.RECIPE_VERBS, *cli.VERBS]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
@@ -372,6 +375,58 @@ def test_a_saved_conversation_goes_on_equally_in_a_new_process(
     assert continued.removesuffix("> /exit\n") == rest
     assert main(*chat, "--load", "talk.state", stdin="山は？\n海は？\n")[:2] == (0, rest)
     assert main(*chat, stdin="山は？\n海は？\n")[1] != rest
+
+
+@pytest.fixture
+def persona(tiny_model_folder: Path, tmp_path: Path) -> str:
+    """A file of initial states for the model of `tiny_model_folder` that are far from its own."""
+    model, _ = load_model_folder(tiny_model_folder)
+    base = model.fingerprint()
+    with torch.no_grad():
+        for number, state in enumerate(initial_states(model).values()):
+            state.copy_(torch.linspace(-20, 20, state.numel()).roll(7 * number).view_as(state))
+    save_initial_state(tmp_path / "persona.safetensors", model, base)
+    return "persona.safetensors"
+
+
+def test_a_persona_changes_what_is_written_and_measured(main: Main, tiny_model_folder: Path, persona: str) -> None:
+    generate = ("generate", str(tiny_model_folder), "川は", "--max-new-tokens=12", "--seed=1")
+    code, with_it, _ = main(*generate, "--state", persona)
+    assert code == 0
+    assert with_it == main(*generate, "--state", persona)[1] != main(*generate)[1]
+    Path("text.jsonl").write_text(ROWS, encoding="utf-8")
+    evaluate = ("evaluate", str(tiny_model_folder), "--text", "text.jsonl")
+    code, measured, _ = main(*evaluate, "--state", persona)
+    assert code == 0
+    assert measured != main(*evaluate)[1]
+
+
+def test_a_conversation_begins_and_begins_anew_with_its_persona(
+    main: Main, tiny_model_folder: Path, persona: str
+) -> None:
+    chat = ("chat", str(tiny_model_folder), "--max-new-tokens=12", "--seed=3")
+    code, out, _ = main(*chat, "--state", persona, stdin="川は？\n/save talk.state\n/reset\n川は？\n")
+    assert code == 0
+    first, _, again = out.partition("> /save talk.state\n[saved to talk.state]\n> /reset\n[a new conversation]\n")
+    assert first == again != main(*chat, stdin="川は？\n")[1]
+    code, _, _ = main(*chat, "--state", persona, "--load", "talk.state", stdin="山は？\n")
+    assert code == 0
+
+
+def test_files_in_each_others_place_are_refused(
+    main: Main, refused: Callable[..., str], tiny_model_folder: Path, persona: str
+) -> None:
+    chat = ("chat", str(tiny_model_folder))
+    assert main(*chat, "--state", persona, stdin="/save talk.state\n")[0] == 0
+    assert "load the model, and the --state file where there was one" in refused(*chat, "--load", "talk.state")
+    assert "it is a state file, which chat --load takes" in refused(*chat, "--state", "talk.state")
+    assert "it is a tuned state file, which --state takes" in refused(*chat, "--load", persona)
+    assert "no tuned state file: nothing" in refused("generate", str(tiny_model_folder), "川", "--state", "nothing")
+
+
+@pytest.mark.parametrize("verb", ["generate", "chat", "evaluate"])
+def test_help_says_what_a_state_is(main: Main, verb: str) -> None:
+    assert re.search(r"--state STATE\s+a persona: state\.safetensors", main(verb, "--help")[1])
 
 
 # -------------------------------------------------------------------------------------------------- a disk that is full

@@ -1,5 +1,6 @@
 """Recipes: files and overrides to dataclasses, and everything that is refused on the way."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from sioconv.data.config import SourceConfig
 from sioconv.errors import UserError
 from sioconv.model.architecture import PRESETS
-from sioconv.recipe import Recipe, as_values, load_recipe, recipe_parser, save_recipe
+from sioconv.recipe import Recipe, as_values, load_recipe, recipe_parser, save_recipe, saved_values
 from sioconv.train.size import derive
 
 BASIC = "data: {sources: {rivers: {path: rivers.jsonl}}}\ntrain: {tokens: 4096}\n"
@@ -65,6 +66,21 @@ def test_a_recipe_with_a_size_comes_back_as_it_was(basic: str, tmp_path: Path) -
     recipe = load_recipe([basic], ["--size=25m"])
     save_recipe(recipe, tmp_path / "saved.yaml")
     assert load_recipe([str(tmp_path / "saved.yaml")]) == recipe
+
+
+def test_only_tuning_trains_initial_states_alone(basic: str) -> None:
+    assert load_recipe([basic], ["--finetune.train.only=initial_state"]).finetune.train.only == "initial_state"
+    assert "train.only: pretraining trains all weights" in refusal([basic], "--train.only=initial_state")
+    assert "finetune.train.only" in refusal([basic], "--finetune.train.only=head")
+
+
+def test_a_saved_recipe_has_the_defaults_of_keys_that_are_newer(basic: str, tmp_path: Path) -> None:
+    recipe, path = load_recipe([basic], ["--train.lr=1e-4"]), tmp_path / "saved.yaml"
+    save_recipe(recipe, path)
+    assert saved_values(path) == as_values(recipe)
+    older = re.sub(r"^ *only: all\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    path.write_text(f"{older}gone: 1\n", encoding="utf-8")
+    assert saved_values(path) == as_values(recipe) | {"gone": 1}
 
 
 @pytest.mark.parametrize("size", ["25", "25x", "[1]", "3"])

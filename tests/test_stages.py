@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import pytest
 import torch
 
 from sioconv import stages
+from sioconv.data.identity import identity_rows
 from sioconv.data.shards import ShardSet
 from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
+from sioconv.evaluate.bits import assistant_loss
 from sioconv.model import load_model_folder, parameter_count
 from sioconv.publish.modelling_code import folder_code
 from sioconv.recipe import Recipe, load_recipe
@@ -55,6 +58,29 @@ finetune:
       talks: {path: talks.jsonl, kind: chat, weight: 0.5}
       rivers: {path: rivers.jsonl, weight: 0.5}
   train: {<<: *train, whole_documents: true}
+"""
+TINY = Path(__file__).parent / "recipes" / "tiny.yaml"
+PERSONA = """\
+name: persona
+finetune:
+  from: runs/base/base
+  data:
+    heldout: 0.1
+    sources:
+      identity: {path: "identity:シオ", kind: chat}
+  train:
+    only: initial_state
+    tokens: 10_240
+    sequence_length: 64
+    batch_size: 8
+    whole_documents: true
+    lr: 3.0
+    device: cpu
+    precision: fp32
+    threads: 1
+    sample_prompts: []
+    sample_seconds: []
+evaluate: {questions: 1, max_new_tokens: 4, conversations: 20, prompts: []}
 """
 Load = Callable[..., Recipe]
 
@@ -289,6 +315,56 @@ def test_a_model_with_another_tokenizer_is_not_tuned(load: Load) -> None:
     stages.make_tokenizer(load("--name=second"))
     with pytest.raises(UserError, match="runs/second has another tokenizer than the model in runs/first/base"):
         stages.finetune(load("--name=second", "--finetune.from=runs/first/base"))
+
+
+def test_a_run_of_an_older_version_goes_on(load: Load) -> None:
+    """Its recipe lacks what has been added since, which has the default that changes nothing."""
+    path = stages.open_run(load()) / "recipe.yaml"
+    (path.parent / "checkpoints/pretrain").mkdir(parents=True)
+    older = re.sub(r"^ *only: all\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert older != path.read_text(encoding="utf-8")
+    path.write_text(older, encoding="utf-8")
+    stages.open_run(load())
+    with pytest.raises(UserError, match="was made with another recipe"):
+        stages.open_run(load("--train.lr=1e-4"))
+
+
+@pytest.mark.usefixtures("load")
+def test_state_tuning_gives_a_persona_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """The base is that of the tests' small recipe, the tuned conversations are those about the model itself."""
+    base = stages.pretrain(load_recipe([str(TINY)], ["--name=base", "--train.tokens=60_000", "--train.lr=1e-2"]))
+    before = state_of(base)
+    Path("persona.yaml").write_text(PERSONA, encoding="utf-8")
+    recipe = load_recipe(["persona.yaml"])
+    run, state = Path("runs/persona"), Path("runs/persona/state.safetensors")
+    assert stages.finetune(recipe) == state
+    assert state_of(base) == before
+    assert not {"base", "model"} & {path.name for path in run.iterdir()}
+    plain, tokenizer = load_model_folder(base)
+    tuned, _ = load_model_folder(base, state=state)
+    for (name, value), other in zip(plain.named_parameters(), tuned.parameters(), strict=True):
+        assert torch.equal(value, other) != name.endswith("initial_state"), name
+
+    sizes = {path.name: path.stat().st_size for path in (run / "checkpoints/finetune").rglob("*.distcp")}
+    assert sum(sizes.values()) < (base / "model.safetensors").stat().st_size / 2  # two checkpoints
+    talks = [row.messages or [] for row in identity_rows("シオ")]
+    without, with_it = (assistant_loss(model, tokenizer, talks) for model in (plain, tuned))
+    assert without is not None and with_it is not None
+    assert with_it < without - 0.02
+
+    written = state.stat().st_mtime_ns
+    capsys.readouterr()
+    assert stages.finetune(recipe) == state
+    assert "runs/persona/state.safetensors is there already" in " ".join(capsys.readouterr().err.split())
+    assert state.stat().st_mtime_ns == written
+
+    chat = stages.report(recipe, run).chat
+    assert chat is not None and chat.loss_before is not None and chat.loss_after is not None
+    assert chat.loss_after < chat.loss_before
+    (text := Path("rivers.txt")).write_text("川は、山から海へ流れる。" * 4, encoding="utf-8")
+    measured = [stages.evaluate(str(base), str(text), "cpu", persona) for persona in (None, str(state))]
+    assert measured[0]["sources"] != measured[1]["sources"]
+    assert measured[0]["parameters"] == measured[1]["parameters"]
 
 
 def test_a_stage_without_sources_says_so(load: Load) -> None:

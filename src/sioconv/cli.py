@@ -192,6 +192,16 @@ def _underscores(argument: str) -> str:
     return "--" + key[2:].replace("-", "_") + equals + value
 
 
+def _model_options(parser: "ArgumentParser") -> None:
+    parser.add_argument("model", type=str, help="a model folder or a Hub id")
+    parser.add_argument(
+        "--state",
+        type=str | None,
+        default=None,
+        help="a persona: state.safetensors of a run with finetune.train.only=initial_state that started from MODEL",
+    )
+
+
 def _sampling_options(parser: "ArgumentParser") -> None:
     from sioconv.generate.config import SamplingConfig
 
@@ -214,7 +224,8 @@ def _load(arguments: "Namespace") -> tuple[Any, Any, Any]:
         if arguments.threads < 1:
             raise UserError(f"threads out of range: {arguments.threads}: give a positive number")
         torch.set_num_threads(arguments.threads)
-    return *load_model_folder(arguments.model, pick_device(arguments.device)), sampling
+    device = pick_device(arguments.device)
+    return *load_model_folder(arguments.model, device, state=arguments.state), sampling
 
 
 def _demo_parser() -> "ArgumentParser":
@@ -262,7 +273,7 @@ def _evaluate_parser() -> "ArgumentParser":
     parser = _parser(
         "evaluate", "Bits per byte of a model on text.", "sioconv evaluate runs/demo/model --text mine.txt"
     )
-    parser.add_argument("model", type=str, help="a model folder or a Hub id")
+    _model_options(parser)
     parser.add_argument(
         "--text",
         type=str | None,
@@ -277,7 +288,7 @@ def _evaluate_parser() -> "ArgumentParser":
 def _evaluate(arguments: "Namespace") -> None:
     from sioconv.stages import evaluate
 
-    result = evaluate(arguments.model, arguments.text, arguments.device)
+    result = evaluate(arguments.model, arguments.text, arguments.device, arguments.state)
     if arguments.json:
         print(json.dumps(result, ensure_ascii=False))
         return
@@ -330,7 +341,7 @@ def _generate_parser() -> "ArgumentParser":
         "Continues a text.",
         'sioconv generate runs/demo/model "宮城県(" --max-new-tokens 64 --seed 1',
     )
-    parser.add_argument("model", type=str, help="a model folder or a Hub id")
+    _model_options(parser)
     parser.add_argument("prompt", type=str, help="the text to continue; - reads it from standard input")
     _sampling_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -361,7 +372,7 @@ def _read_input() -> str:
 
 def _chat_parser() -> "ArgumentParser":
     parser = _parser("chat", "Talks; /help inside lists the commands.", "sioconv chat runs/demo/model")
-    parser.add_argument("model", type=str, help="a model folder or a Hub id")
+    _model_options(parser)
     _sampling_options(parser)
     parser.add_argument(
         "--system", type=str | None, default=None, help="what the model is told before the conversation"

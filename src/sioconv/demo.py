@@ -16,8 +16,8 @@ from sioconv.data.identity import check_name
 from sioconv.errors import UserError
 from sioconv.evaluate.figures import Minutes, ReportFigures
 from sioconv.progress import say
-from sioconv.recipe import Recipe, as_values, load_recipe
-from sioconv.recipe_files import first_difference, read_yaml
+from sioconv.recipe import Recipe, as_values, load_recipe, saved_values
+from sioconv.recipe_files import first_difference
 
 SHOWN_ANSWERS = 8
 
@@ -71,7 +71,7 @@ def adapt(recipe: Recipe, minutes: float | None, name: str) -> Recipe:
 def set_aside(recipe: Recipe) -> None:
     """Moves a run that was made with another recipe (another time or name) to a folder of its own: nothing is lost."""
     path = recipe.folder / "recipe.yaml"
-    if not path.exists() or not first_difference(read_yaml(path), as_values(recipe)):
+    if not path.exists() or not first_difference(saved_values(path), as_values(recipe)):
         return
     moved = recipe.folder.with_name(f"{recipe.folder.name}-{datetime.now():%Y%m%d-%H%M%S}")
     recipe.folder.rename(moved)

@@ -162,6 +162,8 @@ def build(values: Mapping[str, Any]) -> Recipe:
         checks["train"] = recipe.train
     if recipe.finetune.data.sources:
         checks["finetune.train"] = recipe.finetune.train
+    if recipe.train.only != "all":
+        raise UserError("recipe: train.only: pretraining trains all weights: set finetune.train.only instead")
     for key, part in checks.items():
         try:
             part.check()
@@ -232,6 +234,13 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
     """The recipe as nested values, as they stand in a file."""
     values = asdict(recipe)
     values["finetune"] = {"from": values["finetune"].pop("base"), **values["finetune"]}
+    return values
+
+
+def saved_values(path: Path) -> dict[str, Any]:
+    """The values of a recipe that was saved, with the defaults of keys that have been added to recipes since."""
+    values = as_values(Recipe())
+    merge(values, read_yaml(path))
     return values
 
 

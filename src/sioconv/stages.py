@@ -34,11 +34,12 @@ from sioconv.model.cache import new_cache
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.configuration import SioConvConfig
 from sioconv.model.folder import load_model_folder, save_model_folder, vocabulary_fingerprint
+from sioconv.model.initial_state import INITIAL_STATE_FILE, save_initial_state
 from sioconv.model.loss import bits_per_byte
 from sioconv.progress import say
 from sioconv.publish.modelling_code import write_code
-from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe
-from sioconv.recipe_files import first_difference, read_yaml
+from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe, saved_values
+from sioconv.recipe_files import first_difference
 from sioconv.train.config import TrainConfig
 from sioconv.train.costs import costs_of, on_this_machine
 from sioconv.train.distributed import World, join_world
@@ -62,7 +63,7 @@ def open_run(recipe: Recipe) -> Path:
     """
     path = recipe.folder / "recipe.yaml"
     if path.exists():
-        old, new = _lasting(read_yaml(path)), _lasting(as_values(recipe))
+        old, new = _lasting(saved_values(path)), _lasting(as_values(recipe))
         fixed = [key for made, keys in FIXED_BY.items() if (recipe.folder / made).exists() for key in keys]
         difference = first_difference({key: old.get(key) for key in fixed}, {key: new[key] for key in fixed})
         if difference:
@@ -174,31 +175,39 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTraine
 
 
 def finetune(recipe: Recipe) -> Path:
-    """Trains the pretrained model on conversations; returns the model folder `model/`."""
+    """Trains the pretrained model on conversations; returns the model folder `model/`.
+
+    Where only the initial states are trained, it is the file `state.safetensors` instead.
+    """
     if not recipe.finetune.data.sources:
         raise UserError("recipe: finetune.data.sources is empty: name at least one source of conversations")
     with _at_work(recipe, recipe.finetune.train) as world:
         start = Path(recipe.finetune.base) if recipe.finetune.base else _pretrain(recipe, world)
         world.leader(lambda: make_data(recipe))
         run = recipe.folder
-        if world.share((run / "model").exists()):
-            say(f"finetune: {run / 'model'} is there already")
-            return run / "model"
+        target = run / ("model" if recipe.finetune.train.only == "all" else INITIAL_STATE_FILE)
+        if world.share(target.exists()):
+            say(f"finetune: {target} is there already")
+            return target
         model, tokenizer = load_model_folder(start, baselines=True)
         if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / "tokenizer")):
             raise UserError(
                 f"{run} has another tokenizer than the model in {start}: choose another --name for its tuning"
             )
         tuning = recipe.finetune
-        _run_stage(recipe, "finetune", model, tokenizer, tuning.data, tuning.train, world, [run / "model"])
-        return run / "model"
+        _run_stage(recipe, "finetune", model, tokenizer, tuning.data, tuning.train, world, [target])
+        return target
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, base_fingerprint: str | None, path: Path) -> None:
     """A model folder that ends texts and turns, and that transformers loads where this package isn't installed.
 
-    Except an LSTM, whose code isn't in it.
+    Except an LSTM, whose code isn't in it. Where only the initial states were trained, a file of them.
     """
+    if base_fingerprint is not None:
+        assert isinstance(model, SioConvForCausalLM)
+        save_initial_state(path, model, base_fingerprint)
+        return
     stop_ids = [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)]
     save_model_folder(model, tokenizer, path, stop_ids, write_code if isinstance(model, SioConvForCausalLM) else None)
 
@@ -222,7 +231,7 @@ def _run_stage(
     world: World,
     targets: list[Path],
 ) -> None:
-    """Trains the model and writes it into the folders `targets`."""
+    """Trains the model and writes what was trained to `targets`."""
     sampling = SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=config.sample_tokens, seed=recipe.seed)
     if note := NOTES.get(model.config.model_type):
         say(note)
@@ -244,7 +253,7 @@ def _run_stage(
     trainer.train()
     with trainer.stepper.whole_model() as whole:
         for target in targets:
-            world.leader(partial(_save, whole, tokenizer, target))
+            world.leader(partial(_save, whole, tokenizer, trainer.stepper.base_fingerprint, target))
     say(f"{stage}: → {targets[0]}")
 
 
@@ -307,14 +316,17 @@ def report(recipe: Recipe, run: Path, minutes: Minutes | None = None) -> ReportF
     only_sioconv(recipe, "report", f"take `sioconv evaluate {run / 'base'}`")
     from sioconv.evaluate.run import evaluate_run  # brings matplotlib, which training doesn't need
 
-    chats = recipe.finetune.data if recipe.finetune.data.sources and (run / "model").exists() else None
+    tuned = any((run / name).exists() for name in ("model", INITIAL_STATE_FILE))
+    chats = recipe.finetune.data if recipe.finetune.data.sources and tuned else None
     return evaluate_run(
         run, recipe.name, recipe.data, chats, recipe.evaluate, minutes, recipe.train.device, recipe.finetune.base
     )
 
 
-def evaluate(model: str, text: str | None, device: str) -> dict[str, Any]:
+def evaluate(model: str, text: str | None, device: str, state: str | None = None) -> dict[str, Any]:
     """Bits per byte of a model folder on a file of text, or on the held-out text of the run that the folder belongs to.
+
+    With `state`, a file of tuned initial states, the texts are read from these.
 
     Raises UserError when there is neither a text nor a run.
     """
@@ -324,4 +336,4 @@ def evaluate(model: str, text: str | None, device: str) -> dict[str, Any]:
     if text is None and not recipe.is_file():
         raise UserError(f"no text to measure {model} on: it isn't in a run's folder: give --text FILE")
     data = DataConfig() if text is not None else load_recipe([str(recipe)]).data
-    return evaluate_model(model, text, data, device=device)
+    return evaluate_model(model, text, data, device=device, state=state)

@@ -116,7 +116,7 @@ def test_another_safetensors_file_is_refused(tiny_model: TinyModel, tiny_model_f
 def test_another_models_state_is_refused(
     tiny_model: TinyModel, make_model: Callable[..., SioConvForCausalLM], saved: Path
 ) -> None:
-    refused(saved, make_model(tiny_model[1], conv_width=3), "state of another model")
+    refused(saved, make_model(tiny_model[1], conv_width=3), "state file of another model")
 
 
 def test_another_version_is_refused(tiny_model: TinyModel, saved: Path, tmp_path: Path) -> None:

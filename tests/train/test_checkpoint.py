@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from sioconv.errors import UserError
 from sioconv.model import SioConvForCausalLM
@@ -78,6 +79,34 @@ def test_gives_back_every_bit(
     assert_same(tensors_of(stepper), tensors_of(other))
     assert any(name.startswith("carry.") for name in tensors_of(other)) == bool(settings.get("carry_state"))
     assert other.scale.value == 4.0
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_of_state_tuning_it_holds_what_is_trained(
+    tmp_path: Path, make_model: MakeModel, make_stepper: MakeStepper, tied: bool
+) -> None:
+    options, settings = {"tie_word_embeddings": tied}, {"only": "initial_state"}
+    stepper = make_stepper(make_model(**options), **settings)
+    path = save(tmp_path, stepper, Progress(step=2))
+    held = FileSystemReader(path).read_metadata().state_dict_metadata
+    states = {f"model.model.layers.{i}.mixer.initial_state" for i in range(2)}
+    assert {name for name in held if name.startswith("model.")} == states
+    sizes = [entry.size.numel() for entry in held.values() if isinstance(entry, TensorStorageMetadata)]
+    assert sum(sizes) == 3 * stepper.trained + 2  # weights, two moments, and a count of steps for each layer
+    other = make_stepper(make_model(**options), steps=0, **settings)
+    assert load_checkpoint(path, other, WORLD).step == 2
+    assert_same(tensors_of(stepper), tensors_of(other))
+
+
+def test_of_state_tuning_it_belongs_to_its_base(
+    tmp_path: Path, make_model: MakeModel, make_stepper: MakeStepper
+) -> None:
+    path = save(tmp_path, make_stepper(only="initial_state"), Progress(step=2))
+    other = make_model()
+    with torch.no_grad():
+        other.lm_head.weight[0, 0] += 1.0
+    with pytest.raises(UserError, match="step-00000002 was trained on another base model"):
+        load_checkpoint(path, make_stepper(other, steps=0, only="initial_state"), WORLD)
 
 
 def test_saving_changes_nothing(tmp_path: Path, make_stepper: MakeStepper) -> None:

@@ -32,6 +32,7 @@ def test_accepts_one_budget(values: dict[str, Any]) -> None:
         ("keep_every", {"keep_every": -1}),
         ("keep_best", {"keep_best": True}),
         ("carry_state", {"carry_state": True, "whole_documents": True}),
+        ("carry_state", {"carry_state": True, "only": "initial_state"}),
         ("timeout", {"timeout": 0.0}),
         ("threads", {"threads": 0}),
         ("warmup", {"warmup": -0.1}),

@@ -1,6 +1,7 @@
 """Two processes that train one model equal one process that does; real processes, started by torchrun, over gloo."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from sioconv.errors import UserError
+from sioconv.train.checkpoint import checkpoints
 from sioconv.train.distributed import World, join_world, lost_processes
 from sioconv.train.step import rows_and_pieces
 from tests.train import small
@@ -23,6 +25,9 @@ CASES: dict[str, dict[str, Any]] = {
     "fp32, recomputed and accumulated": RECOMPUTED,
     "tied, convolution": {"model": {"tie_word_embeddings": True, "conv_width": 2}, "schedule": "cosine"},
     "carried state": {"carry_state": True, "accumulation": 4},
+    "state tuning, gradients in fp64": {"only": "initial_state", "gradients": True, "double": True, "accumulation": 4},
+    "state tuning, fp64": {"only": "initial_state", "double": True, "model": {"tie_word_embeddings": True}},
+    "state tuning, bf16": {"only": "initial_state", "precision": "bf16", "lr": 0.1, "accumulation": 4},
     "muon": {"optimizer": "muon"},
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},
@@ -42,12 +47,15 @@ LIMITS = {
     # transformers computes the forget rates in fp32: their gradients are summed over a process's rows in it.
     "mamba2, fp64": (1e-7, 1e-10, 1e-10),
     "mamba2, recomputed and accumulated, fp64": (1e-7, 1e-10, 1e-10),
+    "state tuning, fp64": (1e-10, 1e-10, 1e-10),
+    "state tuning, bf16": (None, 1e-2, None),
     "muon": (None, 1e-2, None),
     "bf16": (None, 1e-2, None),
     "fp16": (None, 1e-2, None),
 }
 # AdamW's first steps have one size whatever the gradient's: rounding that turns a sign shows in later norms.
 FP32_LIMITS = (1e-6, 1e-6, 5e-6)
+TUNING = list(CASES).index("state tuning, fp64")
 
 
 def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
@@ -58,7 +66,8 @@ def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.T
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """One test for all cases, because starting the processes is what takes the time."""
     cases = [values | {"run": str(tmp_path / f"run-{n}"), "log_every": 1} for n, values in enumerate(CASES.values())]
-    process = torchrun(["-m", "tests.train.worker", str(tmp_path), json.dumps(cases)], 2)
+    # The last one finds the checkpoints of state tuning, whose frozen weights aren't in them.
+    process = torchrun(["-m", "tests.train.worker", str(tmp_path), json.dumps([*cases, cases[TUNING]])], 2)
     alone = [work(values | {"run": str(tmp_path / f"alone-{n}")}, ALONE) for n, values in enumerate(cases)]
     ((code, said),) = finish([process])
     assert code == 0, said
@@ -68,6 +77,13 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
             check_gradients(alone[number], together)
         else:
             check_training(name, alone[number], together)
+    first, again = (torch.load(tmp_path / f"{number}.pt", weights_only=True) for number in (TUNING, len(CASES)))
+    assert largest_difference(first["weights"], again["weights"]) == 0.0
+    newest = checkpoints(tmp_path / f"run-{TUNING}" / "checkpoints" / "pretrain")[-1]
+    shutil.rmtree(newest)  # one process goes on from what two have left before
+    resumed = work(cases[TUNING], ALONE)
+    assert largest_difference(first["weights"], resumed["weights"]) < 1e-10
+    assert newest.exists()
 
 
 def check_gradients(alone: dict[str, Any], together: dict[str, Any]) -> None:

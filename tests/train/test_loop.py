@@ -114,6 +114,18 @@ def test_recomputing_the_blocks_gives_the_same_gradients(
     assert_same(results[0][1], results[1][1])
 
 
+def test_state_tuning_says_how_much_is_trained_and_learns(
+    make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(steps=40, only="initial_state", lr=0.3, checkpoint_every=0)
+    trainer.train()
+    said = capsys.readouterr().err
+    assert f"{trainer.stepper.parameters:,} parameters, 64 of them trained" in " ".join(said.split())
+    assert trainer.stepper.operations_per_token == 4 * trainer.stepper.matrix_parameters
+    losses = [row["loss"] for row in rows(trainer.run_folder) if row["split"] == "train"]
+    assert losses[-1] < losses[0]
+
+
 def test_bf16_stays_near_fp32(make_trainer: MakeTrainer, uneven: Batch) -> None:
     trainer = make_trainer()
     exact = trainer.stepper.gradients(uneven)
@@ -180,9 +192,11 @@ def test_a_calibrated_run_equals_one_that_was_not(
     assert_same(weights(plain), weights(calibrated))
 
 
-@pytest.mark.parametrize("killed", [2, 4, 5, 8])
-def test_a_run_that_was_killed_ends_as_one_that_was_not(make_trainer: MakeTrainer, tmp_path: Path, killed: int) -> None:
-    settings = {"validate_every": 4, "sample_seconds": []}
+@pytest.mark.parametrize(("killed", "only"), [(2, "all"), (4, "all"), (5, "all"), (8, "all"), (5, "initial_state")])
+def test_a_run_that_was_killed_ends_as_one_that_was_not(
+    make_trainer: MakeTrainer, tmp_path: Path, killed: int, only: str
+) -> None:
+    settings = {"validate_every": 4, "sample_seconds": [], "only": only}
     whole = make_trainer(run=tmp_path / "whole", **settings)
     whole.train()
     for on_batch in (kill_at(killed), kill_at(killed)):  # the second process comes no further

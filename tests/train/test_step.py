@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sioconv.data.loader import Batch
 from sioconv.errors import UserError
 from sioconv.model import SioConvForCausalLM
+from sioconv.model.loss import ROWS_MULTIPLE
 from sioconv.train import step as step_module
 from sioconv.train.carry import Carry
+from sioconv.train.distributed import World
 from sioconv.train.step import LossScale, Stepper
 from tests.train import small
 
@@ -157,6 +160,57 @@ def test_the_optimizers_have_what_the_model_has(make_stepper: MakeStepper) -> No
     assert len(stepped) == len(list(stepper.model.parameters()))
     rates = {group["lr"] for optimizer in stepper.optimizers for group in optimizer.param_groups}
     assert rates == {1e-2}
+
+
+def initial_state_names(stepper: Stepper) -> set[str]:
+    return {name for name, _ in stepper.model.named_parameters() if name.endswith(".initial_state")}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_state_tuning_changes_the_initial_states_and_nothing_else(
+    make_stepper: MakeStepper, make_model: MakeModel, optimizer: str
+) -> None:
+    before = make_model().state_dict()
+    stepper = make_stepper(only="initial_state", optimizer=optimizer)
+    assert stepper.trained == 2 * 32 < stepper.parameters  # two layers of width 32
+    assert stepper.base_fingerprint == make_model().fingerprint() != stepper.model.fingerprint()
+    changed = {name for name, value in stepper.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == initial_state_names(stepper)
+    stepped = [p for each in stepper.optimizers for group in each.param_groups for p in group["params"]]
+    assert sum(parameter.numel() for parameter in stepped) == stepper.trained
+
+
+def test_frozen_weights_get_no_gradient_and_no_work_for_it(make_stepper: MakeStepper) -> None:
+    """The gradients of the initial states are those of a whole training; the matrices' own are not computed."""
+    batch, width, tokens = small.Windows().batch(0, 4), 32, 48
+    stepper, whole = make_stepper(steps=0, only="initial_state"), make_stepper(steps=0)
+    operations = []
+    for each in (stepper, whole):
+        with FlopCounterMode(display=False) as counter:
+            each.gradients(batch)
+        operations.append(counter.get_total_flops())
+    names = initial_state_names(stepper)
+    for (name, parameter), other in zip(stepper.model.named_parameters(), whole.model.parameters(), strict=True):
+        assert (parameter.grad is not None) == (name in names), name
+        if parameter.grad is not None:
+            assert other.grad is not None
+            torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-5, atol=1e-9, msg=name)
+    # The head is computed for tokens that count alone, whose number is rounded up. Of the first layer's input no
+    # gradient is wanted, so of its z, z gate, y gate and forget gates there is none but the weights'.
+    blocks = sum(m.weight.numel() for m in stepper.model.model.modules() if isinstance(m, nn.Linear)) * tokens
+    head = stepper.model.lm_head.weight.numel() * ROWS_MULTIPLE
+    first = (3 * width + 4) * width * tokens
+    assert operations == [4 * (blocks + head) - 2 * first, 6 * (blocks + head)]
+
+
+def test_a_model_without_initial_states_has_none_to_tune() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))
+    config = small.make_config(1, only="initial_state")
+    with pytest.raises(UserError, match=r"train\.only: LlamaForCausalLM has no initial state"):
+        Stepper(model, config, World(torch.device("cpu")), torch.float32)
 
 
 @pytest.mark.slow

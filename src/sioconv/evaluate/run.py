@@ -33,6 +33,7 @@ from sioconv.evaluate.timescales import timescales
 from sioconv.generate import SamplingConfig, generate_text
 from sioconv.model import SioConvForCausalLM, load_model_folder
 from sioconv.model.cache import new_cache
+from sioconv.model.initial_state import INITIAL_STATE_FILE
 from sioconv.train.metrics import read_jsonl
 
 SEED = 1  # of the continuations
@@ -52,7 +53,8 @@ def evaluate_run(
     """Measures what a run has made and writes its `report/`.
 
     Args:
-        run: the run's folder, with `base/`, and `model/` where it was tuned; metrics.jsonl and samples.jsonl are read.
+        run: the run's folder, with `base/`, and `model/` or `state.safetensors` where it was tuned; metrics.jsonl and
+            samples.jsonl are read.
         name: the run's name.
         data: the text that it was pretrained on; the held-out part is read.
         chat: what it was tuned on, conversations and text; None where it wasn't tuned.
@@ -74,13 +76,17 @@ def evaluate_run(
         raise UserError(
             f"no held-out text: the sources of {name}: raise data.heldout or name sources with more documents"
         )
-    model, tokenizer = load_model_folder(base or run / "base", where)
+    start_folder = base or run / "base"
+    model, tokenizer = load_model_folder(start_folder, where)
     sources = measure_text(model, tokenizer, data, texts, "pretrained")
     talk = None
     if chat is not None:
         conversations = heldout_conversations(chat, config.conversations)
         loss_before = assistant_loss(model, tokenizer, conversations)
-        model, tokenizer = load_model_folder(run / "model", where)
+        if (state := run / INITIAL_STATE_FILE).exists():
+            model, tokenizer = load_model_folder(start_folder, where, state=state)
+        else:
+            model, tokenizer = load_model_folder(run / "model", where)
         sources = with_tuned(sources, measure_text(model, tokenizer, data, texts, "tuned"))
         loss_after = assistant_loss(model, tokenizer, conversations)
         talk = replace(ask(model, tokenizer, chat, config), loss_before=loss_before, loss_after=loss_after)
@@ -109,6 +115,7 @@ def evaluate_model(
     data: DataConfig,
     max_bytes: int | None = None,
     device: str = "auto",
+    state: str | None = None,
 ) -> dict[str, Any]:
     """Bits per byte of a model.
 
@@ -118,6 +125,7 @@ def evaluate_model(
         data: sources of text.
         max_bytes: most bytes read from one source.
         device: where to compute.
+        state: a file of tuned initial states, from which the texts are read; None takes the model's own.
 
     Returns:
         `{"sources": {NAME: {"bpb", "bytes"}}, "languages": {…}, "parameters", "state_bytes"}`; a text that is given is
@@ -134,7 +142,7 @@ def evaluate_model(
         texts = heldout_texts(data, max_bytes)
     if not any(texts.values()):
         raise UserError("no text to evaluate on: give --text FILE, or sources with a held-out part")
-    model, tokenizer = load_model_folder(folder, pick_device(device), baselines=True)
+    model, tokenizer = load_model_folder(folder, pick_device(device), state=state, baselines=True)
     sources = measure_text(model, tokenizer, data, texts, str(folder))
     languages = {} if text is not None else language_totals(sources)
     return {

@@ -5,17 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from sioconv.errors import UserError
-from sioconv.files import atomic_write
 from sioconv.generate.config import LARGEST_SEED
 from sioconv.model import SioConvForCausalLM
-
-FORMAT = "sioconv-state"
-VERSION = 1
+from sioconv.model.tensor_file import SESSION, check_shapes, damage, read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
@@ -48,9 +42,6 @@ def write_state(path: Path, model: SioConvForCausalLM, state: SessionState, tens
         UserError: the file can't be written.
     """
     metadata = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "model": model.fingerprint(),
         "tokens_seen": str(state.tokens_seen),
         "pending_ids": json.dumps(state.pending_ids),
         "pending_bytes": state.pending_bytes.hex(),
@@ -58,12 +49,7 @@ def write_state(path: Path, model: SioConvForCausalLM, state: SessionState, tens
         "seed": str(state.seed),
         "turns": str(state.turns),
     }
-    data = save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata)
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise UserError(f"can't write a state file: {path}: {error}: choose another name") from error
+    write_tensors(path, SESSION, model.fingerprint(), tensors, metadata)
 
 
 def read_state(path: Path, model: SioConvForCausalLM) -> tuple[SessionState, dict[str, Tensor]]:
@@ -72,26 +58,10 @@ def read_state(path: Path, model: SioConvForCausalLM) -> tuple[SessionState, dic
     Raises:
         UserError: no such file, not a state file, another format version, another model's state, or a damaged file.
     """
-    try:
-        if not path.is_file():
-            raise UserError(f"no state file: {path}: check the name")
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"not a state file: {path}: {error}: give a file that a session was saved to") from error
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"not a state file: {path}: it holds other tensors: give a file that a session was saved to")
-    if metadata.get("version") != str(VERSION):
-        found = metadata.get("version")
-        raise UserError(f"state file of another version: {path}: {found} and not {VERSION}: save the session again")
-    if metadata.get("model") != model.fingerprint():
-        raise UserError(f"state of another model: {path}: load the model that it was saved with")
-    try:
+    metadata, tensors = read_tensors(path, SESSION, model.fingerprint())
+    with damage(path, SESSION):
         state = _parse(metadata, model.config.vocab_size)
         _check_tensors(tensors, model, state.tokens_seen)
-    except (KeyError, ValueError, RecursionError) as error:
-        raise UserError(f"damaged state file: {path}: {error}: restore it from a copy") from error
     return state, {name: value.to(model.device) for name, value in tensors.items()}
 
 
@@ -128,8 +98,6 @@ def _check_tensors(tensors: dict[str, Tensor], model: SioConvForCausalLM, tokens
         expected |= {f"layers.{i}.conv": tail for i in range(config.num_hidden_layers)}
     if tokens_seen == 0:
         expected = {}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    if found != expected:
-        raise ValueError("its tensors are not those of the model's layers")
+    check_shapes(tensors, expected)
     if any(value.dtype != torch.float32 for name, value in tensors.items() if name.endswith(".c")):
         raise ValueError("its memory is not in fp32")

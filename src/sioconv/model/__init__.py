@@ -18,6 +18,8 @@ _HOMES = {
     "SioConvForCausalLM": "causal_lm",
     "load_model_folder": "folder",
     "save_model_folder": "folder",
+    "load_initial_state": "initial_state",
+    "save_initial_state": "initial_state",
 }
 __all__ = list(_HOMES)
 

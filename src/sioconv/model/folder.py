@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder
 from sioconv.model.causal_lm import SioConvForCausalLM
+from sioconv.model.initial_state import load_initial_state
 
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -57,7 +58,11 @@ def save_model_folder(
 
 
 def load_model_folder(
-    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, baselines: bool = False
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    state: str | Path | None = None,
+    baselines: bool = False,
 ) -> tuple[Any, PreTrainedTokenizerFast]:
     """Loads a model and its tokenizer from a local folder or, where there is none of that name, from the Hub.
 
@@ -65,13 +70,15 @@ def load_model_folder(
         path: a folder or a Hub id `owner/name`.
         device: where the weights go.
         dtype: precision of the weights; the forget gates stay in fp32.
+        state: file of initial states that were tuned from this model (a persona); they take the place of its own.
         baselines: whether a local folder may hold a model of `sioconv.model.baselines` as well.
 
     Returns:
         A `SioConvForCausalLM`, or with `baselines` a `PreTrainedModel`, in eval mode; and the tokenizer.
 
     Raises:
-        UserError: no such folder, no weights, another kind of model, or a tokenizer that isn't the model's.
+        UserError: no such folder, no weights, another kind of model, a tokenizer that isn't the model's, or a `state`
+            that isn't of this model.
     """
     folder, kind = Path(path), "sioconv"
     if folder.exists():
@@ -99,6 +106,10 @@ def load_model_folder(
         raise UserError(
             f"the tokenizer in {path} is not the one that the model was trained with: restore its tokenizer.json"
         )
+    if state is not None:
+        # The file knows its model by the weights in fp32.
+        whole = model if dtype == torch.float32 else SioConvForCausalLM.from_pretrained(str(path), dtype=torch.float32)
+        load_initial_state(state, model, whole.fingerprint())
     return model.to(device).eval(), tokenizer
 
 

@@ -1,9 +1,9 @@
 """Checkpoints of a stage: written whole or not at all, beside the training, the newest good one found again.
 
-A checkpoint is a folder `step-00000200` with model, optimizers and carried states as torch.distributed.checkpoint
-writes them, and `progress.json`, which says how far the stage was and how large each file is, with its SHA-256. Nothing
-else has to be kept: data order, learning rate and random numbers are functions of the step. It can be read by another
-number of processes than wrote it.
+A checkpoint is a folder `step-00000200` with the weights that are trained, optimizers and carried states as
+torch.distributed.checkpoint writes them, and `progress.json`, which says how far the stage was and how large each file
+is, with its SHA-256. Nothing else has to be kept: data order, learning rate and random numbers are functions of the
+step. It can be read by another number of processes than wrote it.
 """
 
 import json
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.utils._pytree import tree_map_only
@@ -154,7 +154,14 @@ class Checkpointer:
 def _state_of(stepper: Stepper, world: World) -> dict[str, Any]:
     weights, moments = get_state_dict(stepper.model, stepper.optimizers)
     carried = {} if stepper.carry is None else stepper.carry.state_dict(world)
-    return {"model": weights, "optimizer": moments, "carry": carried}
+    state = {"model": weights, "optimizer": moments, "carry": carried}
+    if stepper.base_fingerprint is not None:
+        # torch's `ignore_frozen_params` would keep a tied weight under its second name.
+        parameters = stepper.model.named_parameters(remove_duplicate=False)
+        trained = {name for name, parameter in parameters if parameter.requires_grad}
+        state["model"] = {name: value for name, value in weights.items() if name in trained}
+        state["base"] = stepper.base_fingerprint
+    return state
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
@@ -283,9 +290,16 @@ def load_checkpoint(path: Path, stepper: Stepper, world: World) -> Progress:
         raise UserError(
             f"can't read the checkpoint {path}: {reason}: remove it to go on from the one before"
         ) from error
+    if state.get("base") != stepper.base_fingerprint:
+        raise UserError(
+            f"the checkpoint {path} was trained on another base model: restore that model, or choose another --name"
+        )
+    # Frozen weights aren't in it. That everything else is, `load` has seen to.
+    options = StateDictOptions(strict=stepper.base_fingerprint is None)
     set_state_dict(
-        stepper.model, stepper.optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
-    )
+        stepper.model, stepper.optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"],
+        options=options,
+    )  # fmt: skip
     stepper.scale.value, stepper.scale.good_steps = progress.scale, progress.good_steps
     return progress
 

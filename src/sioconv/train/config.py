@@ -10,6 +10,8 @@ class TrainConfig:
     """One stage of training.
 
     Args:
+        only: what is trained: all weights; or initial_state, the layers' learned initial states alone, which become a
+            file of their own (state tuning; fine-tuning only).
         tokens: how many tokens to train on; or give `minutes`.
         minutes: how long to train, turned into tokens by a short calibration before the first step.
         sequence_length: tokens in a window.
@@ -50,6 +52,7 @@ class TrainConfig:
         sample_tokens: length of a continuation.
     """
 
+    only: Literal["all", "initial_state"] = "all"
     tokens: int | None = None
     minutes: float | None = None
     sequence_length: int = 256
@@ -103,6 +106,8 @@ class TrainConfig:
             raise ValueError("keep_best: nothing is measured to choose by: set validate_every as well")
         if self.carry_state and self.whole_documents:
             raise ValueError("carry_state: whole_documents packs documents that don't follow each other: choose one")
+        if self.carry_state and self.only == "initial_state":
+            raise ValueError("carry_state: a window that goes on with a carried state doesn't train the initial state")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads: {self.threads} is less than 1: leave it null for torch's choice")
         if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):

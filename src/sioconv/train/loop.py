@@ -103,7 +103,7 @@ class Trainer:
             progress = self._resume()
             say(
                 f"{self.stage}: {describe_device(self.world.device)}{self._processes()}, {plan.precision}, "
-                f"{plan.steps:,} steps of {self.tokens_per_step:,} tokens, {self.stepper.parameters:,} parameters"
+                f"{plan.steps:,} steps of {self.tokens_per_step:,} tokens, {self._parameters()}"
             )
             speed = matrix_speed(self.world.device, plan.dtype) * self.world.size
             stack.enter_context(closing(self._checkpointer))
@@ -189,7 +189,7 @@ class Trainer:
             step=progress.step, tokens=progress.tokens, split="train", loss=mean, lr=rate, grad_norm=norm,
             tokens_per_second=per_second, seconds=progress.seconds,
         )  # fmt: skip
-        used = 6 * self.stepper.matrix_parameters * per_second / speed
+        used = self.stepper.operations_per_token * per_second / speed
         bits = f" (~{mean / math.log(2) / self._bytes_per_token:.2f} bits/byte)" if self._bytes_per_token else ""
         bar.update(
             progress.step,
@@ -250,6 +250,10 @@ class Trainer:
 
     def _processes(self) -> str:
         return "" if self.world.size == 1 else f" × {self.world.size} processes"
+
+    def _parameters(self) -> str:
+        trained, parameters = self.stepper.trained, self.stepper.parameters
+        return f"{parameters:,} parameters" + (f", {trained:,} of them trained" if trained < parameters else "")
 
 
 def is_due(step: int, every: int) -> bool:

@@ -21,6 +21,8 @@ from transformers import PreTrainedModel
 from sioconv.data.loader import Batch
 from sioconv.data.order import rank_rows
 from sioconv.errors import UserError
+from sioconv.model.causal_lm import SioConvForCausalLM
+from sioconv.model.initial_state import initial_states
 from sioconv.model.loss import IGNORED, token_loss_gradient
 from sioconv.train.carry import Carry
 from sioconv.train.config import TrainConfig
@@ -85,7 +87,8 @@ class Stepper:
     """A model with its optimizers, ready to be trained step by step.
 
     The model is any causal one of transformers' form whose `base_model` takes `reset` and `position_ids`, and keeps
-    documents apart by either; its blocks are the modules that it names in `_no_split_modules`.
+    documents apart by either; its blocks are the modules that it names in `_no_split_modules`. With `config.only` all
+    weights but the initial states are frozen: neither their gradients nor moments are made.
 
     Args:
         model: the model; its weights are moved to the device, and shared out where there are several processes.
@@ -96,9 +99,12 @@ class Stepper:
 
     Attributes:
         rows: of a step's windows, those that this process computes.
+        parameters: how many the model has.
+        trained: how many of them are trained.
+        base_fingerprint: of the model as it came, where not all of it is trained; else None.
 
     Raises:
-        UserError: the windows can't be shared out to the processes.
+        UserError: the windows can't be shared out to the processes, or the model has no initial state to train.
     """
 
     def __init__(
@@ -106,9 +112,13 @@ class Stepper:
     ) -> None:
         self.model, self.config, self.world, self.dtype, self._seed = model, config, world, dtype, seed
         self.rows, self._pieces = rows_and_pieces(config, world)
+        self.base_fingerprint = _freeze_all_but_initial_states(model) if config.only == "initial_state" else None
         self.parameters = sum(p.numel() for p in model.parameters())
-        # Utilisation counts 6 operations per token and weight of a matrix; the embedding is a look-up.
+        self.trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        # Utilisation counts 6 operations per token and weight of a matrix, 4 where its gradient isn't computed; the
+        # embedding is a look-up.
         self.matrix_parameters = sum(weight.numel() for weight in product_weights(model))
+        self.operations_per_token = (6 if self.base_fingerprint is None else 4) * self.matrix_parameters
         self._whole = copy.deepcopy(model) if world.size > 1 and world.leads else None
         names = set(model._no_split_modules or ())
         blocks = [module for module in model.modules() if type(module).__name__ in names]
@@ -211,6 +221,16 @@ class Stepper:
             yield self._whole
         finally:
             self._whole.to("cpu")  # type: ignore[arg-type]
+
+
+def _freeze_all_but_initial_states(model: PreTrainedModel) -> str:
+    """Leaves the initial states as the only weights that want a gradient; the model's fingerprint."""
+    if not isinstance(model, SioConvForCausalLM):
+        raise UserError(f"train.only: {type(model).__name__} has no initial state to train: set it to all")
+    model.requires_grad_(False)
+    for state in initial_states(model).values():
+        state.requires_grad_(True)
+    return model.fingerprint()
 
 
 def _compile_for_training(block: nn.Module) -> None:
