@@ -18,8 +18,8 @@ from rich.console import Console
 
 from benchmarks.train.arms import SIZES
 from benchmarks.train.measure import DTYPES, Entry, Group, Result, measure, peak, peak_in_a_process
-from benchmarks.train.profile import shares
-from benchmarks.train.tables import group_table, share_table
+from benchmarks.train.profile import times
+from benchmarks.train.tables import group_table, time_table
 from sioconv.files import atomic_write
 from sioconv.progress import say, track
 from sioconv.train.speed import keep_freed_memory
@@ -69,10 +69,13 @@ def memory(tokens: int, dtypes: list[str], lengths: tuple[int, ...]) -> dict[str
     return found
 
 
-def profiles(tokens: int) -> dict[str, dict[str, float]]:
-    """Shares of our step's time by what it is spent on."""
+def profiles(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """What the time of our step is spent on, by size and dtype."""
+    length = min(1024, arguments.tokens)
     return {
-        f"{size}, {dtype}": shares("sioconv", size, 1024, tokens // 1024, dtype) for size in SIZES for dtype in DTYPES
+        f"{size}, {dtype}": times("sioconv", size, length, arguments.tokens // length, dtype)
+        for size in SIZES
+        for dtype in arguments.dtypes
     }
 
 
@@ -110,8 +113,8 @@ def main() -> None:
 
 def profile_all(arguments: argparse.Namespace) -> dict[str, Any]:
     """`--profile`."""
-    found = profiles(arguments.tokens)
-    show(share_table("share of the time", found))
+    found = profiles(arguments)
+    show(time_table("µs of one core a token", found))
     return found
 
 

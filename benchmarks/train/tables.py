@@ -39,9 +39,13 @@ def fastest(results: Iterable[Result]) -> Result | None:
     return max(results, key=lambda result: result.tokens_per_second, default=None)
 
 
-def share_table(before: str, shares: dict[str, dict[str, float]]) -> Table:
-    """Shares of a step's time: a row a kind, a column a case."""
-    table = Table(before, *shares, box=box.MARKDOWN)
-    for kind in dict.fromkeys(kind for column in shares.values() for kind in column):
-        table.add_row(kind, *(f"{column.get(kind, 0.0):.1%}" for column in shares.values()))
+def time_table(title: str, times: dict[str, dict[str, float]]) -> Table:
+    """Microseconds a token and their shares: a row a kind, a column a case."""
+    table = Table(title, box=box.MARKDOWN)
+    for name in times:
+        table.add_column(name, justify="right")
+    for kind in dict.fromkeys(kind for column in times.values() for kind in column):
+        row = [(column.get(kind, 0.0), sum(column.values())) for column in times.values()]
+        table.add_row(kind, *(f"{value:.1f}, {value / total:.1%}" for value, total in row))
+    table.add_row("all", *(f"{sum(column.values()):.1f}" for column in times.values()))
     return table
