@@ -21,7 +21,7 @@ from sioconv.train.step import Stepper
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CPU = torch.device("cpu")
 RATE = 1e-4
-SLOW_SECONDS = 20.0  # a step that takes longer is timed twice and not oftener
+SLOW_SECONDS = 20.0  # a step that takes longer is timed once
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def measure(group: Group, dtypes: list[str], rounds: int, tell: Callable[[str], 
             limits[dtype].append(fastest_product(dtype))
             for entry in [entry for entry in group.entries if (entry, dtype) in times]:
                 spent = times[entry, dtype]
-                if turn > 2 and spent[-1] > SLOW_SECONDS:
+                if turn > 1 and spent[-1] > SLOW_SECONDS:
                     continue
                 try:
                     if entry.arm not in steppers:
