@@ -107,7 +107,9 @@ RECIPE_VERBS = {
     ),
     "finetune": (
         "finetune",
-        "Trains the pretrained model on conversations; the stages before it run first where they are missing.",
+        "Trains the pretrained model on conversations; the stages before it run first where they are missing.\n"
+        "With --finetune.train.only initial_state it trains the layers' initial states alone: a persona in a file,\n"
+        "runs/NAME/state.safetensors, for `--state` of generate, chat and evaluate.",
     ),
     "plan": (
         "plan_costs",

@@ -102,12 +102,14 @@ def test_windows_without_anything_to_learn_change_nothing(make_trainer: MakeTrai
     assert all(float(grad.abs().max()) == 0.0 for grad in grads.values())
 
 
-@pytest.mark.parametrize("options", [{}, {"conv_width": 2, "gate": "channel"}])
+@pytest.mark.parametrize(
+    ("options", "only"), [({}, "all"), ({"conv_width": 2, "gate": "channel"}, "all"), ({}, "initial_state")]
+)
 def test_recomputing_the_blocks_gives_the_same_gradients(
-    make_trainer: MakeTrainer, make_model: MakeModel, uneven: Batch, options: dict[str, Any]
+    make_trainer: MakeTrainer, make_model: MakeModel, uneven: Batch, options: dict[str, Any], only: str
 ) -> None:
     results = [
-        gradients(make_trainer(model=make_model(**options), activation_checkpointing=on), uneven)
+        gradients(make_trainer(model=make_model(**options), activation_checkpointing=on, only=only), uneven)
         for on in (False, True)
     ]
     assert results[0][0] == results[1][0]

@@ -195,8 +195,8 @@ def test_frozen_weights_get_no_gradient_and_no_work_for_it(make_stepper: MakeSte
         if parameter.grad is not None:
             assert other.grad is not None
             torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-5, atol=1e-9, msg=name)
-    # The head is computed for tokens that count alone, whose number is rounded up. Of the first layer's input no
-    # gradient is wanted, so of its z, z gate, y gate and forget gates there is none but the weights'.
+    # The head is computed for tokens that count alone, whose number is rounded up. The first layer's input is frozen:
+    # no gradient goes through its z, z gate, y gate and forget gates.
     blocks = sum(m.weight.numel() for m in stepper.model.model.modules() if isinstance(m, nn.Linear)) * tokens
     head = stepper.model.lm_head.weight.numel() * ROWS_MULTIPLE
     first = (3 * width + 4) * width * tokens
