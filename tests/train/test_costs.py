@@ -103,7 +103,8 @@ def test_the_large_recipes_have_the_parameters_that_are_predicted(name: str) -> 
     assert said["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     here = said["this_machine"]
     assert here["speed"] > 1e8
-    assert here["tokens"] == pytest.approx(recipe.train.tokens)
+    assert here["tokens"] == recipe.train.tokens  # None in the recipe of the talk, which has no budget
+    assert (here["seconds"] is None) == (here["tokens"] is None)
     if name == "ja-en-1.6b.yaml":
         assert said["parameters"] == pytest.approx(1.6e9, rel=0.07)  # what it is called
         by_card = {(row["card"], row["cards"]): row for row in said["estimates"]}
@@ -118,7 +119,8 @@ def test_what_this_machine_takes_follows_from_its_speed() -> None:
     assert budget["tokens_per_second"] == pytest.approx(costs.UTILISATION * 1e12 / operations)
     assert budget["seconds"] == pytest.approx(10**6 / budget["tokens_per_second"])
     minutes = costs.on_this_machine(model, TrainConfig(minutes=2), vocabulary, "cpu", 1e12)
-    assert (minutes["seconds"], minutes["tokens"]) == (120, pytest.approx(120 * budget["tokens_per_second"]))
+    assert minutes["seconds"] == pytest.approx(120)
+    assert minutes["tokens"] == pytest.approx(120 * budget["tokens_per_second"])
     recomputed = TrainConfig(tokens=10**6, activation_checkpointing=True)
     slower = costs.on_this_machine(model, recomputed, vocabulary, "cpu", 1e12)
     assert slower["seconds"] == pytest.approx(4 / 3 * budget["seconds"])

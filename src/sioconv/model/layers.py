@@ -140,7 +140,7 @@ class SioConvLayer(nn.Module):
             y [B, T, D] in x's dtype (autocast's, under autocast), and the state or None.
         """
         x = x.to(matmul_dtype(x))
-        heads = (self.config.num_heads, -1)
+        heads = (self.config.num_heads, self.config.head_dim)
         if mask is not None and reset is not None:
             reset = reset & mask
         conv_tail, tail = None, None if state is None else state.conv

@@ -311,8 +311,9 @@ def on_this_machine(
     """
     rate = speed * UTILISATION / sum(operations_per_token(model, vocabulary))
     rate *= 3 / 4 if train.activation_checkpointing else 1
-    seconds = train.tokens / rate if train.tokens else 60 * (train.minutes or 0)
-    return {"name": name, "speed": speed, "tokens_per_second": rate, "seconds": seconds, "tokens": rate * seconds}
+    tokens = rate * 60 * train.minutes if train.minutes else train.tokens
+    seconds = None if tokens is None else tokens / rate
+    return {"name": name, "speed": speed, "tokens_per_second": rate, "seconds": seconds, "tokens": tokens}
 
 
 def describe(costs: dict[str, Any]) -> str:
@@ -342,8 +343,8 @@ def describe(costs: dict[str, Any]) -> str:
             "",
             f"this machine, at {costs['utilisation']:.0%} of what was measured just now: {here['name']}, "
             f"{here['speed'] / 1e9:,.0f} G operations/s",
-            f"  {here['tokens_per_second']:,.0f} tokens/s, {here['tokens'] / 1e6:,.1f} M tokens in "
-            f"{_time(here['seconds'])}",
+            f"  {here['tokens_per_second']:,.0f} tokens/s"
+            + (f", {here['tokens'] / 1e6:,.1f} M tokens in {_time(here['seconds'])}" if here["tokens"] else ""),
         ]
     )
 
