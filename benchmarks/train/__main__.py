@@ -94,7 +94,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error(f"--rounds {arguments.rounds}: expected at least 1")
-    for length in (*arguments.lengths, *arguments.compiled):
+    for length in () if arguments.profile else (*arguments.lengths, *arguments.compiled):
         if not 1 <= length <= arguments.tokens:
             parser.error(f"a length of {length}: expected 1 to --tokens, {arguments.tokens}")
     if arguments.peak:

@@ -16,8 +16,8 @@ def silu_gate(x: Tensor, gate: Tensor) -> Tensor:
     """x * SiLU(gate), SiLU(g) = g / (1 + exp(-g)) (Shazeer 2020, arXiv:2002.05202).
 
     On CPUs a kernel computes large products in one pass, and keeps nothing but x and gate for the backward pass, which
-    is one pass as well; it can't be differentiated twice. On other devices, inside torch.compile (which fuses it
-    itself), for small tensors and where shape or dtype differ it is plain torch. The kernel computes bfloat16 in fp32
+    is one pass as well; it can't be differentiated twice. On other devices, in exported programs, for small tensors and
+    where shape or dtype differ it is plain torch. The kernel computes bfloat16 in fp32
     and rounds once.
 
     Args:
@@ -32,7 +32,7 @@ def silu_gate(x: Tensor, gate: Tensor) -> Tensor:
         torch.Size([2, 100, 64])
     """
     alike = x.shape == gate.shape and x.dtype == gate.dtype
-    kernel = alike and x.device.type == "cpu" and x.dtype in KERNEL_DTYPES and not torch.compiler.is_compiling()
+    kernel = alike and x.device.type == "cpu" and x.dtype in KERNEL_DTYPES and not torch.compiler.is_exporting()
     if not kernel or x.numel() < SMALLEST:
         return x * F.silu(gate)
     y: Tensor = _forward(x, gate)

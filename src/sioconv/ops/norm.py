@@ -16,7 +16,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = 
     """x / sqrt(mean(x²) + eps) * weight over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467).
 
     On CPUs large inputs go through a kernel, forward and backward, where torch makes about fifteen passes over memory;
-    it can't be differentiated twice. Elsewhere, inside torch.compile and for small inputs it is plain torch. The kernel
+    it can't be differentiated twice. Elsewhere, in exported programs and for small inputs it is plain torch. The kernel
     computes bfloat16 in fp32 and rounds once, to `dtype`.
 
     Args:
@@ -35,7 +35,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = 
     dtype = x.dtype if dtype is None else dtype
     dtypes = {x.dtype, weight.dtype, dtype}
     known = dtypes <= {torch.float32, torch.bfloat16} or dtypes == {torch.float64}
-    kernel = known and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    kernel = known and x.device.type == "cpu" and not torch.compiler.is_exporting()
     if not kernel or x.numel() < SMALLEST:
         return F.rms_norm(x, (x.shape[-1],), weight, eps).to(dtype)
     y: Tensor = _forward(x, weight, eps, dtype)[0]
