@@ -18,6 +18,7 @@ Array = np.ndarray[Any, Any]
 # needn't read first what it is going to overwrite.
 STREAM_BYTES = 8 * 2**20
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # numba has no float16 on CPUs
+PIECES = (0, 0)  # of the elementwise kernels: vectors of 128 bytes of fp32 or fp64
 # Numbers: elementwise work on fewer is as fast in plain torch, and a decoding step should be as short as it can.
 SMALLEST = 2**18
 

@@ -5,9 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from sioconv.ops.cpu import KERNEL_DTYPES, flat
-
-PIECES = (0, 0)  # vectors of 128 bytes of fp32 or fp64
+from sioconv.ops.cpu import KERNEL_DTYPES, PIECES, flat
 
 
 @torch.no_grad()

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sioconv.ops.cpu import KERNEL_DTYPES, SMALLEST, flat, may_stream
+from sioconv.ops.cpu import KERNEL_DTYPES, PIECES, SMALLEST, flat, may_stream
 from sioconv.ops.validate import refuse_second_derivative
-
-PIECES = (0, 0)  # vectors of 128 bytes of fp32 or fp64
 
 
 def silu_gate(x: Tensor, gate: Tensor) -> Tensor:

@@ -337,16 +337,14 @@ def describe(costs: dict[str, Any]) -> str:
     ]
     here = costs["this_machine"]
     lines += [_line(row) for row in costs["estimates"]]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"this machine, at {costs['utilisation']:.0%} of what was measured just now: {here['name']}, "
-            f"{here['speed'] / 1e9:,.0f} G operations/s",
-            f"  {here['tokens_per_second']:,.0f} tokens/s"
-            + (f", {here['tokens'] / 1e6:,.1f} M tokens in {_time(here['seconds'])}" if here["tokens"] else ""),
-        ]
-    )
+    lines += [
+        "",
+        f"this machine, at {costs['utilisation']:.0%} of what was measured just now: {here['name']}, "
+        f"{here['speed'] / 1e9:,.0f} G operations/s",
+        f"  {here['tokens_per_second']:,.0f} tokens/s"
+        + (f", {here['tokens'] / 1e6:,.1f} M tokens in {_time(here['seconds'])}" if here["tokens"] else ""),
+    ]
+    return "\n".join(lines)
 
 
 def _line(row: dict[str, Any]) -> str:
