@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from sioconv.ops import rms_norm
 
 EPS = 1e-6
-# Of x and the weight, of the result; relative errors of the result, of x's gradient and of the weight's.
+# Of x and the weight, of the result; relative errors of the result, of x's gradient and of the weight's. Rounding to
+# bfloat16 once costs up to 2**-8.
 KINDS = {
     (torch.float32, torch.float32): (2e-7, 3e-7, 1e-6),
-    (torch.float32, torch.bfloat16): (3e-3, 3e-7, 1e-6),
-    (torch.bfloat16, torch.bfloat16): (3e-3, 3e-3, 3e-3),
+    (torch.float32, torch.bfloat16): (4e-3, 3e-7, 1e-6),
+    (torch.bfloat16, torch.bfloat16): (4e-3, 4e-3, 4e-3),
     (torch.float64, torch.float64): (1e-15, 1e-15, 1e-15),
 }
 
@@ -54,11 +55,14 @@ def test_it_is_torch_s(kind: tuple[torch.dtype, torch.dtype], rows: tuple[int, .
     x, weight, up = (size * x).to(dtype), torch.randn(width, generator=random).to(dtype), up.to(result)
     found = run(x, weight, up, result)
     assert [each.dtype for each in found] == [result, dtype, dtype]
-    for one, other, limit in zip(found, expected(x, weight, up), KINDS[kind], strict=True):
+    exact = expected(x, weight, up)
+    # The gradients are sums whose terms may cancel (x's do where a row has one channel): the terms add to the scale.
+    row_scales = (x.double().square().mean(-1, keepdim=True) + EPS).rsqrt()
+    slopes = up.double() * row_scales
+    terms = (torch.zeros(()), slopes * weight.double(), (slopes * x.double()).abs().flatten(0, -2).sum(0))
+    for one, other, term, limit in zip(found, exact, terms, KINDS[kind], strict=True):
         assert one.shape == other.shape
-        # Where a row has one channel, x's gradient is a difference of equal terms.
-        scale = other.norm() + (up.double() * weight.double()).norm() / size
-        assert float((one.double() - other).norm()) <= limit * float(scale)
+        assert float((one.double() - other).norm()) <= limit * float(other.norm() + term.norm())
 
 
 def test_half_weights_and_strided_rows() -> None:
