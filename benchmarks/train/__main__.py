@@ -2,8 +2,8 @@
 
 A step is forward, backward, clipping and the optimizer, by the loop's own `Stepper` for every arm, on random tokens.
 All models of a group have nearly the same number of parameters and see the same number of tokens in a step. They take
-turns; a first step isn't counted, and the median of the others counts. The limit is the fastest matrix product that was
-measured in between. With `--profile` it is shown instead where the time of our step goes.
+turns; the first two steps aren't counted, and the median of the others counts. The limit is the fastest matrix product
+that was measured in between. With `--profile` it is shown instead where the time of our step goes.
 """
 
 import argparse

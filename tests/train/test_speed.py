@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sioconv.errors import UserError
+from sioconv.ops.onednn import product
 from sioconv.train import speed
 from sioconv.train.speed import matrix_speed, pick_precision, synchronize
 
@@ -31,7 +32,12 @@ def test_mps_takes_fp32() -> None:
     assert pick_precision("auto", torch.device("mps")) is torch.float32
 
 
+@pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_measures_a_product(dtype: torch.dtype) -> None:
+def test_measures_a_product(dtype: torch.dtype, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "onednn_is_faster", lambda: onednn)
+    products = []
+    monkeypatch.setattr(speed, "product", lambda left, right: products.append(left.dtype) or product(left, right))
     synchronize(CPU)
     assert matrix_speed(CPU, dtype, size=32, seconds=0.0) > 0
+    assert bool(products) == (onednn and dtype == torch.float32)

@@ -1,5 +1,6 @@
 """Parts of a step: carried states, fp16's scaled loss, compiled blocks, random numbers."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from sioconv.data.loader import Batch
 from sioconv.errors import UserError
@@ -180,8 +182,11 @@ def test_state_tuning_changes_the_initial_states_and_nothing_else(
     assert sum(parameter.numel() for parameter in stepped) == stepper.trained
 
 
-def test_frozen_weights_get_no_gradient_and_no_work_for_it(make_stepper: MakeStepper) -> None:
+def test_frozen_weights_get_no_gradient_and_no_work_for_it(
+    make_stepper: MakeStepper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The gradients of the initial states are those of a whole training; the matrices' own are not computed."""
+    monkeypatch.setattr("sioconv.ops.onednn.onednn_is_faster", lambda: False)  # the counter knows torch's operators
     batch, width, tokens = small.Windows().batch(0, 4), 32, 48
     stepper, whole = make_stepper(steps=0, only="initial_state"), make_stepper(steps=0)
     operations = []
@@ -203,11 +208,15 @@ def test_frozen_weights_get_no_gradient_and_no_work_for_it(make_stepper: MakeSte
     assert operations == [4 * (blocks + head) - 2 * first, 6 * (blocks + head)]
 
 
-def test_a_model_without_initial_states_has_none_to_tune() -> None:
+def tiny_llama() -> PreTrainedModel:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))
+    return LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))
+
+
+def test_a_model_without_initial_states_has_none_to_tune() -> None:
+    model = tiny_llama()
     config = small.make_config(1, only="initial_state")
     with pytest.raises(UserError, match=r"train\.only: LlamaForCausalLM has no initial state"):
         Stepper(model, config, World(torch.device("cpu")), torch.float32)
@@ -226,3 +235,17 @@ def test_compiled_blocks_give_the_same_gradients(make_stepper: MakeStepper) -> N
         for length in (1, 5, 7):
             ids = torch.ones(1, length, dtype=torch.int64)
             assert torch.equal(model(ids).logits, other(ids).logits)
+
+
+def test_a_baseline_has_the_products_that_our_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama()
+    names, outside = set(model.state_dict()), copy.deepcopy(model)
+    Stepper(model, small.make_config(1), World(torch.device("cpu")), torch.float32)
+    assert set(model.state_dict()) == names
+    ids = torch.randint(0, 32, (4, 64))
+    monkeypatch.setattr("sioconv.ops.onednn.onednn_is_faster", lambda: True)
+    with torch.profiler.profile() as recorded:
+        logits = model(ids).logits
+    products = {event.key: event.count for event in recorded.key_averages()}["sioconv::linear"]
+    assert products == 4 + 3 + 1  # attention, feed-forward, head
+    torch.testing.assert_close(logits, outside(ids).logits)

@@ -17,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 from sioconv.model.architecture import Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.configuration import SioConvConfig
-from sioconv.model.layers import BoundedEmbedding, RMSNorm, SioConvBlock, SioConvLayer
+from sioconv.model.layers import BoundedEmbedding, Linear, RMSNorm, SioConvBlock, SioConvLayer
 
 
 class CheckpointedBlock(GradientCheckpointingLayer, SioConvBlock):  # type: ignore[no-untyped-call]
@@ -235,7 +235,7 @@ class SioConvForCausalLM(CausalLMOnStates, SioConvPreTrainedModel, GenerationMix
         super().__init__(config)
         self.model = SioConvModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.post_init()  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ from transformers.utils.generic import can_return_tuple
 from sioconv.model.architecture import Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.causal_lm import CausalLMOnStates, document_starts
-from sioconv.model.layers import FeedForward
+from sioconv.model.layers import FeedForward, Linear
 
 
 @strict
@@ -219,7 +219,7 @@ class LstmForCausalLM(CausalLMOnStates, LstmPreTrainedModel, GenerationMixin):  
     def __init__(self, config: LstmConfig) -> None:
         super().__init__(config)
         self.model = LstmModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[no-untyped-call]
 
 

@@ -6,6 +6,7 @@ The same functions as in `sioconv.ops`, with the arguments that the model gives 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.functional import linear
 
 from sioconv.ops.chunked import scan_chunked
 from sioconv.ops.gates import advance
@@ -67,4 +68,4 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     return F.rms_norm(x, (x.shape[-1],), weight, eps).to(dtype)
 
 
-__all__ = ["normalise_heads", "rms_norm", "scan", "scan_norm_gate", "silu_gate", "step"]
+__all__ = ["linear", "normalise_heads", "rms_norm", "scan", "scan_norm_gate", "silu_gate", "step"]

@@ -26,7 +26,14 @@ from sioconv.train.distributed import World
 from sioconv.train.interrupt import StopSignals
 from sioconv.train.metrics import MetricsLog, TrainingBar
 from sioconv.train.plan import Plan, make_plan, read_plan, write_plan
-from sioconv.train.speed import keep_freed_memory, matrix_speed, memory_used, pick_precision, synchronize
+from sioconv.train.speed import (
+    keep_freed_memory,
+    matrix_speed,
+    memory_used,
+    pick_precision,
+    synchronize,
+    takes_onednn,
+)
 from sioconv.train.step import Stepper
 from sioconv.train.watch import Sample, Validate, Watch
 
@@ -101,8 +108,9 @@ class Trainer:
         with StopSignals() as stop, ExitStack() as stack:
             plan = self.plan()
             progress = self._resume()
+            by_onednn = " by oneDNN" if takes_onednn(self.world.device, plan.dtype) else ""
             say(
-                f"{self.stage}: {describe_device(self.world.device)}{self._processes()}, {plan.precision}, "
+                f"{self.stage}: {describe_device(self.world.device)}{self._processes()}, {plan.precision}{by_onednn}, "
                 f"{plan.steps:,} steps of {self.tokens_per_step:,} tokens, {self._parameters()}"
             )
             speed = matrix_speed(self.world.device, plan.dtype) * self.world.size

@@ -8,6 +8,7 @@ import time
 import torch
 
 from sioconv.errors import UserError
+from sioconv.ops.onednn import onednn_is_faster, product
 
 if sys.platform != "win32":
     import resource
@@ -45,16 +46,25 @@ def memory_used(device: torch.device) -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
+def takes_onednn(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the linear layers of a training step go through `sioconv.ops.onednn`."""
+    return device.type == "cpu" and dtype == torch.float32 and onednn_is_faster()
+
+
 def matrix_speed(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.3) -> float:
-    """Median speed of a square matrix product, in floating-point operations a second (2·size³ per product)."""
+    """Median speed of a square matrix product, in floating-point operations a second (2·size³ per product).
+
+    By the library that training takes (`takes_onednn`).
+    """
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    multiply = product if takes_onednn(device, dtype) else torch.mm
     times: list[float] = []
-    _ = left @ right
+    _ = multiply(left, right)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
         synchronize(device)
         start = time.perf_counter()
-        _ = left @ right
+        _ = multiply(left, right)
         synchronize(device)
         times.append(time.perf_counter() - start)
     return 2 * size**3 / statistics.median(times)

@@ -1,0 +1,109 @@
+"""`linear` by oneDNN against torch's in float64: values, first and second derivatives, and where it is torch's."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from sioconv.ops import linear
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+ROWS = [(256,), (2, 128), (4, 64), (1, 1280), (3, 4, 64)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def by_onednn() -> Iterator[None]:
+    """Whatever the processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sioconv.ops.onednn.onednn_is_faster", lambda: True)
+        yield
+
+
+def inputs(rows: tuple[int, ...], width: int, wide: int, bias: bool) -> tuple[Tensor, ...]:
+    random = torch.Generator().manual_seed(width)
+    shapes = [(*rows, width), (wide, width), *([(wide,)] if bias else [])]
+    return tuple(torch.randn(shape, generator=random).requires_grad_() for shape in shapes)
+
+
+def called(function: Callable[[], object]) -> dict[str, int]:
+    """The operators of ours that a call runs, and how often."""
+    with torch.profiler.profile() as recorded:
+        function()
+    return {event.key: event.count for event in recorded.key_averages() if event.key.startswith("sioconv::")}
+
+
+def relative_error(found: Tensor, exact: Tensor, terms: Tensor | None = None) -> float:
+    """Of a sum, relative to the sum of its terms' absolute values."""
+    return float((found.double() - exact).norm() / (exact if terms is None else terms).norm())
+
+
+def values_and_slopes(inputs: list[Tensor], up: Tensor) -> list[Tensor]:
+    """torch's, in float64."""
+    inputs = [each.requires_grad_() for each in inputs]
+    y = F.linear(*inputs)
+    return [y.detach(), *torch.autograd.grad(y, inputs, up)]
+
+
+def magnitudes(inputs: list[Tensor], up: Tensor) -> tuple[list[Tensor], Tensor]:
+    return [each.detach().abs() for each in inputs], up.double().abs()
+
+
+@settings(max_examples=50)
+@given(st.sampled_from(ROWS), st.integers(1, 70), st.integers(1, 70), st.booleans(), st.booleans())
+def test_it_is_torch_s(rows: tuple[int, ...], width: int, wide: int, bias: bool, turned: bool) -> None:
+    given_ = inputs(rows, width, wide, bias)
+    x = given_[0].detach().transpose(0, -2).contiguous().transpose(0, -2).requires_grad_() if turned else given_[0]
+    up = torch.randn(*rows, wide)
+    found = linear(x, *given_[1:])
+    results = [found.detach(), *torch.autograd.grad(found, (x, *given_[1:]), up)]
+    wide_inputs = [each.detach().double() for each in (x, *given_[1:])]
+    exact, terms = values_and_slopes(wide_inputs, up.double()), values_and_slopes(*magnitudes(wide_inputs, up))
+    for result, other, term in zip(results, exact, terms, strict=True):
+        assert result.shape == other.shape
+        assert result.is_contiguous()
+        assert relative_error(result, other, term) < 1e-6
+
+
+def test_second_derivatives() -> None:
+    one = inputs((2, 128), 5, 7, bias=False)
+    two = tuple(each.detach().double().requires_grad_() for each in one)
+    found = []
+    for x, weight in (one, two):
+        slopes = torch.autograd.grad(linear(x, weight).square().sum(), (x, weight), create_graph=True)
+        found.append(torch.autograd.grad(sum(slope.square().sum() for slope in slopes), (x, weight)))
+    for slope, exact in zip(*found, strict=True):
+        assert relative_error(slope, exact) < 1e-5
+
+
+def test_only_what_is_wanted_is_computed() -> None:
+    x, weight, bias = inputs((256,), 5, 7, bias=True)
+    products = {"sioconv::linear": 2, "sioconv::linear_weight_gradient": 1}
+    assert called(lambda: linear(x, weight, bias).sum().backward()) == products
+    assert called(lambda: linear(x, weight.detach(), bias).sum().backward()) == {"sioconv::linear": 2}
+    del products["sioconv::linear"]
+    assert called(lambda: linear(x.detach(), weight).sum().backward()) == {"sioconv::linear": 1, **products}
+
+
+def test_training_takes_it_and_nothing_else() -> None:
+    x, weight, bias = inputs((2, 128), 8, 6, bias=True)
+    assert called(lambda: linear(x, weight, bias)) == {"sioconv::linear": 1}
+    assert called(lambda: linear(x.detach(), weight)) == {"sioconv::linear": 1}
+    with torch.no_grad():
+        assert called(lambda: linear(x, weight)) == {}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert called(lambda: linear(x, weight)) == {}
+        assert linear(x, weight).dtype == torch.bfloat16
+    assert called(lambda: linear(x[:, :100], weight)) == {}
+    assert called(lambda: linear(x[:0], weight)) == {}
+    assert called(lambda: linear(x.double(), weight.double())) == {}
+    assert linear(x.to("meta"), weight.to("meta")).is_meta
+
+
+def test_the_operators_keep_torch_s_rules() -> None:
+    x, weight, bias = inputs((2, 128), 8, 6, bias=True)
+    torch.library.opcheck(torch.ops.sioconv.linear.default, (x, weight, bias))
+    torch.library.opcheck(torch.ops.sioconv.linear_weight_gradient.default, (linear(x, weight).detach(), x.detach()))
