@@ -166,6 +166,18 @@ def test_the_lines_that_it_prints_work(finished: Finished, monkeypatch: pytest.M
     assert out.startswith("宮城県(")
 
 
+def test_the_lines_that_come_next_name_what_was_trained() -> None:
+    recipe = load_recipe(["demo"])
+    folder = recipe.folder
+    assert demo.trained(recipe) == (folder / "model", "")
+    recipe.finetune.train.only = "initial_state"
+    assert demo.trained(recipe) == (folder / "base", f" --state {folder / 'state.safetensors'}")
+    recipe.finetune.base = "runs/other/base"
+    assert demo.trained(recipe) == (Path("runs/other/base"), f" --state {folder / 'state.safetensors'}")
+    recipe.finetune.data.sources = {}
+    assert demo.trained(recipe) == (folder / "base", "")
+
+
 def test_a_second_run_trains_nothing(finished: Finished) -> None:
     assert "pretrain: runs/tiny/base is there already" in finished.again
     assert "finetune: runs/tiny/model is there already" in finished.again

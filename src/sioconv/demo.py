@@ -15,6 +15,7 @@ from sioconv import stages
 from sioconv.data.identity import check_name
 from sioconv.errors import UserError
 from sioconv.evaluate.figures import Minutes, ReportFigures
+from sioconv.model.initial_state import INITIAL_STATE_FILE
 from sioconv.progress import say
 from sioconv.recipe import Recipe, as_values, load_recipe, saved_values
 from sioconv.recipe_files import first_difference
@@ -91,10 +92,20 @@ def show(recipe: Recipe, figures: ReportFigures) -> None:
             mark = "✓" if answer.right else "✗"
             console.print(f"{mark} [{answer.why}] {answer.question}\n    {answer.text}", markup=False, soft_wrap=True)
     command = os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "sioconv" else "python -m sioconv"
-    model = recipe.folder / "model"
     console.print(f"\nreport:    {recipe.folder / 'report' / 'index.html'}", markup=False)
-    console.print(f"talk:      {command} chat {model}", markup=False, soft_wrap=True)
-    console.print(f'continue:  {command} generate {model} "宮城県("', markup=False, soft_wrap=True)
+    model, state = trained(recipe)
+    if recipe.finetune.data.sources:
+        console.print(f"talk:      {command} chat {model}{state}", markup=False, soft_wrap=True)
+    console.print(f'continue:  {command} generate {model} "宮城県("{state}', markup=False, soft_wrap=True)
+
+
+def trained(recipe: Recipe) -> tuple[Path, str]:
+    """The model folder that a finished run has made, and the option that gives it the tuned states, if any."""
+    if not recipe.finetune.data.sources:
+        return recipe.folder / "base", ""
+    if recipe.finetune.train.only == "all":
+        return recipe.folder / "model", ""
+    return Path(recipe.finetune.base or recipe.folder / "base"), f" --state {recipe.folder / INITIAL_STATE_FILE}"
 
 
 def _table(figures: ReportFigures) -> Table:

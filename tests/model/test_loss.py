@@ -1,4 +1,6 @@
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv.data.tokenizer import BOS, encode_texts
@@ -57,6 +60,23 @@ def test_an_impossible_token_has_a_finite_loss_and_gradient() -> None:
     total, slope = token_loss_gradient(torch.ones(1, 1, 1), head, torch.tensor([[2]]), 1.0)
     assert total == pytest.approx(400.0)
     torch.testing.assert_close(slope, torch.full((1, 1, 1), 400.0))
+
+
+def test_a_device_without_fp64_can_train() -> None:
+    """Such as mps: from fp32, no tensor of fp64 is made."""
+
+    class NoDoubles(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            result = func(*args, **(kwargs or {}))
+            assert not isinstance(result, Tensor) or result.dtype != torch.float64, func
+            return result
+
+    head = nn.Linear(8, 16)
+    with NoDoubles():
+        total, _ = token_loss_gradient(torch.randn(2, 20, 8), head, torch.randint(0, 16, (2, 20)), 0.1, rows=256)
+    assert total > 0
 
 
 def test_the_head_meets_few_shapes_whatever_the_number_of_targets() -> None:

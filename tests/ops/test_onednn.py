@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sioconv.ops import linear
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
-ROWS = [(256,), (2, 128), (4, 64), (1, 1280), (3, 4, 64)]
+ROWS = [(256,), (2, 128), (4, 64), (1, 1280), (3, 4, 64), (1, 1000), (3, 171), (2, 3, 1500)]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -37,22 +37,24 @@ def token_loss_gradient(
         rows: tokens in one piece.
 
     Returns:
-        The loss, in fp32 or in fp64 where the logits are, and the gradient [B, T, D] in the dtype of `hidden`, for
-        `hidden.backward`.
+        The loss, computed in fp32, or in fp64 where the logits are, and the gradient [B, T, D] in the dtype of
+        `hidden`, for `hidden.backward`.
     """
     wanted = (targets != IGNORED).flatten().nonzero().squeeze(1)  # [N]
     padding = (0, -len(wanted) % ROWS_MULTIPLE)
     leaf = hidden.detach().flatten(0, -2).index_select(0, F.pad(wanted, padding)).requires_grad_()  # [N + padding, D]
     chosen = F.pad(targets.flatten()[wanted], padding, value=IGNORED)
-    total = 0.0
+    losses = []
     for part, target in zip(torch.split(leaf, rows), torch.split(chosen, rows), strict=True):
         logits = head(part)
         slope = logits.detach()  # the same memory: a linear layer doesn't need its result again
-        total += float(cross_entropy_(slope, target, scale).sum(dtype=torch.float64)) * scale
+        losses.append(cross_entropy_(slope, target, scale).sum())
         logits.backward(slope)
     gradient = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
     if leaf.grad is not None:
         gradient.view(-1, hidden.shape[-1]).index_copy_(0, wanted, leaf.grad[: len(wanted)])
+    # Read at the end: a GPU isn't waited for before. In Python's numbers, because not every device has fp64.
+    total: float = sum(torch.stack(losses).tolist()) * scale
     return total, gradient
 
 
@@ -157,7 +159,7 @@ def _piece_nats(
             wanted = counts[:, start + 1 : stop + 1]
             logits = head(hidden[wanted.to(device)]).float()
             loss = F.cross_entropy(logits, ids[:, start + 1 : stop + 1][wanted].to(device), reduction="none")
-            nats.index_add_(0, wanted.nonzero()[:, 0], loss.double().cpu())
+            nats.index_add_(0, wanted.nonzero()[:, 0], loss.cpu().double())
         yield from zip(rows, nats.tolist(), strict=True)
 
 

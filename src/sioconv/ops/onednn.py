@@ -14,8 +14,9 @@ _FASTER = (
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
     and get_host_cpu_name().startswith("znver")
 )
-# oneDNN keeps code and buffers for every shape that it has met; windows of training are multiples of this, mostly.
+# oneDNN keeps code and buffers for every shape that it has met: the number of rows is rounded up.
 ROWS_MULTIPLE = 256
+FEWEST_ROWS = 512  # from here on rounding up costs less than is gained
 SLOPE_ROWS = 1024  # of the inputs that one product of the weight's gradient adds up: they stay in the caches
 
 
@@ -24,7 +25,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     On processors where MKL, which torch takes for fp32, leaves half of the vector unit unused (`onednn_is_faster`),
     training in fp32 goes through oneDNN: forward, and both products of the backward pass. That is where autograd is
-    on and the number of rows is a multiple of 256; otherwise, and for every other dtype and device, it is torch's.
+    on and there are 512 rows or a multiple of 256; otherwise, and for every other dtype and device, it is torch's.
 
     Args:
         x: [..., K].
@@ -49,8 +50,8 @@ def _is_known(x: Tensor, weight: Tensor) -> bool:
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting():
         return False
     rows = math.prod(x.shape[:-1])
-    alike = x.dtype == weight.dtype == torch.float32
-    return alike and rows > 0 and rows % ROWS_MULTIPLE == 0 and onednn_is_faster()
+    many = rows >= FEWEST_ROWS or (rows > 0 and rows % ROWS_MULTIPLE == 0)
+    return many and x.dtype == weight.dtype == torch.float32 and onednn_is_faster()
 
 
 def onednn_is_faster() -> bool:
@@ -64,9 +65,16 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y
 
 
+def _padded(x: Tensor) -> Tensor:
+    """x [..., K] as [rows, K], their number rounded up with zeros."""
+    rows = x.flatten(0, -2)
+    return F.pad(rows, (0, 0, 0, -len(rows) % ROWS_MULTIPLE)) if len(rows) % ROWS_MULTIPLE else rows
+
+
 @torch.library.custom_op("sioconv::linear", mutates_args=(), device_types="cpu")
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return product(x, weight, bias)
+    # Resized in place and not a view, so that what is computed next may be written over it.
+    return product(_padded(x), weight, bias).resize_(*x.shape[:-1], len(weight))
 
 
 @_forward.register_fake
@@ -77,7 +85,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
 @torch.library.custom_op("sioconv::linear_weight_gradient", mutates_args=(), device_types="cpu")
 def _weight_gradient(grad_y: Tensor, x: Tensor) -> Tensor:
     """grad_y.T @ x, [N, K], of grad_y [..., N] and x [..., K]."""
-    rows = grad_y.flatten(0, -2), x.flatten(0, -2)
+    rows = _padded(grad_y), _padded(x)
     # The result has its longer side behind, which is up to a quarter faster.
     turned = rows[0].shape[1] > rows[1].shape[1]
     total: Tensor | None = None
