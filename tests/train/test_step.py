@@ -242,7 +242,7 @@ def test_a_baseline_has_the_products_that_our_model_has(monkeypatch: pytest.Monk
     names, outside = set(model.state_dict()), copy.deepcopy(model)
     Stepper(model, small.make_config(1), World(torch.device("cpu")), torch.float32)
     assert set(model.state_dict()) == names
-    ids = torch.randint(0, 32, (4, 64))
+    ids = torch.randint(0, 32, (4, 128))
     monkeypatch.setattr("sioconv.ops.onednn.onednn_is_faster", lambda: True)
     with torch.profiler.profile() as recorded:
         logits = model(ids).logits

@@ -229,7 +229,7 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
 
 
 class Linear(nn.Linear):
-    """torch's, by the product that is fastest where the model trains (`sioconv.ops.linear`)."""
+    """torch's, by the library that multiplies fastest (`sioconv.ops.linear`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] to [..., N]."""

@@ -24,8 +24,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`: x @ weight.T + bias.
 
     On processors where MKL, which torch takes for fp32, leaves half of the vector unit unused (`onednn_is_faster`),
-    training in fp32 goes through oneDNN: forward, and both products of the backward pass. That is where autograd is
-    on and there are 512 rows or a multiple of 256; otherwise, and for every other dtype and device, it is torch's.
+    512 and more rows of fp32 go through oneDNN, and so do both products of their backward pass. Otherwise, in exported
+    programs, and for every other dtype and device, it is torch's.
 
     Args:
         x: [..., K].
@@ -39,19 +39,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> linear(torch.randn(2, 128, 64), torch.randn(32, 64)).shape
         torch.Size([2, 128, 32])
     """
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and _is_known(x, weight):
-        y: Tensor = _forward(x, weight, bias)
-        return y
-    return F.linear(x, weight, bias)
-
-
-def _is_known(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can take this product, and should."""
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting():
-        return False
-    rows = math.prod(x.shape[:-1])
-    many = rows >= FEWEST_ROWS or (rows > 0 and rows % ROWS_MULTIPLE == 0)
-    return many and x.dtype == weight.dtype == torch.float32 and onednn_is_faster()
+    single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    known = single and x.device.type == "cpu" and not torch.compiler.is_exporting()
+    if not known or math.prod(x.shape[:-1]) < FEWEST_ROWS or not onednn_is_faster():
+        return F.linear(x, weight, bias)
+    y: Tensor = _forward(x, weight, bias)
+    return y
 
 
 def onednn_is_faster() -> bool:

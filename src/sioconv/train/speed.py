@@ -47,14 +47,14 @@ def memory_used(device: torch.device) -> int:
 
 
 def takes_onednn(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the linear layers of a training step go through `sioconv.ops.onednn`."""
+    """Whether the linear layers go through `sioconv.ops.onednn` where they have rows enough."""
     return device.type == "cpu" and dtype == torch.float32 and onednn_is_faster()
 
 
 def matrix_speed(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.3) -> float:
     """Median speed of a square matrix product, in floating-point operations a second (2·size³ per product).
 
-    By the library that training takes (`takes_onednn`).
+    By the library that linear layers take (`takes_onednn`).
     """
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     multiply = product if takes_onednn(device, dtype) else torch.mm
