@@ -15,7 +15,6 @@ from sioconv import stages
 from sioconv.data.identity import check_name
 from sioconv.errors import UserError
 from sioconv.evaluate.figures import Minutes, ReportFigures
-from sioconv.model.initial_state import INITIAL_STATE_FILE
 from sioconv.progress import say
 from sioconv.recipe import Recipe, as_values, load_recipe, saved_values
 from sioconv.recipe_files import first_difference
@@ -103,9 +102,10 @@ def trained(recipe: Recipe) -> tuple[Path, str]:
     """The model folder that a finished run has made, and the option that gives it the tuned states, if any."""
     if not recipe.finetune.data.sources:
         return recipe.folder / "base", ""
+    tuned = stages.tuned_path(recipe)
     if recipe.finetune.train.only == "all":
-        return recipe.folder / "model", ""
-    return Path(recipe.finetune.base or recipe.folder / "base"), f" --state {recipe.folder / INITIAL_STATE_FILE}"
+        return tuned, ""
+    return Path(recipe.finetune.base or recipe.folder / "base"), f" --state {tuned}"
 
 
 def _table(figures: ReportFigures) -> Table:

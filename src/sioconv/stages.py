@@ -185,7 +185,7 @@ def finetune(recipe: Recipe) -> Path:
         start = Path(recipe.finetune.base) if recipe.finetune.base else _pretrain(recipe, world)
         world.leader(lambda: make_data(recipe))
         run = recipe.folder
-        target = run / ("model" if recipe.finetune.train.only == "all" else INITIAL_STATE_FILE)
+        target = tuned_path(recipe)
         if world.share(target.exists()):
             say(f"finetune: {target} is there already")
             return target
@@ -197,6 +197,11 @@ def finetune(recipe: Recipe) -> Path:
         tuning = recipe.finetune
         _run_stage(recipe, "finetune", model, tokenizer, tuning.data, tuning.train, world, [target])
         return target
+
+
+def tuned_path(recipe: Recipe) -> Path:
+    """What `finetune` makes: a model folder, or a file of initial states."""
+    return recipe.folder / ("model" if recipe.finetune.train.only == "all" else INITIAL_STATE_FILE)
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, base_fingerprint: str | None, path: Path) -> None:

@@ -19,7 +19,7 @@ ROWS = [(512,), (4, 256), (3, 4, 64), (1, 1280), (1, 1000), (3, 171), (2, 3, 150
 def by_onednn() -> Iterator[None]:
     """Whatever the processor."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sioconv.ops.onednn.onednn_is_faster", lambda: True)
+        patch.setattr("sioconv.ops.onednn._FASTER", True)
         yield
 
 
@@ -55,12 +55,13 @@ def magnitudes(inputs: list[Tensor], up: Tensor) -> tuple[list[Tensor], Tensor]:
 @settings(max_examples=50)
 @given(st.sampled_from(ROWS), st.integers(1, 70), st.integers(1, 70), st.booleans(), st.booleans())
 def test_it_is_torch_s(rows: tuple[int, ...], width: int, wide: int, bias: bool, turned: bool) -> None:
-    given_ = inputs(rows, width, wide, bias)
-    x = given_[0].detach().transpose(0, -2).contiguous().transpose(0, -2).requires_grad_() if turned else given_[0]
+    x, *others = inputs(rows, width, wide, bias)
+    if turned:
+        x = x.detach().transpose(0, -2).contiguous().transpose(0, -2).requires_grad_()
     up = torch.randn(*rows, wide)
-    found = linear(x, *given_[1:])
-    results = [found.detach(), *torch.autograd.grad(found, (x, *given_[1:]), up)]
-    wide_inputs = [each.detach().double() for each in (x, *given_[1:])]
+    found = linear(x, *others)
+    results = [found.detach(), *torch.autograd.grad(found, (x, *others), up)]
+    wide_inputs = [each.detach().double() for each in (x, *others)]
     exact, terms = values_and_slopes(wide_inputs, up.double()), values_and_slopes(*magnitudes(wide_inputs, up))
     for result, other, term in zip(results, exact, terms, strict=True):
         assert result.shape == other.shape

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from sioconv.data.loader import Batch
 from sioconv.errors import UserError
 from sioconv.model import SioConvForCausalLM
-from sioconv.model.loss import ROWS_MULTIPLE
+from sioconv.ops.onednn import ROWS_MULTIPLE
 from sioconv.train import step as step_module
 from sioconv.train.carry import Carry
 from sioconv.train.distributed import World
@@ -186,7 +186,7 @@ def test_frozen_weights_get_no_gradient_and_no_work_for_it(
     make_stepper: MakeStepper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gradients of the initial states are those of a whole training; the matrices' own are not computed."""
-    monkeypatch.setattr("sioconv.ops.onednn.onednn_is_faster", lambda: False)  # the counter knows torch's operators
+    monkeypatch.setattr("sioconv.ops.onednn._FASTER", False)  # the counter knows torch's operators
     batch, width, tokens = small.Windows().batch(0, 4), 32, 48
     stepper, whole = make_stepper(steps=0, only="initial_state"), make_stepper(steps=0)
     operations = []
@@ -243,7 +243,7 @@ def test_a_baseline_has_the_products_that_our_model_has(monkeypatch: pytest.Monk
     Stepper(model, small.make_config(1), World(torch.device("cpu")), torch.float32)
     assert set(model.state_dict()) == names
     ids = torch.randint(0, 32, (4, 128))
-    monkeypatch.setattr("sioconv.ops.onednn.onednn_is_faster", lambda: True)
+    monkeypatch.setattr("sioconv.ops.onednn._FASTER", True)
     with torch.profiler.profile() as recorded:
         logits = model(ids).logits
     products = {event.key: event.count for event in recorded.key_averages()}["sioconv::linear"]

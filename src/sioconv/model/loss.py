@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv.model.cache import new_cache
 from sioconv.ops import cross_entropy_
+from sioconv.ops.onednn import ROWS_MULTIPLE
 
 IGNORED = -100
-ROWS_MULTIPLE = 256
 
 
 def token_loss_gradient(

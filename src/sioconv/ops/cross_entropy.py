@@ -36,10 +36,11 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: float = 1.0) -> Tenso
     if not logits.is_contiguous():
         raise ValueError("logits are not contiguous: they are changed in place")
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    on_cpu = logits.device.type == "cpu" and logits.numel() > 0
     # Elsewhere the look-up says it itself, and nobody waits for the device.
-    if logits.device.type == "cpu" and logits.numel() and int(targets.max()) >= logits.shape[1]:
+    if on_cpu and int(targets.max()) >= logits.shape[1]:
         raise IndexError(f"target {int(targets.max())} of {logits.shape[1]} logits: expected less")
-    if logits.device.type == "cpu" and logits.dtype in KERNEL_DTYPES and logits.numel():
+    if on_cpu and logits.dtype in KERNEL_DTYPES:
         from sioconv.ops.cross_entropy_kernels import parallel, serial
         from sioconv.ops.threads import run_tasks
         from sioconv.ops.vectors import lanes

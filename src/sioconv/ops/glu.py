@@ -15,8 +15,7 @@ def silu_gate(x: Tensor, gate: Tensor) -> Tensor:
 
     On CPUs a kernel computes large products in one pass, and keeps nothing but x and gate for the backward pass, which
     is one pass as well; it can't be differentiated twice. On other devices, in exported programs, for small tensors and
-    where shape or dtype differ it is plain torch. The kernel computes bfloat16 in fp32
-    and rounds once.
+    where shape or dtype differ it is plain torch. The kernel computes bfloat16 in fp32 and rounds once.
 
     Args:
         x: [...], any floating-point dtype.

@@ -1,5 +1,6 @@
 """Linear layers in fp32 on CPUs, by whichever of torch's two libraries multiplies faster there."""
 
+import functools
 import math
 from typing import Any
 
@@ -23,7 +24,7 @@ SLOPE_ROWS = 1024  # of the inputs that one product of the weight's gradient add
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`: x @ weight.T + bias.
 
-    On processors where MKL, which torch takes for fp32, leaves half of the vector unit unused (`onednn_is_faster`),
+    On processors where MKL, which torch takes for fp32, leaves half of the vector unit unused (`takes_onednn`),
     512 and more rows of fp32 go through oneDNN, and so do both products of their backward pass. Otherwise, in exported
     programs, and for every other dtype and device, it is torch's.
 
@@ -39,17 +40,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> linear(torch.randn(2, 128, 64), torch.randn(32, 64)).shape
         torch.Size([2, 128, 32])
     """
-    single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    known = single and x.device.type == "cpu" and not torch.compiler.is_exporting()
-    if not known or math.prod(x.shape[:-1]) < FEWEST_ROWS or not onednn_is_faster():
+    known = takes_onednn(x.device, x.dtype) and weight.dtype == x.dtype and not torch.is_autocast_enabled("cpu")
+    if not known or math.prod(x.shape[:-1]) < FEWEST_ROWS or torch.compiler.is_exporting():
         return F.linear(x, weight, bias)
     y: Tensor = _forward(x, weight, bias)
     return y
 
 
-def onednn_is_faster() -> bool:
-    """Whether fp32 products take oneDNN: on AMD's processors with AVX-512, of which MKL uses the AVX2 part only."""
-    return _FASTER
+def takes_onednn(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether linear layers with rows enough take oneDNN: in fp32 on AMD's processors with AVX-512.
+
+    MKL uses the AVX2 part of these only.
+    """
+    return _FASTER and device.type == "cpu" and dtype == torch.float32
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -61,7 +64,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _padded(x: Tensor) -> Tensor:
     """x [..., K] as [rows, K], their number rounded up with zeros."""
     rows = x.flatten(0, -2)
-    return F.pad(rows, (0, 0, 0, -len(rows) % ROWS_MULTIPLE)) if len(rows) % ROWS_MULTIPLE else rows
+    missing = -len(rows) % ROWS_MULTIPLE
+    return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
 @torch.library.custom_op("sioconv::linear", mutates_args=(), device_types="cpu")
@@ -78,14 +82,13 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
 @torch.library.custom_op("sioconv::linear_weight_gradient", mutates_args=(), device_types="cpu")
 def _weight_gradient(grad_y: Tensor, x: Tensor) -> Tensor:
     """grad_y.T @ x, [N, K], of grad_y [..., N] and x [..., K]."""
-    rows = _padded(grad_y), _padded(x)
+    left, right = _padded(grad_y), _padded(x)
     # The result has its longer side behind, which is up to a quarter faster.
-    turned = rows[0].shape[1] > rows[1].shape[1]
-    total: Tensor | None = None
-    for parts in zip(*(torch.split(each, SLOPE_ROWS) for each in (reversed(rows) if turned else rows)), strict=True):
-        part = product(parts[0].t(), parts[1].t())
-        total = part if total is None else total.add_(part)
-    assert total is not None
+    turned = left.shape[1] > right.shape[1]
+    if turned:
+        left, right = right, left
+    pieces = zip(torch.split(left, SLOPE_ROWS), torch.split(right, SLOPE_ROWS), strict=True)
+    total = functools.reduce(Tensor.add_, (product(one.t(), other.t()) for one, other in pieces))
     return total.t().contiguous() if turned else total
 
 

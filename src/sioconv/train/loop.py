@@ -19,6 +19,7 @@ from sioconv.data.loader import Batch
 from sioconv.data.prefetch import prefetch
 from sioconv.device import describe_device, pick_device
 from sioconv.errors import StoppedError, UserError
+from sioconv.ops.onednn import takes_onednn
 from sioconv.progress import say
 from sioconv.train.checkpoint import Checkpointer, Keep, Progress, checkpoints, load_checkpoint, newest_good
 from sioconv.train.config import TrainConfig
@@ -26,14 +27,7 @@ from sioconv.train.distributed import World
 from sioconv.train.interrupt import StopSignals
 from sioconv.train.metrics import MetricsLog, TrainingBar
 from sioconv.train.plan import Plan, make_plan, read_plan, write_plan
-from sioconv.train.speed import (
-    keep_freed_memory,
-    matrix_speed,
-    memory_used,
-    pick_precision,
-    synchronize,
-    takes_onednn,
-)
+from sioconv.train.speed import keep_freed_memory, matrix_speed, memory_used, pick_precision, synchronize
 from sioconv.train.step import Stepper
 from sioconv.train.watch import Sample, Validate, Watch
 

@@ -8,7 +8,7 @@ import time
 import torch
 
 from sioconv.errors import UserError
-from sioconv.ops.onednn import onednn_is_faster, product
+from sioconv.ops.onednn import product, takes_onednn
 
 if sys.platform != "win32":
     import resource
@@ -44,11 +44,6 @@ def memory_used(device: torch.device) -> int:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
-
-
-def takes_onednn(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the linear layers go through `sioconv.ops.onednn` where they have rows enough."""
-    return device.type == "cpu" and dtype == torch.float32 and onednn_is_faster()
 
 
 def matrix_speed(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.3) -> float:
