@@ -17,6 +17,7 @@ from sioconv.data.account import (
     account_of,
     read_statistics,
     refuse_bad_rows,
+    side_without_documents,
     summary,
     why_nothing_is_left,
     write_account,
@@ -25,12 +26,14 @@ from sioconv.data.chat import encode_batch
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.executor import run_tasks
+from sioconv.data.finding import find
 from sioconv.data.inputs import Checksums, identify
 from sioconv.data.long_texts import encode_long, is_long
 from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.rows import Split
 from sioconv.data.shard_writer import Ids, read_facts, task_writer, token_type, write_manifest
 from sioconv.data.shards import VERSION, ShardSet
+from sioconv.data.tally import Tally
 from sioconv.data.tokenizer import encode_texts, load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
 from sioconv.files import disk_errors
@@ -159,15 +162,16 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
         if not made:
             try:
                 _run_stages(f"data {name}", source, data, tokenizer_path.absolute(), work)
-                statistics = _publish(work, out, about, data, vocabulary)
+                statistics = _publish(work, out, about, data, vocabulary, find(source.path).left_out)
             except BaseException:
                 _remove_unfinished(work)
                 with suppress(OSError):  # it may hold older shard sets, or not be there
                     out.rmdir()
                 raise
             shutil.rmtree(work)
-            if line := summary(statistics, out):
-                say(line)
+            for line in (summary(statistics, out), side_without_documents(statistics, data.heldout)):
+                if line:
+                    say(line)
     checksums.save()
     if statistics is not None:
         refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
@@ -217,7 +221,9 @@ def _is_made(folder: Path, about: dict[str, Any]) -> bool:
     return all(manifest.get(key) == value for key, value in about.items())
 
 
-def _publish(work: Path, out: Path, about: dict[str, Any], data: DataConfig, vocabulary: int) -> dict[str, Any]:
+def _publish(
+    work: Path, out: Path, about: dict[str, Any], data: DataConfig, vocabulary: int, files: Tally
+) -> dict[str, Any]:
     """Writes the account and the manifests and moves both shard sets to their places; returns the statistics.
 
     Goes on where an earlier call was stopped. Raises UserError for no text to train on, or too many bad rows.
@@ -227,7 +233,7 @@ def _publish(work: Path, out: Path, about: dict[str, Any], data: DataConfig, voc
     documents: dict[str, int] = {split: sum(task.documents for task in tasks[split]) for split in SPLITS}
     tallies = read_accounts(work / "accounts", count)
     ids = repeated_ids(work / "accounts", count) if about["columns"][1] is not None else None
-    statistics = account_of(about["source"], tallies, ids, documents)
+    statistics = account_of(about["source"], tallies, ids, documents, files)
     refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
     if not documents["train"]:
         shutil.rmtree(work)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.data.account import first_bad, why_nothing_is_left
 from sioconv.data.config import DataConfig, TokenizerConfig
 from sioconv.data.tokenizer import TOKENIZER_FILE, load_tokenizer, train_tokenizer
 from sioconv.data.tokenizer_adopt import adopt_tokenizer
 from sioconv.data.tokenizer_report import JSON_FILE, TABLE_FILE, write_report
 from sioconv.data.tokenizer_sample import tokenizer_samples
+from sioconv.errors import UserError
 from sioconv.progress import say
 
 
@@ -38,6 +40,13 @@ def prepare_tokenizer(
         say(f"tokenizer: {len(tokenizer):,} tokens from {adopted} → {folder}")
         made = True
     samples = tokenizer_samples(data, config.sample_bytes)
+    for sample in samples.values():
+        if bad := sample.statistics["bad_rows"]:
+            rows, example = sample.statistics["rows"], first_bad(sample.statistics)
+            say(f"tokenizer: {bad:,} of {rows:,} rows can't be used, such as {example}")
+    if not made and not any(sample.train for sample in samples.values()):
+        reasons = (f"{name}: {why_nothing_is_left(sample.statistics)}" for name, sample in samples.items())
+        raise UserError(f"no text to train a tokenizer on: {'; '.join(reasons)}")
     if not made:
         start = time.monotonic()
         texts = (piece for sample in samples.values() for piece in sample.train)
