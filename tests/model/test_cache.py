@@ -76,7 +76,7 @@ def test_it_can_be_taken_apart_and_put_together(model: SioConvForCausalLM, ids: 
         assert isinstance(again, SioConvCache) and again.get_seq_length() == cache.get_seq_length()
         assert torch.equal(read(model, ids[:, -2:], again), read(model, ids[:, -2:], cache))
     paths = [str(path[0]) for path, _ in _pytree.tree_flatten_with_path(warm)[0]]
-    assert len(paths) == len(set(paths)) == 1 + 2 * model.config.num_hidden_layers
+    assert len(paths) == len(set(paths)) == 1 + len(LayerState._fields) * model.config.num_hidden_layers
 
 
 def test_a_missing_state_is_named(model: SioConvForCausalLM, warm: SioConvCache) -> None:
