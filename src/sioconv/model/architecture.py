@@ -141,6 +141,15 @@ def parameter_count(config: Architecture, vocab_size: int) -> int:
     return embedding + config.num_hidden_layers * block + width + head
 
 
+# Fields that came after models had fingerprints, each with the value that a model from before them has.
+NEWER_FIELDS: dict[str, Any] = {
+    "trapezoid": False,
+    "norm_groups": None,
+    "zero_out_projections": False,
+    "embedding_std": 1.0,
+    "linear_std": None,
+}
+
 # `sioconv-2024` is the model of the talk, parameter for parameter; `sioconv` differs from it only where a measurement
 # in docs/experiments.md says so.
 PRESETS: dict[str, dict[str, Any]] = {

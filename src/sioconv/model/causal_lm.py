@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from sioconv.model.architecture import Architecture
+from sioconv.model.architecture import NEWER_FIELDS, Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.configuration import SioConvConfig
 from sioconv.model.layers import BoundedEmbedding, FeedForward, Linear, RMSNorm, SioConvBlock, SioConvLayer
@@ -264,6 +264,9 @@ class SioConvForCausalLM(CausalLMOnStates, SioConvPreTrainedModel, GenerationMix
     def fingerprint(self) -> str:
         """A hash of the architecture and of the ends of every parameter: does a saved state belong to this model?"""
         sizes = {field.name: getattr(self.config, field.name) for field in fields(Architecture)}
+        for name, value in NEWER_FIELDS.items():  # else the states of models from before them would be refused
+            if sizes[name] == value:
+                del sizes[name]
         digest = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
         for name, value in self.named_parameters():
             flat = value.detach().flatten()
