@@ -68,7 +68,9 @@ def main() -> None:
     one.add_argument("--track", choices=list(TRACKS), default="bundled", help="which text (default: %(default)s)")
     one.add_argument("--tokens", type=int, default=TOKENS, help="to train on (default: %(default)s)")
     one.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
-    one.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the recipe, as model.num_heads=4")
+    one.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the recipe, as model.num_heads=4"
+    )
     for verb in (queue, one):
         verb.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
         verb.add_argument("--work", type=Path, default=ROOT / "runs" / "speedrun", help="for checkouts and runs")

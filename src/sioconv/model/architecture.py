@@ -29,8 +29,8 @@ class Architecture:
             input, but the output's gate reads it as it was; `z`, z [B, T, D] before `input_scale`.
         input_scale: what z is multiplied by: `none`; `variance`, sqrt(1 - a^2), which keeps the state's variance
             that of z; `mean`, 1 - a, which makes the state a weighted mean of z.
-        trapezoid: the recurrence reads l_t * z_t + (1 - l_t) * a_t * z_{t-1} in place of z_t (after `input_scale`), with
-            l_t = sigmoid(Linear_mix(x_t)) [B, T, H], about 0.88 at the start, and 0 for z_{t-1} where a document
+        trapezoid: the recurrence reads l_t * z_t + (1 - l_t) * a_t * z_{t-1} in place of z_t (after `input_scale`),
+            with l_t = sigmoid(Linear_mix(x_t)) [B, T, H], about 0.88 at the start, and 0 for z_{t-1} where a document
             begins.
         norm_groups: G, groups of channels that the state's normalisation takes the statistics of, with one affine pair
             each; None: one a head. Must divide hidden_size.
@@ -96,7 +96,14 @@ class Architecture:
             if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
                 choices = ", ".join(get_args(field.type))
                 raise ValueError(f"{field.name}: {getattr(self, field.name)!r} is none of {choices}")
-        for name in ("gate_bound", "state_norm_eps", "rms_norm_eps", "embedding_max_norm", "embedding_std", "linear_std"):
+        for name in (
+            "gate_bound",
+            "state_norm_eps",
+            "rms_norm_eps",
+            "embedding_max_norm",
+            "embedding_std",
+            "linear_std",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}: {value} is not a positive number")
@@ -124,7 +131,8 @@ def parameter_count(config: Architecture, vocab_size: int) -> int:
     A = H or, with `channel` gates, D, G = norm_groups or H, b = 1 with `use_bias` and m = 1 with `trapezoid`, else 0:
 
         mixer  4 (D^2 + bD) + (D + 2) A + D + 2G + DW + m (D + 1) H
-                                        z, its gate, y, its gate; dt, A_log; initial state; norm; conv; mixture with z_{t-1}
+                                                          z, its gate, y, its gate; dt, A_log; initial state; norm;
+                                                          conv; mixture with z_{t-1}
         ffn    3 D F + b (2F + D)
         block  mixer + ffn + 2 D                          two RMSNorms
         model  V D + L block + D + head                   embedding, blocks, last RMSNorm

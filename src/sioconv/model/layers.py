@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from sioconv.model.architecture import Architecture
 from sioconv.ops import linear, normalise_heads, rms_norm, scan, scan_norm_gate, silu_gate, step
 
-
 MIX_BIAS = 2.0  # of the mixture with the last z: sigmoid(2) = 0.88 of this one at the start
 
 
@@ -234,7 +233,9 @@ def _past(
     if tail is None:
         tail = x.new_zeros(batch, width, past)
     inputs = torch.cat([tail.transpose(1, 2).to(x.dtype), x], dim=1)  # [B, past + T, D]
-    document = None if reset is None else F.pad(reset.cumsum(dim=1), (past, 0))  # [B, past + T], which one an input is of
+    document = (
+        None if reset is None else F.pad(reset.cumsum(dim=1), (past, 0))
+    )  # [B, past + T], which one an input is of
     order = None if mask is None else F.pad(mask, (past, 0), value=True).byte().argsort(dim=1, stable=True)
     back = None
     if order is not None:  # padding goes in front of everything: a tap reaches the real input before it
