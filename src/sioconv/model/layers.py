@@ -1,7 +1,9 @@
 """The mixer and its block in plain PyTorch: needs torch and `sioconv.ops`, nothing else."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +13,31 @@ from sioconv.model.architecture import Architecture
 from sioconv.ops import linear, normalise_heads, rms_norm, scan, scan_norm_gate, silu_gate, step
 
 
-class LayerState(NamedTuple):
-    """What a layer carries from one call to the next.
+class _StateTensors(NamedTuple):
+    c: Tensor
+    conv: Tensor | None
+
+
+class LayerState(_StateTensors):
+    """What a layer carries from one call to the next: a named tuple.
+
+    Tools that map over tensors build it from an iterable of the two, as they build tuples and lists.
 
     Attributes:
         c: the memory, [B, H, P], fp32.
         conv: the last W - 1 inputs of the convolution (x, or z where it is on z), [B, D, W - 1]; None without one.
     """
 
-    c: Tensor
-    conv: Tensor | None
+    __slots__ = ()
+
+    def __new__(cls, c: Tensor | Iterable[Tensor | None], conv: Tensor | None = None) -> Self:
+        if isinstance(c, Tensor):
+            return super().__new__(cls, c, conv)
+        return cls._make(c)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy that a gradient runs through: `copy.deepcopy` refuses tensors that were computed from parameters."""
+        return type(self)(None if tensor is None else tensor.clone() for tensor in self)
 
 
 class SioConvLayer(nn.Module):
@@ -103,7 +120,7 @@ class SioConvLayer(nn.Module):
 
         Computed outside autocast: bf16 can't represent a memory of more than about 256 steps.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             return self.gate_of(self.dt_proj(x.to(self.dt_proj.weight.dtype)))
 
     def gate_of(self, dt: Tensor) -> Tensor:
@@ -222,10 +239,16 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def without_autocast(kind: str) -> AbstractContextManager[Any]:
+    """No autocast on devices of this kind; some, such as meta, have none."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 def matmul_dtype(x: Tensor) -> torch.dtype:
     """What autocast would cast x to for a product; x's own dtype without autocast."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    known = torch.amp.is_autocast_available(kind)
+    return torch.get_autocast_dtype(kind) if known and torch.is_autocast_enabled(kind) else x.dtype
 
 
 class Linear(nn.Linear):
