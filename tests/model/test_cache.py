@@ -60,6 +60,20 @@ def test_a_copy_is_independent(model: SioConvForCausalLM, ids: Tensor, warm: Sio
         assert torch.equal(tensor, before[name]) and not torch.equal(tensor, copy.state_dict()[name])
 
 
+def test_a_copy_outside_no_grad_carries_the_gradient(model: SioConvForCausalLM, ids: Tensor) -> None:
+    """torch refuses to deep-copy what was computed from parameters."""
+    cache = model(ids[:, :5], use_cache=True).cache
+    copies = [deepcopy(cache), deepcopy({"caches": [cache]})["caches"][0]]
+    expected = model(ids[:, 5:], cache=cache).logits
+    for copy in copies:
+        assert torch.equal(model(ids[:, 5:], cache=copy).logits, expected)
+    model(ids[:, 5:], cache=deepcopy(model(ids[:, :5], use_cache=True).cache)).logits.sum().backward()
+    copied = model.model.embed_tokens.weight.grad.clone()
+    model.zero_grad()
+    model(ids[:, 5:], cache=model(ids[:, :5], use_cache=True).cache).logits.sum().backward()
+    assert torch.equal(copied, model.model.embed_tokens.weight.grad)
+
+
 def test_state_dict_round_trip(model: SioConvForCausalLM, ids: Tensor, warm: SioConvCache) -> None:
     other = SioConvCache(model.config)
     other.load_state_dict(warm.state_dict(), int(warm.tokens_seen))

@@ -112,6 +112,16 @@ def test_long_embeddings_are_looked_up_at_the_limit(model: SioConvForCausalLM, i
     torch.testing.assert_close(model.get_input_embeddings()(ids), rows)
 
 
+def test_shapes_on_the_meta_device(model: SioConvForCausalLM, ids: Tensor) -> None:
+    with torch.device("meta"):
+        shapes = SioConvForCausalLM(model.config)
+        read = shapes(torch.ones_like(ids), labels=torch.ones_like(ids), use_cache=True)
+        read.loss.backward()
+        more = shapes(torch.ones(3, 1, dtype=torch.int64), cache=read.cache)
+    assert read.logits.is_meta and read.logits.shape == (3, 11, model.config.vocab_size) and more.logits.shape[1] == 1
+    assert more.cache.get_seq_length() == 12
+
+
 def test_a_cache_for_keys_and_values_is_refused(model: SioConvForCausalLM, ids: Tensor) -> None:
     for call in (model, model.generate):
         with pytest.raises(TypeError, match="cache is a DynamicCache: give a SioConvCache"):

@@ -1,9 +1,13 @@
 """The layer alone: what it computes, and that cutting, packing and padding a sequence change nothing."""
 
+import pickle
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.trainer_pt_utils import nested_detach
 
 from sioconv.model import Architecture, LayerState, SioConvForCausalLM, SioConvLayer
 
@@ -200,3 +204,37 @@ def test_gates_stay_fp32_under_autocast(layer: SioConvLayer, x: Tensor) -> None:
 def test_a_wrong_size_is_named() -> None:
     with pytest.raises(ValueError, match="num_heads: 5"):
         SioConvLayer(Architecture(hidden_size=12, num_heads=5))
+
+
+def test_a_state_is_built_from_one_iterable(layer: SioConvLayer, x: Tensor) -> None:
+    """As transformers' Trainer builds tuples and lists: `type(state)(f(tensor) for tensor in state)`."""
+    _, state = layer(x)
+    for again in (LayerState(tensor for tensor in state), LayerState(list(state)), LayerState(*state)):
+        assert type(again) is LayerState and again.c is state.c and again.conv is state.conv
+    assert LayerState(state.c).conv is None
+    with pytest.raises(TypeError):
+        LayerState([state.c])
+    nested = nested_detach((state, [state]))  # type: ignore[no-untyped-call]
+    assert torch.equal(nested[0].c, state.c) and type(nested[1][0]) is LayerState
+    loaded = pickle.loads(pickle.dumps(LayerState(state.c.detach())))
+    assert type(loaded) is LayerState and torch.equal(loaded.c, state.c)
+
+
+def test_a_state_is_copied_outside_no_grad(layer: SioConvLayer, x: Tensor) -> None:
+    _, state = layer(x)
+    copied = deepcopy(state)
+    assert type(copied) is LayerState and torch.equal(copied.c, state.c) and copied.c is not state.c
+
+
+def test_shapes_on_the_meta_device(model: SioConvForCausalLM, x: Tensor) -> None:
+    """Forward and backward, whole sequences and single steps, without computing."""
+    with torch.device("meta"):
+        layer = SioConvLayer(model.config)
+        y, state = layer(torch.randn(*x.shape), mask=torch.ones(x.shape[:2], dtype=torch.bool))
+        y, state = layer(torch.randn(*x.shape), state, reset=torch.zeros(x.shape[:2], dtype=torch.bool))
+        y.sum().backward()
+        with torch.no_grad():
+            step, state = layer(torch.randn(x.shape[0], 1, x.shape[2]), state)
+    assert y.shape == x.shape and y.is_meta and step.shape == (x.shape[0], 1, x.shape[2])
+    assert state.c.is_meta and state.c.shape == (x.shape[0], layer.config.num_heads, layer.config.head_dim)
+    assert all(parameter.grad is not None for parameter in layer.parameters())

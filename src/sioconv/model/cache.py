@@ -1,6 +1,7 @@
 """The model's memory in the shape that transformers' generation expects of a cache."""
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import Any
 
 import torch
@@ -60,6 +61,12 @@ class SioConvCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if self.state is not None:
             self.state = self.state._make(None if tensor is None else how(tensor) for tensor in self.state)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SioConvCacheLayer":
+        """A copy that a gradient runs through, for the same reason as `LayerState`'s."""
+        layer = copy(self)
+        layer.change(Tensor.clone)
+        return layer
+
 
 class SioConvCache(Cache):
     """The states of all layers, [B, H, P] fp32 and [B, D, W - 1] each: constant in size however much was read.
@@ -72,7 +79,8 @@ class SioConvCache(Cache):
 
     def __init__(self, config: Architecture) -> None:
         super().__init__(layers=[SioConvCacheLayer() for _ in range(config.num_hidden_layers)])
-        self.tokens_seen = torch.zeros((), dtype=torch.int64)
+        # A number that is asked for, so it is there also where the model is on meta.
+        self.tokens_seen = torch.zeros((), dtype=torch.int64, device="cpu")
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Tokens read so far."""
@@ -128,7 +136,7 @@ class SioConvCache(Cache):
         """Takes over what `state_dict` gave; the inverse of it. Raises KeyError where a layer's state is missing."""
         for i, layer in enumerate(self.layers):
             layer.state = self.read_state(tensors, f"layers.{i}.") if tensors else None
-        self.tokens_seen = torch.tensor(tokens_seen, dtype=torch.int64)
+        self.tokens_seen = torch.tensor(tokens_seen, dtype=torch.int64, device="cpu")
 
     @staticmethod
     def read_state(tensors: dict[str, Tensor], prefix: str) -> Any:

@@ -1,7 +1,9 @@
 """The mixer and its block in plain PyTorch: needs torch and `sioconv.ops`, nothing else."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,16 @@ from sioconv.ops import linear, normalise_heads, rms_norm, scan, scan_norm_gate,
 MIX_BIAS = 2.0  # of the mixture with the last z: sigmoid(2) = 0.88 of this one at the start
 
 
-class LayerState(NamedTuple):
-    """What a layer carries from one call to the next.
+class _StateTensors(NamedTuple):
+    c: Tensor
+    conv: Tensor | None
+    z: Tensor | None
+
+
+class LayerState(_StateTensors):
+    """What a layer carries from one call to the next: a named tuple.
+
+    Tools that map over tensors build it from an iterable of the three, as they build tuples and lists.
 
     Attributes:
         c: the memory, [B, H, P], fp32.
@@ -22,9 +32,16 @@ class LayerState(NamedTuple):
         z: the last z, [B, H, P], where the recurrence reads a mixture with it (`trapezoid`); else None.
     """
 
-    c: Tensor
-    conv: Tensor | None = None
-    z: Tensor | None = None
+    __slots__ = ()
+
+    def __new__(cls, c: Tensor | Iterable[Tensor | None], conv: Tensor | None = None, z: Tensor | None = None) -> Self:
+        if isinstance(c, Tensor):
+            return super().__new__(cls, c, conv, z)
+        return cls._make(c)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy that a gradient runs through: `copy.deepcopy` refuses tensors that were computed from parameters."""
+        return type(self)(None if tensor is None else tensor.clone() for tensor in self)
 
 
 class SioConvLayer(nn.Module):
@@ -113,7 +130,7 @@ class SioConvLayer(nn.Module):
 
         Computed outside autocast: bf16 can't represent a memory of more than about 256 steps.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             return self.gate_of(self.dt_proj(x.to(self.dt_proj.weight.dtype)))
 
     def gate_of(self, dt: Tensor) -> Tensor:
@@ -271,10 +288,16 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def without_autocast(kind: str) -> AbstractContextManager[Any]:
+    """No autocast on devices of this kind; some, such as meta, have none."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 def matmul_dtype(x: Tensor) -> torch.dtype:
     """What autocast would cast x to for a product; x's own dtype without autocast."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    known = torch.amp.is_autocast_available(kind)
+    return torch.get_autocast_dtype(kind) if known and torch.is_autocast_enabled(kind) else x.dtype
 
 
 class Linear(nn.Linear):
