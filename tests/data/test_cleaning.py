@@ -114,7 +114,9 @@ def test_normalisation_is_done_once_and_keeps_case(text: str, form: str) -> None
     once = normalise(text, step)
     assert normalise(once, step) == once
     assert "\r" not in once
-    assert all(unicodedata.is_normalized(step.form, part) for part in re.split("[\uf900-\ufaff\U0002f800-\U0002fa1f]", once))
+    assert all(
+        unicodedata.is_normalized(step.form, part) for part in re.split("[\uf900-\ufaff\U0002f800-\U0002fa1f]", once)
+    )
     ascii_letters = [letter for letter in text if letter in LETTERS + LETTERS.upper()]
     assert list(normalise("".join(ascii_letters), step)) == ascii_letters
 

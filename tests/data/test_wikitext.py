@@ -9,7 +9,8 @@ from sioconv.data.wikitext import plain_text
 MARKS = [
     "{{", "}}", "{{{", "}}}", "[[", "]]", "[http://a ", "]", "|", "{|", "|}", "-{", "}-", "''", "'''", "=", "==", "\n",
     "<ref>", "</ref>", "<ref/>", "<sup>", "</sup>", "<table>", "</table>", "<!--", "-->", "<nowiki>", "</nowiki>",
-    "<gallery>", "</gallery>", "<div>", "<rt>", "</rt>", "&lt;", "&#60;", "*", ";", ":", "lang", "File:", " ", "川", "\0",
+    "<gallery>", "</gallery>", "<div>", "<rt>", "</rt>", "&lt;", "&#60;", "*", ";", ":", "lang", "File:", " ", "川",
+    "\0",
 ]  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def test_what_a_reader_reads(wikitext: str, text: str) -> None:
 
 
 def test_what_is_left_out_is_counted() -> None:
-    source = "海<ref>本</ref>{{R|x}}{{スタブ}}\n{|\n| [[一]] || {{二}}\n|}\n<table><tr><td>三</td></tr></table><score>c</score>"
+    source = "海<ref>本</ref>{{R|x}}{{スタブ}}\n{|\n| [[一]] || {{二}}\n|}\n<table><tr><td>三</table><score>c</score>"
     text, left_out = plain_text(source, set(), set())
     assert text == "海"
     assert left_out == {"reference": 1, "template": 3, "table": 2, "score": 1}

@@ -77,9 +77,7 @@ def normalise(text: str, step: Normalise) -> str:
     text = CONTROLS.sub(_space, INVISIBLE.sub("", text))
     between = KANJI.split(text)
     written = [*KANJI.findall(text), ""]
-    return "".join(
-        unicodedata.normalize(step.form, part) + kanji for part, kanji in zip(between, written, strict=True)
-    )
+    return "".join(unicodedata.normalize(step.form, part) + kanji for part, kanji in zip(between, written, strict=True))
 
 
 def _space(controls: re.Match[str]) -> str:

@@ -29,14 +29,16 @@ VERBATIM = {"nowiki", "math", "chem", "ce", "pre", "syntaxhighlight", "source"}
 LISTINGS = {"pre", "syntaxhighlight", "source"}
 UNREAD = {"ref", "references", "timeline", "score", "graph", "mapframe", "maplink", "imagemap", "hiero", "inputbox"}
 UNREAD |= {"templatestyles", "indicator", "categorytree", "includeonly", "templatedata"}
-BLOCKS = set(
-    "br p div li ul ol dl dt dd tr caption h1 h2 h3 h4 h5 h6 hr center blockquote poem section article td th".split()
-)
+BLOCKS = {
+    "br", "p", "div", "li", "ul", "ol", "dl", "dt", "dd", "tr", "td", "th", "caption", "h1", "h2", "h3", "h4", "h5",
+    "h6", "hr", "center", "blockquote", "poem", "section", "article",
+}  # fmt: skip
 HELD = {"sup", "sub", "rt", "rp", "table"}  # their content becomes text when they are closed
-INLINE = set(
-    "b i u s em strong span small big font code tt var kbd samp cite q abbr bdi bdo del ins strike dfn mark time data "
-    "ruby rb rtc wbr tbody thead tfoot col colgroup noinclude onlyinclude a img".split()
-)
+INLINE = {
+    "b", "i", "u", "s", "em", "strong", "span", "small", "big", "font", "code", "tt", "var", "kbd", "samp", "cite",
+    "q", "abbr", "bdi", "bdo", "del", "ins", "strike", "dfn", "mark", "time", "data", "ruby", "rb", "rtc", "wbr",
+    "tbody", "thead", "tfoot", "col", "colgroup", "noinclude", "onlyinclude", "a", "img",
+}  # fmt: skip
 RAISED = dict(zip("0123456789+-−=()", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾", strict=True))
 LOWERED = dict(zip("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎", strict=True))
 
@@ -258,7 +260,7 @@ class _Page:
     def _external(self, texts: Sequence[str]) -> str:
         return texts[0].partition(" ")[2].strip()
 
-    def _grid(self, texts: Sequence[str]) -> str:
+    def _grid(self, _: Sequence[str]) -> str:
         self.left_out["table"] += 1
         return "\n"
 
