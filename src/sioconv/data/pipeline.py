@@ -26,7 +26,7 @@ from sioconv.data.chat import encode_batch
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.executor import run_tasks
-from sioconv.data.finding import find
+from sioconv.data.finding import BUNDLED, IDENTITY, find
 from sioconv.data.inputs import Checksums, identify
 from sioconv.data.long_texts import encode_long, is_long
 from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
@@ -41,6 +41,9 @@ from sioconv.progress import say
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 INPUTS = ".inputs.json"
+# How text is read, by what has its own rules; a number grows where the same files begin to give another text, so that
+# shards of before are made again. What isn't here has been read in the same way from the beginning.
+READING = {"normalise": 2, "wikitext": 2, "conversations": 2}
 BATCH_BYTES = 1_000_000  # of text that is tokenised together: enough for all cores, whatever the documents' sizes
 
 
@@ -198,6 +201,7 @@ def _about(
     name: str, source: SourceConfig, data: DataConfig, tokenizer: Path, inputs: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What a manifest says of where shards come from; where it is the same, so are they."""
+    reading = _reading(source, inputs)
     return {
         "source": name,
         "path": source.path,
@@ -210,7 +214,18 @@ def _about(
         "heldout": data.heldout,
         "tasks": data.tasks,
         "inputs": inputs,
+        **({"reading": reading} if reading else {}),
     }
+
+
+def _reading(source: SourceConfig, inputs: list[dict[str, Any]]) -> dict[str, int]:
+    """Which of `READING` a source's text depends on."""
+    applies = {
+        "normalise": source.cleaning.normalise is not None,
+        "wikitext": any(".xml" in str(one.get("file", "")).lower() for one in inputs),
+        "conversations": source.kind == "chat" and not source.path.startswith((IDENTITY, BUNDLED)),
+    }
+    return {name: number for name, number in READING.items() if applies[name]}
 
 
 def _is_made(folder: Path, about: dict[str, Any]) -> bool:

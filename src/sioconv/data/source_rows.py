@@ -1,5 +1,6 @@
 """Where rows come from: files, folders, globs, the Hub, text that ships with the package, turns built from a name."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from sioconv.data.finding import IDENTITY, find
 from sioconv.data.hub import HUB, read_hub
 from sioconv.data.identity import identity_rows
 from sioconv.data.readers import Record, Share, reader_of
-from sioconv.data.rows import BadInput, LeftOut, Row, row_of
-from sioconv.data.tally import Tally
+from sioconv.data.rows import PARTS_LEFT_OUT, BadInput, LeftOut, Row, row_of
+from sioconv.data.tally import Counted, Tally
 from sioconv.errors import UserError
 from sioconv.files import shown
 
@@ -76,9 +77,12 @@ def _counted(record: Record, source: SourceConfig, where: str, tally: Tally) -> 
     try:
         if isinstance(record, BadInput):
             raise record
+        parts = record.pop(PARTS_LEFT_OUT) if isinstance(record.get(PARTS_LEFT_OUT), Counter) else Counter()
         row = row_of(record, source.kind, where, source.text_column)
     except BadInput as error:
         tally.refuse(error)
         return
     tally.seen += 1
+    for part, count in parts.items():
+        tally.parts.setdefault(part, Counted()).add(where, "", count)
     yield row
