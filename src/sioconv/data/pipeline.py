@@ -28,6 +28,7 @@ from sioconv.data.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.executor import run_tasks
 from sioconv.data.finding import BUNDLED, IDENTITY, find
 from sioconv.data.inputs import Checksums, identify
+from sioconv.data.interruptible import interruptible, stopped_by_sigterm
 from sioconv.data.long_texts import encode_long, is_long
 from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.rows import Split
@@ -92,12 +93,14 @@ class ShardWriter(PipelineStep):  # type: ignore[misc]
         if self.masked:
             encoded = encode_batch(tokenizer, [document.metadata["messages"] for document in documents])
             return [ids for ids, _ in encoded], [mask for _, mask in encoded]
-        short = iter(encode_texts(tokenizer, [document.text for document in documents if not is_long(document.text)]))
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        return [
-            encode_long(tokenizer, document.text, bos, eos) if is_long(document.text) else [bos, *next(short), eos]
-            for document in documents
-        ], None
+        return interruptible(lambda: _encode_documents(tokenizer, [document.text for document in documents])), None
+
+
+def _encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[Ids]:
+    """bos, tokens and eos of each text."""
+    short = iter(encode_texts(tokenizer, [text for text in texts if not is_long(text)]))
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return [encode_long(tokenizer, text, bos, eos) if is_long(text) else [bos, *next(short), eos] for text in texts]
 
 
 def batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
@@ -144,7 +147,13 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
     Raises:
         UserError: a file, setting or tokenizer that can't be used, too many rows that can't, no text for training, a
             full disk, or a worker that was killed.
+        StoppedError: SIGTERM came.
     """
+    with stopped_by_sigterm(f"data {name}"):
+        _prepare_source(name, source, data, tokenizer_path, out)
+
+
+def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_path: Path, out: Path) -> None:
     if data.tasks < 1 or data.workers < 1:
         raise UserError(f"data.tasks and data.workers must be 1 or more: got {data.tasks} and {data.workers}")
     if not 0 <= data.heldout < 1:

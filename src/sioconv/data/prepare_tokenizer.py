@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.account import first_bad, why_nothing_is_left
 from sioconv.data.config import DataConfig, TokenizerConfig
+from sioconv.data.interruptible import stopped_by_sigterm
 from sioconv.data.tokenizer import TOKENIZER_FILE, load_tokenizer, train_tokenizer
 from sioconv.data.tokenizer_adopt import adopt_tokenizer
 from sioconv.data.tokenizer_report import JSON_FILE, TABLE_FILE, write_report
@@ -31,7 +32,15 @@ def prepare_tokenizer(
 
     Raises:
         UserError: no text, or a source, setting or tokenizer that can't be used.
+        StoppedError: SIGTERM came.
     """
+    with stopped_by_sigterm("tokenizer"):
+        return _prepare_tokenizer(config, adopted, data, folder)
+
+
+def _prepare_tokenizer(
+    config: TokenizerConfig, adopted: str | None, data: DataConfig, folder: Path
+) -> PreTrainedTokenizerFast:
     made = (folder / TOKENIZER_FILE).exists()
     if made and _compared(folder / JSON_FILE).issuperset({"this one", *config.compare}):
         return load_tokenizer(folder)
