@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from sioconv.model import SioConvCache, SioConvForCausalLM
+from sioconv.model import PRESETS, SioConvCache, SioConvConfig, SioConvForCausalLM
 from sioconv.model.loss import IGNORED
 
 
@@ -230,3 +230,21 @@ def test_the_fingerprint_is_the_weights_and_the_architecture(model: SioConvForCa
     model.config.rms_norm_eps *= 2
     known.add(model.fingerprint())
     assert len(known) == 2 + len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("sioconv-2024", "6d087b19dc5a7935cbd3cac2347865bfe7675844efa1be20f731e2c95b5198c9"),
+        ("sioconv", "6f625731cc8b83bb10f5373102c7bd81b9747250e44a2b84272609f27486d4e2"),
+    ],
+)
+def test_options_that_came_later_leave_the_fingerprint_of_older_models(preset: str, expected: str) -> None:
+    """What state files of before say of their model."""
+    sizes = {"hidden_size": 12, "num_heads": 3, "num_hidden_layers": 2, "intermediate_size": 20, "vocab_size": 40}
+    model = SioConvForCausalLM(SioConvConfig(**{**PRESETS[preset], **sizes}))
+    for i, parameter in enumerate(model.parameters()):
+        parameter.data.fill_(i / 8)
+    assert model.fingerprint() == expected
+    model.config.trapezoid = True
+    assert model.fingerprint() != expected

@@ -34,7 +34,7 @@ def alone(layer: SioConvLayer, x: Tensor, state: LayerState | None = None) -> tu
 
 
 def row(state: LayerState, i: int) -> LayerState:
-    return LayerState(state.c[i : i + 1], None if state.conv is None else state.conv[i : i + 1])
+    return LayerState(*(None if tensor is None else tensor[i : i + 1] for tensor in state))
 
 
 def assert_same_state(state: LayerState, expected: LayerState) -> None:
@@ -45,6 +45,7 @@ def assert_same_state(state: LayerState, expected: LayerState) -> None:
 def loop(layer: SioConvLayer, x: Tensor) -> Tensor:
     """The layer's definition, written down step by step for one document [T, D]."""
     config, c, outputs, z_before = layer.config, layer.initial_state, [], []
+    last_z = torch.zeros_like(c)
     heads, weights = config.num_heads, layer.conv_weight
 
     def convolve(inputs: list[Tensor]) -> Tensor:
@@ -67,13 +68,16 @@ def loop(layer: SioConvLayer, x: Tensor) -> Tensor:
             z = z * (1 - torch.exp(2 * log_a)).sqrt()
         elif config.input_scale == "mean":
             z = z * (1 - torch.exp(log_a))
+        if config.trapezoid:
+            share = layer.mix_proj(xt).sigmoid().view(heads, 1)
+            last_z, z = z, share * z + (1 - share) * torch.exp(log_a) * last_z
         c = torch.exp(log_a) * c + z
         gate = F.silu(layer.y_gate_proj(x_gate)).view(heads, -1)
-        seen = c * gate if config.output_gate == "state" else c
+        seen = (c * gate if config.output_gate == "state" else c).view(config.norm_groups or heads, -1)
         mean, variance = seen.mean(-1, keepdim=True), seen.var(-1, unbiased=False, keepdim=True)
         norm = (seen - mean) / (variance + config.state_norm_eps).sqrt()
         norm = norm * layer.state_norm.weight[:, None] + layer.state_norm.bias[:, None]
-        norm = norm * gate if config.output_gate == "normed" else norm
+        norm = norm.view(heads, -1) * gate if config.output_gate == "normed" else norm
         y = layer.y_proj(norm.flatten())
         outputs.append(y * gate.flatten() if config.output_gate == "projected" else y)
     return torch.stack(outputs)

@@ -119,7 +119,8 @@ class SioConvCache(Cache):
         raise TypeError("a SioConv cache can't be cropped: copy it before the tokens that may have to be undone")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`layers.{i}.c` [B, H, P] fp32 and, with a convolution, `layers.{i}.conv` [B, D, W - 1].
+        """`layers.{i}.c` [B, H, P] fp32; with a convolution, `layers.{i}.conv` [B, D, W - 1]; `layers.{i}.z` [B, H, P]
+        where the recurrence reads the last z.
 
         Empty before the first token.
         """
@@ -140,7 +141,8 @@ class SioConvCache(Cache):
     @staticmethod
     def read_state(tensors: dict[str, Tensor], prefix: str) -> Any:
         """One layer's state from the tensors whose names begin with `prefix`."""
-        return LayerState(tensors[f"{prefix}c"], tensors.get(f"{prefix}conv"))
+        rest = {name: tensors.get(f"{prefix}{name}") for name in LayerState._fields[1:]}
+        return LayerState(tensors[f"{prefix}c"], **rest)
 
 
 def new_cache(model: nn.Module) -> SioConvCache | None:
@@ -153,7 +155,7 @@ def _flatten(cache: SioConvCache) -> tuple[list[Tensor | None], int]:
     """The tensors of a cache, the counter first, and its number of layers."""
     tensors: list[Tensor | None] = [cache.tokens_seen]
     for layer in cache.layers:
-        tensors += (None, None) if layer.state is None else layer.state
+        tensors += (None,) * len(LayerState._fields) if layer.state is None else layer.state
     return tensors, len(cache.layers)
 
 
@@ -165,8 +167,10 @@ def _flatten_with_keys(cache: SioConvCache) -> tuple[list[tuple[_pytree.KeyEntry
 def _unflatten(tensors: Iterable[Tensor | None], layers: int) -> SioConvCache:
     cache = SioConvCache(Architecture(num_hidden_layers=layers))
     cache.tokens_seen, *states = tensors  # type: ignore[assignment]
-    for layer, c, conv in zip(cache.layers, states[::2], states[1::2], strict=True):
-        layer.state = None if c is None else LayerState(c, conv)
+    size = len(LayerState._fields)
+    for i, layer in enumerate(cache.layers):
+        c, *rest = states[i * size : (i + 1) * size]
+        layer.state = None if c is None else LayerState(c, *rest)
     return cache
 
 
