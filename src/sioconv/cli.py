@@ -411,12 +411,9 @@ def _convert_parser() -> "ArgumentParser":
 
 def _convert(arguments: "Namespace") -> None:
     from sioconv.model.convert import convert_checkpoint
-    from sioconv.publish.modelling_code import write_code
 
     sizes = None if arguments.config is None else Path(arguments.config)
-    done = convert_checkpoint(
-        Path(arguments.checkpoint), Path(arguments.out), sizes, arguments.tokenizer, finish=write_code
-    )
+    done = convert_checkpoint(Path(arguments.checkpoint), Path(arguments.out), sizes, arguments.tokenizer)
     if arguments.json:
         show_json(done)
         return
