@@ -27,15 +27,13 @@ class Sample:
         train: pieces of its training documents.
         heldout: pieces of its held-out documents, none where nothing is held out.
         statistics: what became of the rows that were read, as `account.account_of` has it.
-        whole: whether all of the source was read.
     """
 
     language: str
     templated: bool
     train: list[str]
     heldout: list[str]
-    statistics: dict[str, Any]
-    whole: bool
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tokenizer_samples(data: DataConfig, sample_bytes: int) -> dict[str, Sample]:
@@ -68,12 +66,9 @@ def _sample(name: str, source: SourceConfig, data: DataConfig, budget: float) ->
         if read >= REACH * budget:
             break
     statistics = account_of(name, tallies, None, documents)
-    whole = read < REACH * budget
-    if whole:
+    if read < REACH * budget:  # of a part of the source nobody knows how many there are in all of it
         refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
-    return Sample(
-        source.language, source.templated, chosen["train"].pieces(), chosen["heldout"].pieces(), statistics, whole
-    )
+    return Sample(source.language, source.templated, chosen["train"].pieces(), chosen["heldout"].pieces(), statistics)
 
 
 def pieces(text: str, size: int = PIECE) -> Iterator[str]:
