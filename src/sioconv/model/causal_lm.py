@@ -15,10 +15,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.generic import can_return_tuple
 
-from sioconv.model.architecture import Architecture
+from sioconv.model.architecture import NEWER_FIELDS, Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.configuration import SioConvConfig
-from sioconv.model.layers import RMSNorm, SioConvBlock, SioConvLayer, bounded
+from sioconv.model.layers import FeedForward, RMSNorm, SioConvBlock, SioConvLayer, bounded
 from sioconv.ops import fast_products
 
 
@@ -45,12 +45,20 @@ class SioConvPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             for name, value in module.initial_values().items():
                 init.copy_(module.get_parameter(name), value)
         elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight)
+            init.normal_(module.weight, std=self.config.embedding_std)
             limit = self.config.embedding_max_norm
             if limit is not None:
                 # A longer row is looked up at the limit: start there, where the gradient's scale is right.
                 scale = (limit / module.weight.norm(dim=-1, keepdim=True)).clamp(max=1)
                 init.copy_(module.weight, module.weight * scale)
+        elif isinstance(module, FeedForward):  # after the layers in it
+            if self.config.zero_out_projections:
+                for parameter in module.down_proj.parameters():
+                    init.zeros_(parameter)
+        elif isinstance(module, nn.Linear) and self.config.linear_std is not None:
+            init.normal_(module.weight, std=self.config.linear_std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):  # as torch starts it; the mixer's are then set by the mixer
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)
@@ -297,6 +305,9 @@ class SioConvForCausalLM(CausalLMOnStates, SioConvPreTrainedModel, GenerationMix
     def fingerprint(self) -> str:
         """A hash of the architecture and of the ends of every parameter: does a saved state belong to this model?"""
         sizes = {field.name: getattr(self.config, field.name) for field in fields(Architecture)}
+        for name, value in NEWER_FIELDS.items():  # else the states of models from before them would be refused
+            if sizes[name] == value:
+                del sizes[name]
         digest = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
         for name, value in self.named_parameters():
             flat = value.detach().flatten()
