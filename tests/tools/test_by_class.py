@@ -17,7 +17,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from sioconv.model import Architecture, SioConvConfig, SioConvForCausalLM, SioConvLayer
 from sioconv.model.lstm import LstmConfig, LstmForCausalLM
-from sioconv.publish.modelling_code import write_code
 
 VOCABULARY = 97
 SIZES: dict[str, Any] = {
@@ -242,7 +241,6 @@ def test_label_smoothing_of_the_lstm(ids: Tensor, tmp_path: Path) -> None:
 def test_a_folder_s_own_code_is_known_by_its_name_too(tmp_path: Path) -> None:
     """Also where the package isn't: the class that its code makes is a language model to transformers."""
     make_model().save_pretrained(tmp_path / "model")
-    write_code(tmp_path / "model")
     code = (
         "import json, sys\n"
         "sys.modules['sioconv'] = None\n"

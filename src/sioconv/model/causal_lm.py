@@ -8,11 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_layers import (
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+    GradientCheckpointingLayer,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
 from transformers.utils.generic import can_return_tuple
 
 from sioconv.model.architecture import NEWER_FIELDS, Architecture
@@ -316,7 +332,48 @@ class SioConvForCausalLM(CausalLMOnStates, SioConvPreTrainedModel, GenerationMix
         return digest.hexdigest()
 
 
-AutoModel.register(SioConvConfig, SioConvModel, exist_ok=True)  # in the package only
-AutoModelForCausalLM.register(SioConvConfig, SioConvForCausalLM, exist_ok=True)  # in the package only
-# Trainer (which labels to shift), model cards and `serve` know a language model by its class's name alone.
-MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[SioConvConfig.model_type] = SioConvForCausalLM.__name__
+class SioConvForSequenceClassification(GenericForSequenceClassification, SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
+    """One result per text, such as a reward: a linear head on the hidden state of its last token, [B, num_labels].
+
+    The last token is the last that isn't `config.pad_token_id`, on whichever side padding is. `forward` is that of
+    transformers' `GenericForSequenceClassification`.
+    """
+
+    def __init__(self, config: SioConvConfig) -> None:
+        super(GenericForSequenceClassification, self).__init__(config)
+        self.num_labels = config.num_labels or 0
+        self.model = SioConvModel(config)
+        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+
+class SioConvForTokenClassification(GenericForTokenClassification, SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
+    """One result per token: a linear head on every hidden state, [B, T, num_labels].
+
+    `forward` is that of transformers' `GenericForTokenClassification`.
+    """
+
+    def __init__(self, config: SioConvConfig) -> None:
+        super(GenericForTokenClassification, self).__init__(config)
+        self.num_labels = config.num_labels or 0
+        self.model = SioConvModel(config)
+        self.dropout = nn.Dropout(getattr(config, "classifier_dropout", 0.1))
+        self.score = nn.Linear(config.hidden_size, self.num_labels)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+
+for auto_class, model_class in (  # in the package only
+    (AutoModel, SioConvModel),
+    (AutoModelForCausalLM, SioConvForCausalLM),
+    (AutoModelForSequenceClassification, SioConvForSequenceClassification),
+    (AutoModelForTokenClassification, SioConvForTokenClassification),
+):
+    auto_class.register(SioConvConfig, model_class, exist_ok=True)
+
+# Trainer (which labels to shift), pipelines, model cards and `serve` know what a model does by its class's name alone.
+for names, model_class in (
+    (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, SioConvForCausalLM),
+    (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, SioConvForSequenceClassification),
+    (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, SioConvForTokenClassification),
+):
+    names[SioConvConfig.model_type] = model_class.__name__
