@@ -87,7 +87,8 @@ def _checked(found: Found, path: str) -> Found:
     """Raises UserError where there are no files."""
     if not found.files:
         kinds = ", ".join(SUFFIXES)
-        what = found.said() or (missing(path) if not os.path.lexists(Path(path).expanduser()) else "nothing is in it")
+        place = Path(path).expanduser()
+        what = found.said() or ("nothing is in it" if os.path.lexists(place) else missing(place))
         raise UserError(f"no text found: {shown(path)}: {what}: name a file, a folder or a glob of {kinds} files")
     return found
 
