@@ -94,13 +94,13 @@ def serve() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-        end = time.monotonic() + job.get("seconds", 120)
+        end = time.monotonic() + job["seconds"]
         ended, status = 0, 0
         while not ended:
             ended, status = os.waitpid(process, os.WNOHANG)
             if not ended and time.monotonic() > end:
-                os.kill(process, job.get("signal", signal.SIGKILL))
-                end = time.monotonic() + 120
+                os.kill(process, signal.SIGKILL)
+                end = time.monotonic() + job["seconds"]
             time.sleep(0.005)
         said, out, log = (folder / f"{name}.log" for name in ("said", "out", "operations"))
         answer = {

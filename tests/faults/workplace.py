@@ -72,7 +72,7 @@ class Server:
             stdout=subprocess.PIPE, encoding="utf-8",
         )  # fmt: skip
 
-    def run(self, folder: Path, *arguments: str, fault: str = "none", at: int = -1, seconds: float = 120) -> Answer:
+    def run(self, folder: Path, *arguments: str, fault: str = "none", at: int = -1, seconds: float = 1200) -> Answer:
         """Runs a command in a folder; a fault strikes at one of its operations, SIGKILL after so many seconds."""
         assert self._process.stdin is not None and self._process.stdout is not None
         job = {"folder": str(folder), "arguments": arguments, "fault": fault, "at": at, "seconds": seconds}
