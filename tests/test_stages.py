@@ -21,6 +21,7 @@ from sioconv.data.shards import ShardSet
 from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import assistant_loss
+from sioconv.generate import SamplingConfig
 from sioconv.model import load_model_folder, parameter_count
 from sioconv.model.modelling_code import FILE
 from sioconv.recipe import Recipe, load_recipe
@@ -147,6 +148,8 @@ def test_pretraining_alone_ends_with_a_model(load: Load) -> None:
         assert model.config.vocab_size == len(tokenizer)
         assert (Path("runs/rivers") / name / FILE).is_file()
         assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<|eos|>", "<|end_of_turn|>"])
+        chosen = SamplingConfig().for_transformers()
+        assert {name: getattr(model.generation_config, name) for name in chosen} == chosen
     assert {row["stage"] for row in read_jsonl(Path("runs/rivers/metrics.jsonl"))} == {"pretrain"}
 
 

@@ -213,7 +213,7 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, base_finge
         save_initial_state(path, model, base_fingerprint)
         return
     stop_ids = [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)]
-    save_model_folder(model, tokenizer, path, stop_ids)
+    save_model_folder(model, tokenizer, path, stop_ids, SamplingConfig().for_transformers())
 
 
 def _write_on(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str, sampling: SamplingConfig) -> str:

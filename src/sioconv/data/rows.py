@@ -27,13 +27,14 @@ class Row:
     Args:
         id: where it came from, `FILE:LINE`.
         text: the document.
-        messages: turns, each with `role` (system, user, assistant) and `content`.
+        messages: turns, each with `role` (system, user, assistant) and `content`, and with the `weight` 0 where what
+            the assistant says isn't learned.
         extra: whatever else the row carried (source, key, language, …).
     """
 
     id: str
     text: str | None = None
-    messages: list[dict[str, str]] | None = None
+    messages: list[dict[str, Any]] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
