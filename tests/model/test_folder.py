@@ -209,6 +209,9 @@ def test_a_template_that_was_changed_on_purpose_is_taken_without_the_checksums(f
     with pytest.raises(UserError, match=rf"if you have changed it on purpose, remove .*model/{SUMS}$"):
         load_model_folder(folder)
     (folder / SUMS).unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["chat_template"] = "{{ messages[0]['content'] }}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     assert load_model_folder(folder)[1].chat_template == "{{ messages[0]['content'] }}"
 
 
