@@ -23,7 +23,7 @@ from sioconv.data.pipeline import prepare_source
 from sioconv.data.prepare_tokenizer import prepare_tokenizer
 from sioconv.data.shards import ShardSet
 from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256
-from sioconv.device import describe_device, pick_device
+from sioconv.device import describe_device, memory_of, pick_device
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.evaluate.figures import Minutes, ReportFigures
@@ -41,10 +41,11 @@ from sioconv.publish.modelling_code import write_code
 from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe, saved_values
 from sioconv.recipe_files import first_difference
 from sioconv.train.config import TrainConfig
-from sioconv.train.costs import costs_of, on_this_machine
+from sioconv.train.costs import check_memory, costs_of, on_this_machine
 from sioconv.train.distributed import World, join_world
 from sioconv.train.interrupt import only_one
 from sioconv.train.loop import Trainer
+from sioconv.train.metrics import check_wandb
 from sioconv.train.speed import matrix_speed, pick_precision
 from sioconv.train.watch import Validate, Validation
 
@@ -125,14 +126,31 @@ def open_windows(recipe: Recipe, data: DataConfig, train: TrainConfig) -> tuple[
     return windows, sum(part * sets[name].bytes_total / sets[name].tokens_total for name, part in share.items())
 
 
+def _check_machine(recipe: Recipe, config: TrainConfig, world: World) -> None:
+    """Raises UserError where the stage `config`, or one before it, can't be trained on this machine."""
+    tuning = config is recipe.finetune.train
+    if tuning and not recipe.finetune.base:
+        _check_machine(recipe, recipe.train, world)
+    model = recipe.model
+    if tuning and recipe.finetune.base:  # its sizes are in its folder: the batch alone counts
+        model = replace(model, hidden_size=1, num_heads=1, num_hidden_layers=1, intermediate_size=1, norm_groups=None)
+    device = world.device if world.size > 1 else pick_device(config.device)
+    check_memory(model, config, recipe.tokenizer.vocab_size, world.size, memory_of(device))
+    if config.wandb and world.leads:
+        check_wandb()
+
+
 @contextmanager
 def _at_work(recipe: Recipe, config: TrainConfig) -> Iterator[World]:
-    """The processes that train together, and the lock on the run's folder, which the first of them holds."""
-    with (
-        join_world(config.device, config.timeout) as world,
-        only_one(recipe.folder) if world.leads else nullcontext(),
-    ):
-        yield world
+    """The processes that train together, and the lock on the run's folder, which the first of them holds.
+
+    Raises UserError, before anything is made, for a device that isn't there, too little memory, or Weights & Biases
+    without a key.
+    """
+    with join_world(config.device, config.timeout) as world:
+        _check_machine(recipe, config, world)
+        with only_one(recipe.folder) if world.leads else nullcontext():
+            yield world
 
 
 def pretrain(recipe: Recipe) -> Path:
