@@ -2,7 +2,8 @@
 
 An arm is the recipe of a track with settings of its own; its budget is counted in tokens, so that other work on the
 machine changes when it ends and not what it is. `queue` trains the arms of a file one after the other at low priority.
-It skips what the results have already and goes on where it was killed; several may work at one file. `arm` trains one.
+It skips what the results have already and goes on where it was killed; several may work at one file. `arm` trains one;
+`table` makes the pages of docs/ that show the results.
 """
 
 import argparse
@@ -16,7 +17,8 @@ from typing import Any
 import yaml
 
 from benchmarks.speedrun.arms import TOKENS, TRACKS, Arm, read_arms
-from benchmarks.speedrun.results import RESULTS, append_result, is_done
+from benchmarks.speedrun.results import RESULTS, append_result, is_done, read_results
+from benchmarks.speedrun.table import write_pages
 from benchmarks.speedrun.training import ROOT, tidy, train_arm
 from sioconv.errors import UserError
 from sioconv.progress import say
@@ -71,10 +73,15 @@ def main() -> None:
     one.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the recipe, as model.num_heads=4"
     )
+    table = verbs.add_parser("table", help="make docs/leaderboard.md and docs/leaderboard.ja.md of the results")
+    table.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
     for verb in (queue, one):
         verb.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
         verb.add_argument("--work", type=Path, default=ROOT / "runs" / "speedrun", help="for checkouts and runs")
     arguments = parser.parse_args()
+    if arguments.verb == "table":
+        write_pages(read_results(arguments.results))
+        return
     os.nice(LEAST_PRIORITY)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that an arm is told to save and end
     try:

@@ -48,16 +48,17 @@ class Arm:
         """A folder's name that no other arm has."""
         what = {key: value for key, value in asdict(self).items() if key != "note"}
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.name}-{self.tokens}-{self.seed}-{digest}"
+        return f"{self.name.replace('/', '-')}-{self.tokens}-{self.seed}-{digest}"
 
     @property
     def words(self) -> list[str]:
         """What stands on the command line after the recipe, besides the run's name."""
         fixed = {"seed": self.seed, "train.minutes": None, "train.tokens": self.tokens}
-        return [f"--{key}={_word(value)}" for key, value in {**fixed, **self.settings}.items()]
+        return [f"--{key}={as_word(value)}" for key, value in {**fixed, **self.settings}.items()]
 
 
-def _word(value: Any) -> str:
+def as_word(value: Any) -> str:
+    """A setting's value as it stands on the command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -32,6 +32,7 @@ def test_what_is_in_a_folder(tiny_model_folder: Path, tiny_model: TinyModel) -> 
         "config.json",
         "generation_config.json",
         "model.safetensors",
+        "modeling_sioconv.py",
         "tokenizer.json",
         "tokenizer_config.json",
     ]

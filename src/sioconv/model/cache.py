@@ -179,6 +179,6 @@ _pytree.register_pytree_node(
     SioConvCache,
     _flatten,
     _unflatten,
-    serialized_type_name=f"{SioConvCache.__module__}.SioConvCache",  # a folder's own code is another module
+    serialized_type_name="sioconv.model.cache.SioConvCache",  # also in a folder's own code: programs know it by this
     flatten_with_keys_fn=_flatten_with_keys,
 )
