@@ -31,7 +31,7 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["meta", "privateuseone", "xla", "hpu", "cpu:x", "", "\ud800"])
 def test_a_device_that_holds_no_numbers_is_refused_in_one_line(name: str) -> None:
-    with pytest.raises(UserError, match="can't be used: .*: try auto, cpu, cuda or mps") as refused:
+    with pytest.raises(UserError, match=r"can't be used: .*: try auto, cpu, cuda or mps") as refused:
         pick_device(name)
     assert "\n" not in str(refused.value)
 

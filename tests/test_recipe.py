@@ -9,7 +9,8 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sioconv.data.config import SourceConfig
+from sioconv.data.config import LEAST_VOCABULARY, SourceConfig
+from sioconv.data.tokenizer import BYTES, SPECIAL_TOKENS
 from sioconv.errors import UserError
 from sioconv.model.architecture import PRESETS
 from sioconv.recipe import Recipe, as_values, load_recipe, recipe_parser, save_recipe, saved_values
@@ -336,3 +337,7 @@ def test_a_whole_number_may_be_written_as_a_power_of_ten(basic: str) -> None:
 )
 def test_the_ends_of_each_range_are_known(basic: str, overrides: list[str], message: str) -> None:
     assert refusal([basic], *overrides).startswith(message)
+
+
+def test_the_smallest_vocabulary_is_that_of_the_tokenizer() -> None:
+    assert LEAST_VOCABULARY == BYTES + len(SPECIAL_TOKENS)

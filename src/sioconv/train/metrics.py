@@ -148,7 +148,7 @@ def check_wandb() -> None:
     mode = wandb.setup().settings.mode
     if mode == "online" and not wandb.login(prompt=False):
         raise UserError(
-            "train.wandb: there is no key: run `wandb login`, set WANDB_API_KEY or WANDB_MODE=offline, or leave it false"
+            "train.wandb: there is no key: run `wandb login`, set WANDB_API_KEY or WANDB_MODE=offline, or drop it"
         )
 
 
