@@ -340,4 +340,4 @@ def test_the_ends_of_each_range_are_known(basic: str, overrides: list[str], mess
 
 
 def test_the_smallest_vocabulary_is_that_of_the_tokenizer() -> None:
-    assert LEAST_VOCABULARY == BYTES + len(SPECIAL_TOKENS)
+    assert BYTES + len(SPECIAL_TOKENS) == LEAST_VOCABULARY

@@ -10,7 +10,6 @@ look for them unless it is told `split_special_tokens=True`, and so does `apply_
 `sanitize_control_tokens=True`: give them only text that you trust.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,12 +18,14 @@ from weakref import WeakKeyDictionary
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.checksums import check_sums, write_sums
 from sioconv.data.config import TokenizerConfig
 from sioconv.data.interruptible import interruptible
 from sioconv.data.rows import ROLES
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder, sha256_file
 from sioconv.progress import say
+from sioconv.tokenizer_files import TEMPLATE, check_template, write_settings
 
 PAD, BOS, EOS, END_OF_TURN = "<|pad|>", "<|bos|>", "<|eos|>", "<|end_of_turn|>"
 ROLE_TOKENS = {role: f"<|{role}|>" for role in ROLES}
@@ -153,10 +154,12 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], out: Path) ->
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder that `train_tokenizer` or a model's training has written.
 
-    Raises `UserError` when it isn't there, can't be read, or lacks one of `SPECIAL_TOKENS`.
+    Raises `UserError` when it isn't there, can't be read, isn't what was written, or lacks one of `SPECIAL_TOKENS`.
     """
     if not (path / TOKENIZER_FILE).is_file():
         raise UserError(f"no tokenizer: {path}: {TOKENIZER_FILE} isn't there: train one or check the path")
+    check_sums(path)
+    check_template(path)
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exceptions for what it can't parse
@@ -252,7 +255,9 @@ def write_tokenizer(backend: Tokenizer, folder: Path) -> None:
         "pad_token": PAD,
         "model_max_length": int(1e30),  # transformers' way to say that there is no longest text
         "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
     }
     backend.save(str(folder / TOKENIZER_FILE))
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    write_settings(folder, settings)
+    (folder / TEMPLATE).write_text(CHAT_TEMPLATE, encoding="utf-8")
+    write_sums(folder)
