@@ -56,6 +56,33 @@ def test_padding_changes_nothing(model: SioConvForCausalLM, ids: Tensor, side: s
         torch.testing.assert_close(torch.cat([found[0][i], found[1][i]])[real], alone(model, ids[i, real]))
 
 
+def test_what_is_not_finite_stays_in_padding_and_in_its_document(model: SioConvForCausalLM, ids: Tensor) -> None:
+    """Rows padded on the left, and two documents in a row: values, the loss and gradients of the others."""
+    mask = torch.arange(11) >= torch.tensor([[4], [0], [0]])
+    reset = torch.zeros(3, 11, dtype=torch.bool)
+    reset[2, 5] = True
+    there = mask.clone()
+    there[2, :5] = False
+    embedded = model.model.embed_tokens(ids).detach()
+    found = []
+    for value in (0.0, torch.nan):
+        leaf = torch.where(there.unsqueeze(-1), embedded, value).requires_grad_()
+        logits = model(inputs_embeds=leaf, attention_mask=mask.long(), reset=reset).logits[there]
+        found.append([logits.detach(), *torch.autograd.grad(logits.square().sum(), leaf)])
+    torch.testing.assert_close(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1][there], found[1][1][there])
+
+
+def test_padding_that_is_not_finite_gives_finite_gradients(model: SioConvForCausalLM, ids: Tensor) -> None:
+    mask = torch.arange(11) >= torch.tensor([[4], [0], [2]])
+    embedded = torch.where(mask.unsqueeze(-1), model.model.embed_tokens(ids).detach(), torch.nan)
+    labels = torch.where(mask, ids, IGNORED)
+    output = model(inputs_embeds=embedded, attention_mask=mask.long(), labels=labels, use_cache=False)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_a_mask_may_cover_what_was_read(model: SioConvForCausalLM, ids: Tensor) -> None:
     mask = torch.ones_like(ids)
     mask[1, :3] = 0

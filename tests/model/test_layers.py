@@ -1,5 +1,7 @@
 """The layer alone: what it computes, and that cutting, packing and padding a sequence change nothing."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -153,6 +155,39 @@ def test_padding_changes_nothing(layer: SioConvLayer, x: Tensor, name: str, warm
             assert_same_state(row(after, i), last)
         elif state is not None:
             assert_same_state(row(after, i), row(state, i))
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_padding_that_is_not_finite_reaches_nothing(layer: SioConvLayer, x: Tensor, name: str) -> None:
+    """Neither forward nor backward: weights get no 0 * NaN."""
+    mask = torch.tensor(MASKS[name], dtype=torch.bool)
+    found = []
+    for padding in (0.0, torch.nan):
+        layer.zero_grad()
+        y, state = layer(torch.where(mask.unsqueeze(-1), x, padding), mask=mask)
+        assert state is not None
+        (y[mask].square().sum() + state.c.square().sum()).backward()
+        found.append([y[mask].detach(), state.c.detach(), *(parameter.grad for parameter in layer.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_document_that_is_not_finite_leaves_the_others(layer: SioConvLayer, x: Tensor) -> None:
+    """In its own row behind a reset, and in the other row."""
+    reset = torch.zeros(2, LENGTH, dtype=torch.bool)
+    reset[0, 4] = True
+    there = torch.ones(2, LENGTH, dtype=torch.bool)
+    there[0, :4] = False
+    found = []
+    for value in (0.0, torch.nan):
+        leaf = torch.where(there.unsqueeze(-1), x, value).requires_grad_()
+        y, state = layer(leaf, reset=reset)
+        assert state is not None
+        (slope,) = torch.autograd.grad(y.square().sum() + state.c.sum(), leaf)
+        assert y[~there].isnan().all() == math.isnan(value)
+        found.append([y[there].detach(), *(each.detach() for each in state if each is not None), slope[there]])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_reset_at_padding_is_none(layer: SioConvLayer, x: Tensor) -> None:

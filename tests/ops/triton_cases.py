@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sioconv.ops import scan, triton_scan
 from sioconv.ops.triton_kernels import _decays
+from tests.ops.test_from_zero import Case, check_isolation, of_scan
 from tests.ops.test_scan import GATES, LIMITS, error, make_inputs, run_all
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -186,6 +187,18 @@ def test_empty_tensors(shape: tuple[int, int, int, int]) -> None:
     slopes = torch.autograd.grad(c.sum() + final.sum(), (z, state))
     assert c.shape == z.shape
     torch.testing.assert_close(slopes[1], torch.ones_like(state))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((11, 11, 11), False, 0.3, False, ("z", "weight"), float("nan"), 1),
+        Case((5, 0, 9), True, 0.0, True, ("z", "log_a", "initial_state", "weight"), float("nan"), 2),
+        Case((12,), False, 0.3, False, ("z", "log_a"), float("inf"), 3),
+    ],
+)
+def test_what_is_not_finite_stays_in_its_document(case: Case) -> None:
+    check_isolation(of_scan("triton"), case, DEVICE)
 
 
 def test_the_second_derivative_is_refused() -> None:

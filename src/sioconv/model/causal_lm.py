@@ -119,6 +119,7 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
         mask = None
         if attention_mask is not None and attention_mask.dim() == 2:
             mask = attention_mask[:, attention_mask.shape[1] - length :].bool()
+            x = x.masked_fill(~mask.unsqueeze(-1), 0)  # what stands in padding reaches nothing, whatever it is
         if reset is None:
             reset = document_starts(length, position_ids, kwargs.get("seq_idx"), kwargs.get("cu_seq_lens_q"))
         reset = None if reset is None else reset.expand(x.shape[0], length)

@@ -234,8 +234,9 @@ def backward_strip(
     """
     dc, less = load(slope, here, None, pieces), load(lost, here, None, pieces)
     own = n * row + place.column
-    if end == stop:
-        decay, decrement = splat(1.0, dc), splat(0.0, dc)
+    keep, nothing = splat(1.0, dc), splat(0.0, dc)
+    if end == stop or (line.reset.size != 0 and line.reset[np.uint64(end)]):
+        decay, decrement = keep, nothing
     else:
         at = end * row + place.column
         decay, decrement = gate(table, line.log_a, end - begin, at, place, heads, mask, pieces, per_channel)
@@ -259,6 +260,7 @@ def backward_strip(
         if restart:
             store(grad_reset, own, mask, load(grad_reset, own, mask, pieces) + decay * dc)
             dc, less = zeros(slope, pieces), zeros(slope, pieces)
+            decay, decrement = keep, nothing  # this document's gate, should it be NaN, makes NaN of a zero too
         elif t == start:
             store(grad_initial, own, mask, decay * dc)
     store(slope, here, None, dc)

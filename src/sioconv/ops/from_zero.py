@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def scan_from_zero(
-    solve: Callable[[Tensor, Tensor], Tensor],
+    solve: Callable[[Tensor, Tensor, Tensor], Tensor],
     z: Tensor,
     log_a: Tensor,
     initial_state: Tensor,
@@ -18,9 +18,12 @@ def scan_from_zero(
     """See `sioconv.ops.backends.ScanFunction` for shapes.
 
     The sequences are laid end to end in one line of L = B * T positions. The state that a sequence starts from,
-    or a reset brings, is added to z there, and the gate is closed (log_a = -inf) so that nothing else comes in.
-    `solve(z [L, H, P], log_a [L, H, 1 or P]) -> c [L, H, P]` runs the recurrence on that line from a zero state,
-    all in the dtype of `log_a`.
+    or a reset brings, is added to z there, and the position is closed: nothing from before it may come in, not even
+    a NaN times zero. `solve(z [L, H, P], log_a [L, H, 1 or P], closed [L]) -> c [L, H, P]` runs the recurrence on that
+    line from a zero state, all in the dtype of `log_a`; `closed` is bool, and true at position 0.
+
+    What a position doesn't take is masked before it is multiplied, not after: a masked product has the gradient
+    0 * NaN.
     """
     batch, steps = z.shape[:2]
     bounds = cu_seqlens
@@ -39,10 +42,10 @@ def scan_from_zero(
         closed = closed | reset.flatten()
         inherits = occupied & ~at_reset[starts]
         if reset_state is not None:
-            entered = entered + torch.where(at_reset, gate.exp() * reset_state, 0)
-    inherited = torch.where(inherits, gate[starts].exp() * initial_state, 0)  # [N, H, P]
+            entered = entered + gate.exp() * torch.where(at_reset, reset_state, 0)
+    inherited = gate[starts].exp() * torch.where(inherits, initial_state, 0)  # [N, H, P]
     entered = entered.index_add(0, starts, inherited)
-    states = solve(entered, gate.masked_fill(closed[:, None, None], -torch.inf))
+    states = solve(entered, gate, closed)
     ends = (bounds[1:] - 1).clamp(min=0)
     final_state = torch.where(occupied, states[ends], initial_state)
     return states.to(z.dtype).view_as(z), final_state
