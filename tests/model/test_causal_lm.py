@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from transformers import DynamicCache
 
@@ -81,6 +82,33 @@ def test_padding_that_is_not_finite_gives_finite_gradients(model: SioConvForCaus
     output.loss.backward()
     assert output.loss.isfinite()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_every_derivative_of_the_model(model: SioConvForCausalLM, ids: Tensor) -> None:
+    """Forward mode, a gradient penalty's second derivative, and the gradients of each sample by torch.func."""
+    ids = ids[:2, :4]
+    embedded = model.model.embed_tokens(ids).detach().requires_grad_()
+
+    def call(x: Tensor) -> Tensor:
+        logits: Tensor = model(inputs_embeds=x, use_cache=False).logits
+        return logits[..., :3]
+
+    assert torch.autograd.gradcheck(call, embedded, fast_mode=True, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(call, embedded, fast_mode=True, check_fwd_over_rev=True)
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], ids: Tensor) -> Tensor:
+        arguments = {"input_ids": ids.unsqueeze(0), "labels": ids.unsqueeze(0), "use_cache": False}
+        value: Tensor = functional_call(model, parameters, kwargs=arguments, args=()).loss
+        return value
+
+    found = vmap(grad(loss), in_dims=(None, 0))(parameters, ids)
+    for i in range(2):
+        model.zero_grad()
+        model(ids[i : i + 1], labels=ids[i : i + 1], use_cache=False).loss.backward()
+        for name, value in model.named_parameters():
+            if value.grad is not None:
+                torch.testing.assert_close(found[name][i], value.grad, msg=name)
 
 
 def test_a_mask_may_cover_what_was_read(model: SioConvForCausalLM, ids: Tensor) -> None:

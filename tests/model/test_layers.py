@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from sioconv.model import Architecture, LayerState, SioConvForCausalLM, SioConvLayer
@@ -208,6 +209,32 @@ def test_gradients_are_finite_and_reach_every_parameter(layer: SioConvLayer, x: 
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
     if masked:
         assert not x.grad[~mask].any()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_derivative_of_a_layer(layer: SioConvLayer, x: Tensor, masked: bool) -> None:
+    """Forward mode, second derivatives and per-sample gradients, of what a user of the layer calls."""
+    mask = torch.tensor(MASKS["both"], dtype=torch.bool)[:, :4] if masked else None
+    x = x[:, :4].clone().requires_grad_()
+
+    def call(x: Tensor) -> Tensor:
+        y: Tensor = layer(x, mask=mask)[0]
+        return y if mask is None else y.masked_fill(~mask.unsqueeze(-1), 0)
+
+    options = {"fast_mode": True, "check_batched_grad": True}
+    assert torch.autograd.gradcheck(call, x, check_forward_ad=True, **options)
+    assert torch.autograd.gradgradcheck(call, x, check_fwd_over_rev=True, **options)
+    parameters = {name: value.detach() for name, value in layer.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        y: Tensor = functional_call(layer, parameters, (x.unsqueeze(0),))[0]
+        return y.square().sum()
+
+    found = vmap(grad(loss), in_dims=(None, 0))(parameters, x.detach())
+    for i in range(2):
+        expected = torch.autograd.grad(layer(x[i : i + 1])[0].square().sum(), list(layer.parameters()))
+        for one, other in zip(found.values(), expected, strict=True):
+            torch.testing.assert_close(one[i], other)
 
 
 def test_forget_gates_are_at_most_one(layer: SioConvLayer, x: Tensor) -> None:

@@ -197,16 +197,22 @@ def test_empty_tensors(shape: tuple[int, int, int, int]) -> None:
         Case((12,), False, 0.3, False, ("z", "log_a"), float("inf"), 3),
     ],
 )
-def test_what_is_not_finite_stays_in_its_document(case: Case) -> None:
+def test_nothing_that_is_not_finite_reaches_another_document(case: Case) -> None:
     check_isolation(of_scan("triton"), case, DEVICE)
 
 
-def test_the_second_derivative_is_refused() -> None:
-    z = torch.randn(1, 3, 1, 2, device=DEVICE, requires_grad=True)
-    c, _ = scan(z, torch.zeros(1, 3, 1, device=DEVICE), backend="triton")
-    (slope,) = torch.autograd.grad(c.square().sum(), z, create_graph=True)
-    with pytest.raises(RuntimeError, match="chunked"):
-        slope.sum().backward()
+def test_every_derivative_in_plain_torch() -> None:
+    inputs = {name: value.to(DEVICE) for name, value in make_inputs(5, 1, 2, False, -0.5).items()}
+    reset = torch.zeros(2, 5, dtype=torch.bool, device=DEVICE)
+    reset[0, 2] = True
+    leaves = [inputs[name].requires_grad_() for name in ("z", "log_a", "initial_state", "reset_state")]
+
+    def call(z: Tensor, log_a: Tensor, start: Tensor, again: Tensor) -> Any:
+        return scan(z, log_a, start, reset=reset, reset_state=again, output_final_state=True, backend="triton")
+
+    options = {"fast_mode": True, "check_batched_grad": True}
+    assert torch.autograd.gradcheck(call, leaves, check_forward_ad=True, **options)
+    assert torch.autograd.gradgradcheck(call, leaves, check_fwd_over_rev=True, **options)
 
 
 def test_an_operator_that_kept_nothing_has_no_gradient() -> None:

@@ -26,10 +26,10 @@ def scan_chunked(
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """See `sioconv.ops.backends.ScanFunction` for shapes."""
-    return scan_from_zero(_solve, z, log_a, initial_state, reset, reset_state, cu_seqlens)
+    return scan_from_zero(solve, z, log_a, initial_state, reset, reset_state, cu_seqlens)
 
 
-def _solve(z: Tensor, gate: Tensor, closed: Tensor) -> Tensor:
+def solve(z: Tensor, gate: Tensor, closed: Tensor) -> Tensor:
     """See `scan_from_zero`: z [L, H, P], gate [L, H, 1 or P], closed [L]."""
     length = len(z)
     missing = -length % CHUNK

@@ -46,7 +46,7 @@ def decay_matrix(log_a: Tensor) -> Tensor:
 def _solve(z: Tensor, log_a: Tensor, closed: Tensor) -> Tensor:
     """See `scan_from_zero`: z [L, H, P], log_a [L, H, 1 or P], closed [L]."""
     lengths = [stop - start for start, stop in pairwise([*closed.nonzero().flatten().tolist(), len(z)])]
-    documents = zip(z.split(lengths), log_a.split(lengths), strict=True)
+    documents = zip(torch.split(z, lengths), torch.split(log_a, lengths), strict=True)
     return torch.cat([_multiply(one, gate) for one, gate in documents])
 
 

@@ -118,16 +118,19 @@ def transformed(*arguments: Any) -> bool:
     """Whether `torch.func` transforms what runs now, or one of the tensors has a forward-mode tangent."""
     if torch._C._are_functorch_transforms_active():
         return True
-    return forward_ad._current_level >= 0 and any(
-        isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None for value in arguments
-    )
+    return forward_ad._current_level >= 0 and any(isinstance(value, Tensor) and _is_dual(value) for value in arguments)
+
+
+def _is_dual(value: Tensor) -> bool:
+    return forward_ad.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def refuse_transformed(name: str, instead: str, *arguments: Any) -> None:
     """Raise RuntimeError where `name` would have to be differentiated in a way that it doesn't know."""
     if transformed(*arguments):
         raise RuntimeError(
-            f"{name} can't be transformed by torch.func (vmap, grad, jvp, ...) or differentiated in forward mode: {instead}"
+            f"{name} can't be transformed by torch.func (vmap, grad, jvp, ...) nor differentiated in forward mode: "
+            f"{instead}"
         )
 
 
@@ -140,6 +143,6 @@ def say_plain() -> None:
 @functools.cache
 def _say_plain() -> None:
     logger.warning(
-        "sioconv.ops: under torch.func, in forward mode and for second derivatives plain torch computes what the compiled "
-        "kernels can't: the results are the same to rounding, and take longer"
+        "sioconv.ops: under torch.func, in forward mode and for second derivatives plain torch computes what the "
+        "compiled kernels can't: the results are the same to rounding, and take longer"
     )

@@ -24,7 +24,7 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ops.gates": ("gates_sioconv", ()),
     "ops.from_zero": ("from_zero_sioconv", ()),
     "ops.chunked": ("chunked_sioconv", ()),
-    "ops.mix": ("heads_sioconv", ("normalise_heads",)),
+    "ops.heads": ("heads_sioconv", ()),
     "ops.plain": ("plain_sioconv", ()),
 }
 AUTO_MAP = {
