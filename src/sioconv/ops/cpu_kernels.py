@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from sioconv.ops.jit import inner, kernel, sources_digest
+from sioconv.ops.jit import inner, kernel
 from sioconv.ops.vectors import (
     PIECE,
     decays,
@@ -436,15 +436,14 @@ def _backward_task(
         finish_streams()
 
 
-def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
-    """The kernels as Python calls them; `digest` is in the key of what numba keeps on disk."""
+def _entries() -> tuple[Any, Any, Any, Any]:
+    """The kernels as Python calls them."""
 
     @kernel()
     def forward_serial(
         tasks, groups, heads, channels, pieces, edge, per_channel,
         z, log_a, bounds, initial_state, reset, reset_state, c, final_state, saved, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         line = Line(log_a, bounds, initial_state, reset, reset_state)
         for task in range(tasks):
             _forward_task(
@@ -456,7 +455,6 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
         tasks, groups, heads, channels, pieces, edge, per_channel,
         z, log_a, bounds, initial_state, reset, reset_state, c, final_state, saved, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         for task in numba.prange(tasks):
             # prange counts in unsigned numbers, for which the task would be compiled a second time.
             line = Line(log_a, bounds, initial_state, reset, reset_state)
@@ -482,7 +480,6 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
         grad_c, grad_final, source, saved, log_a, bounds, initial_state, reset, reset_state,
         grad_z, grad_log_a, grad_initial, grad_reset, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         line = Line(log_a, bounds, initial_state, reset, reset_state)
         for task in range(tasks):
             _backward_task(
@@ -496,7 +493,6 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
         grad_c, grad_final, source, saved, log_a, bounds, initial_state, reset, reset_state,
         grad_z, grad_log_a, grad_initial, grad_reset, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         for task in numba.prange(tasks):
             line = Line(log_a, bounds, initial_state, reset, reset_state)
             _backward_task(
@@ -507,4 +503,4 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
     return forward_parallel, forward_serial, backward_parallel, backward_serial
 
 
-forward_parallel, forward_serial, backward_parallel, backward_serial = _entries(sources_digest())
+forward_parallel, forward_serial, backward_parallel, backward_serial = _entries()
