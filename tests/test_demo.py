@@ -14,7 +14,7 @@ import torch
 
 from sioconv import cli, demo
 from sioconv.errors import UserError
-from sioconv.publish.modelling_code import folder_code
+from sioconv.model.modelling_code import FILE
 from sioconv.recipe import as_values, load_recipe, save_recipe
 from sioconv.train.metrics import KEYS, read_jsonl
 
@@ -22,7 +22,7 @@ TINY = str(Path(__file__).parent / "recipes" / "tiny.yaml")
 MODEL_FILES = {
     *("config.json", "model.safetensors", "generation_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
-    *folder_code(),
+    FILE,
 }
 
 

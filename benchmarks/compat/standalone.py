@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.compat.subject import NEW, Subject, close, continuation, require, same
-from sioconv.publish.modelling_code import write_code
+from sioconv.model.modelling_code import write_code
 
 ALONE = """
 import sys

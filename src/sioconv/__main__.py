@@ -1,6 +1,17 @@
-"""`python -m sioconv` is `sioconv`."""
+"""`python -m sioconv` and the command `sioconv`."""
 
-from sioconv.cli import main
+import os
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Runs the command line; Ctrl-C while its code is still being read ends it in silence."""
+    try:
+        from sioconv.cli import main as run
+    except KeyboardInterrupt:
+        os._exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -3,7 +3,6 @@
 Everything heavy is imported inside the verb that needs it, so that `sioconv --help` answers at once.
 """
 
-import json
 import logging
 import os
 import sys
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sioconv import __version__
-from sioconv.errors import StoppedError, UserError
+from sioconv.errors import UserError
+from sioconv.last_net import exit_code_of
+from sioconv.terminal import VisibleFormatter, prepare_streams, read_prompt, show, show_json
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -42,41 +43,28 @@ as --train.lr 1e-3; RUN is a folder under runs/; MODEL is a model folder or a Hu
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The command's entry point.
 
-    It exits with 0, or 2 where the input was bad, 75 where a signal ended it and there is more to do, 130 on Ctrl-C.
+    It exits with 0; 2 where the input was bad; 70 where the program is at fault, which leaves the traceback in a file;
+    75 where a signal ended it and there is more to do; 130 on Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
     _quiet_libraries()
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"sioconv: {error}", file=sys.stderr)
-        sys.exit(2)
-    except StoppedError as stop:
-        print(f"sioconv: {stop}", file=sys.stderr)
-        sys.exit(75)
-    except BrokenPipeError:  # the reader of our output has gone, as `sioconv … | head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except KeyboardInterrupt:
-        print("sioconv: interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+    sys.exit(exit_code_of(lambda: run(arguments)))
 
 
 def run(arguments: list[str]) -> None:
     """Runs one verb. Raises UserError for everything that is wrong with the arguments."""
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help", "help"):
-        print(USAGE, end="")
+        show(USAGE, end="")
     elif verb in ("-V", "--version"):
-        print(f"sioconv {__version__}")
+        show(f"sioconv {__version__}")
     elif arguments[:2] == ["data", "inspect"]:
-        _data_inspect(_parse(_data_inspect_parser(), arguments[2:]))
+        _parse_and_call(_data_inspect_parser, _data_inspect, arguments[2:])
     elif verb in RECIPE_VERBS:
         _run_recipe_verb(verb, arguments[1:])
     elif verb in VERBS:
-        build, call = VERBS[verb]
-        call(_parse(build(), arguments[1:]))
+        _parse_and_call(*VERBS[verb], arguments[1:])
     else:
         raise UserError(f"unknown verb {verb!r}: choose from {', '.join([*RECIPE_VERBS, *VERBS])}; see sioconv --help")
 
@@ -87,7 +75,9 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    logging.basicConfig(format="%(message)s")
+    log = logging.StreamHandler()
+    log.setFormatter(VisibleFormatter())
+    logging.basicConfig(handlers=[log])
     logging.getLogger("sioconv").setLevel(logging.INFO)
 
 
@@ -126,8 +116,8 @@ def _run_recipe_verb(verb: str, arguments: list[str]) -> None:
         from sioconv.recipe import recipe_parser
 
         options = "--train.batch_size 64 --json" if verb == "plan" else "--name mine --train.minutes 10"
-        print(f"{purpose}\n\nExample: sioconv {verb} demo.yaml {options}\n")
-        recipe_parser(f"sioconv {verb} RECIPE [RECIPE …]").print_help()
+        show(f"{purpose}\n\nExample: sioconv {verb} demo.yaml {options}\n")
+        show(recipe_parser(f"sioconv {verb} RECIPE [RECIPE …]").format_help(), end="")
         return
     count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
     if not count:
@@ -153,7 +143,10 @@ def _plan(arguments: list[str]) -> None:
     as_json, arguments = "--json" in arguments, [each for each in arguments if each != "--json"]
     count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
     costs = plan_costs(load_recipe(arguments[:count], arguments[count:]))
-    print(json.dumps(costs, ensure_ascii=False) if as_json else describe(costs))
+    if as_json:
+        show_json(costs)
+    else:
+        show(describe(costs))
 
 
 # ---------------------------------------------------------------------------------------------------------- the others
@@ -170,21 +163,26 @@ def _parser(verb: str, purpose: str, example: str) -> "ArgumentParser":
     )
 
 
-def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
+def _parse_and_call(
+    build: Callable[[], "ArgumentParser"], call: Callable[["Namespace"], None], arguments: list[str]
+) -> None:
+    """Calls a verb's function with its arguments, or prints its help."""
     from jsonargparse import ArgumentError
 
-    if "-h" in arguments or "--help" in arguments:
-        print(f"{parser.description}\n")  # by itself, because the parser would break the lines of the example
-        parser.description = None
-        parser.print_help()
-        sys.exit(0)
-    # --max-new-tokens and --max_new_tokens are the same option.
+    parser = build()
     end = arguments.index("--") if "--" in arguments else len(arguments)
+    if {"-h", "--help"}.intersection(arguments[:end]):
+        show(f"{parser.description}\n")  # by itself, because the parser would break the lines of the example
+        parser.description = None
+        show(parser.format_help(), end="")
+        return
+    # --max-new-tokens and --max_new_tokens are the same option.
     named = [_underscores(argument) for argument in arguments[:end]]
     try:
-        return parser.parse_args(named + arguments[end:])
+        parsed = parser.parse_args(named + arguments[end:])
     except ArgumentError as error:
         raise UserError(f"{' '.join(str(error).split())}; see {parser.prog} --help") from error
+    call(parsed)
 
 
 def _underscores(argument: str) -> str:
@@ -268,7 +266,7 @@ def _report(arguments: "Namespace") -> None:
 
     figures = report(recipe, run)
     if arguments.json:
-        print(json.dumps(summarise(figures), ensure_ascii=False))
+        show_json(summarise(figures))
 
 
 def _evaluate_parser() -> "ArgumentParser":
@@ -292,10 +290,10 @@ def _evaluate(arguments: "Namespace") -> None:
 
     result = evaluate(arguments.model, arguments.text, arguments.device, arguments.state)
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False))
+        show_json(result)
         return
     for name, value in result["sources"].items():
-        print(f"{name}: {value['bpb']:.4f} bits per byte over {value['bytes']:,} bytes")
+        show(f"{name}: {value['bpb']:.4f} bits per byte over {value['bytes']:,} bytes")
 
 
 def _data_inspect_parser() -> "ArgumentParser":
@@ -333,7 +331,10 @@ def _data_inspect(arguments: "Namespace") -> None:
     )
     picture = Path(arguments.picture or folder / PICTURE)
     draw_lengths(report, picture)
-    print(json.dumps(report, ensure_ascii=False) if arguments.json else describe(report), end="\n" * arguments.json)
+    if arguments.json:
+        show_json(report)
+    else:
+        show(describe(report), end="")
     say(f"picture of the lengths → {picture}")
 
 
@@ -354,22 +355,14 @@ def _generate(arguments: "Namespace") -> None:
     model, tokenizer, sampling = _load(arguments)
     from sioconv.generate import generate_text
 
-    prompt = _read_input() if arguments.prompt == "-" else arguments.prompt
+    prompt = read_prompt() if arguments.prompt == "-" else arguments.prompt
     if arguments.json:
         result = generate_text(model, tokenizer, prompt, sampling)
-        values = {item.name: getattr(result, item.name) for item in fields(result)}
-        print(json.dumps({"prompt": prompt} | values, ensure_ascii=False))
+        show_json({"prompt": prompt} | {item.name: getattr(result, item.name) for item in fields(result)})
         return
-    print(prompt, end="", flush=True)
-    generate_text(model, tokenizer, prompt, sampling, on_text=lambda text: print(text, end="", flush=True))
-    print()
-
-
-def _read_input() -> str:
-    try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"the input is not UTF-8 at byte {error.start}: convert it first") from error
+    show(prompt, end="")
+    generate_text(model, tokenizer, prompt, sampling, on_text=lambda text: show(text, end=""))
+    show("")
 
 
 def _chat_parser() -> "ArgumentParser":
@@ -418,18 +411,15 @@ def _convert_parser() -> "ArgumentParser":
 
 def _convert(arguments: "Namespace") -> None:
     from sioconv.model.convert import convert_checkpoint
-    from sioconv.publish.modelling_code import write_code
 
     sizes = None if arguments.config is None else Path(arguments.config)
-    done = convert_checkpoint(
-        Path(arguments.checkpoint), Path(arguments.out), sizes, arguments.tokenizer, finish=write_code
-    )
+    done = convert_checkpoint(Path(arguments.checkpoint), Path(arguments.out), sizes, arguments.tokenizer)
     if arguments.json:
-        print(json.dumps(done, ensure_ascii=False))
+        show_json(done)
         return
-    print(", ".join(f"{name} {value:,}" for name, value in done.items() if isinstance(value, int)))
+    show(", ".join(f"{name} {value:,}" for name, value in done.items() if isinstance(value, int)))
     if done["tokenizer_tokens"] is None:
-        print(f"no tokenizer: put its tokenizer.json and tokenizer_config.json into {done['model']} before using it")
+        show(f"no tokenizer: put its tokenizer.json and tokenizer_config.json into {done['model']} before using it")
 
 
 VERBS: dict[str, tuple[Callable[[], "ArgumentParser"], Callable[["Namespace"], None]]] = {

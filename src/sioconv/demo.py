@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sioconv import stages
 from sioconv.data.identity import check_name
@@ -18,6 +19,7 @@ from sioconv.evaluate.figures import Minutes, ReportFigures
 from sioconv.progress import say
 from sioconv.recipe import Recipe, as_values, load_recipe, saved_values
 from sioconv.recipe_files import first_difference
+from sioconv.terminal import visible, write_out
 
 SHOWN_ANSWERS = 8
 
@@ -80,22 +82,25 @@ def set_aside(recipe: Recipe) -> None:
 
 def show(recipe: Recipe, figures: ReportFigures) -> None:
     """Prints the table of results, continuations, answers, and what to type next."""
-    console = Console(highlight=False)
-    console.print()
-    console.print(_table(figures))
-    for prompt, text in figures.continuations.items():
-        console.print(f"{prompt}{text}", markup=False, soft_wrap=True)
-    if figures.chat is not None:
+    console = Console(highlight=False, emoji=False)
+    with console.capture() as captured:
         console.print()
-        for answer in [*figures.chat.seen[:SHOWN_ANSWERS], *figures.chat.unseen[: SHOWN_ANSWERS // 2]]:
-            mark = "✓" if answer.right else "✗"
-            console.print(f"{mark} [{answer.why}] {answer.question}\n    {answer.text}", markup=False, soft_wrap=True)
-    command = os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "sioconv" else "python -m sioconv"
-    console.print(f"\nreport:    {recipe.folder / 'report' / 'index.html'}", markup=False)
-    model, state = trained(recipe)
-    if recipe.finetune.data.sources:
-        console.print(f"talk:      {command} chat {model}{state}", markup=False, soft_wrap=True)
-    console.print(f'continue:  {command} generate {model} "宮城県("{state}', markup=False, soft_wrap=True)
+        console.print(_table(figures))
+        for prompt, text in figures.continuations.items():
+            console.print(visible(f"{prompt}{text}"), markup=False, soft_wrap=True)
+        if figures.chat is not None:
+            console.print()
+            for answer in [*figures.chat.seen[:SHOWN_ANSWERS], *figures.chat.unseen[: SHOWN_ANSWERS // 2]]:
+                mark = "✓" if answer.right else "✗"
+                asked = f"{mark} [{answer.why}] {answer.question}\n    {answer.text}"
+                console.print(visible(asked), markup=False, soft_wrap=True)
+        command = os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "sioconv" else "python -m sioconv"
+        console.print(visible(f"\nreport:    {recipe.folder / 'report' / 'index.html'}"), markup=False)
+        model, state = trained(recipe)
+        if recipe.finetune.data.sources:
+            console.print(visible(f"talk:      {command} chat {model}{state}"), markup=False, soft_wrap=True)
+        console.print(visible(f'continue:  {command} generate {model} "宮城県("{state}'), markup=False, soft_wrap=True)
+    write_out(captured.get())
 
 
 def trained(recipe: Recipe) -> tuple[Path, str]:
@@ -117,7 +122,7 @@ def _table(figures: ReportFigures) -> Table:
     for name, bits in rows:
         marks = figures.yardsticks.get(name)
         table.add_row(
-            name,
+            Text(visible(name)),
             f"{bits.base:.3f}",
             "" if bits.tuned is None else f"{bits.tuned:.3f}",
             "" if marks is None else f"{marks.xz_primed:.3f}",

@@ -17,8 +17,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from sioconv.terminal import drop_output, visible
+
 T = TypeVar("T")
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)
 
 
 class RateColumn(ProgressColumn):
@@ -31,8 +33,14 @@ class RateColumn(ProgressColumn):
 
 
 def say(message: str) -> None:
-    """One line to stderr, apart from what a command prints as its result."""
-    console.print(message, markup=False, soft_wrap=True)
+    """One line to stderr, apart from what a command prints as its result; nothing in it commands a terminal.
+
+    Work goes on where nobody can read it any more: the terminal has gone, the log's disk is full.
+    """
+    try:
+        console.print(visible(message), markup=False, soft_wrap=True)
+    except OSError:
+        drop_output(2)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -51,11 +59,11 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
             say(f"{description}: {count:,} in {seconds:.0f} s")
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         RateColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        yield from bar.track(items, total=total, description=description)
+        yield from bar.track(items, total=total, description=visible(description))

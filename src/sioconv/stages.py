@@ -37,7 +37,6 @@ from sioconv.model.folder import load_model_folder, save_model_folder, vocabular
 from sioconv.model.initial_state import INITIAL_STATE_FILE, save_initial_state
 from sioconv.model.loss import bits_per_byte
 from sioconv.progress import say
-from sioconv.publish.modelling_code import write_code
 from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe, saved_values
 from sioconv.recipe_files import first_difference
 from sioconv.train.config import TrainConfig
@@ -214,7 +213,7 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, base_finge
         save_initial_state(path, model, base_fingerprint)
         return
     stop_ids = [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)]
-    save_model_folder(model, tokenizer, path, stop_ids, write_code if isinstance(model, SioConvForCausalLM) else None)
+    save_model_folder(model, tokenizer, path, stop_ids)
 
 
 def _write_on(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str, sampling: SamplingConfig) -> str:

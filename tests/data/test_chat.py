@@ -1,20 +1,48 @@
 """Conversations become the ids that the chat template gives, and no text becomes a special token."""
 
+import json
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import get_json_schema
 
-from sioconv.data.chat import encode, encode_batch, encode_turn, end_of_turn_id
+from sioconv.data.chat import TURN_OF, encode, encode_batch, encode_turn, end_of_turn_id, turns_of
 from sioconv.data.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, SPECIAL_TOKENS
 from sioconv.errors import UserError
 
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]
 
 
 def conversations(text: st.SearchStrategy[str]) -> st.SearchStrategy[Messages]:
     message = st.fixed_dictionaries({"role": st.sampled_from(sorted(ROLE_TOKENS)), "content": text})
     return st.lists(message, min_size=1, max_size=6)
+
+
+def tools(text: st.SearchStrategy[str]) -> st.SearchStrategy[list[dict[str, Any]] | None]:
+    values = st.one_of(text, st.integers(), st.booleans(), st.none(), st.lists(text, max_size=2))
+    schema = st.dictionaries(text, st.one_of(values, st.dictionaries(text, values, max_size=2)), max_size=3)
+    return st.none() | st.lists(schema, max_size=3)
+
+
+def tool_conversations(text: st.SearchStrategy[str]) -> st.SearchStrategy[Messages]:
+    """Messages in every form that can be read."""
+    part = st.fixed_dictionaries({"type": st.just("text"), "text": text})
+    content = text | st.lists(part, max_size=3)
+    function = st.fixed_dictionaries({"name": text, "arguments": text | st.dictionaries(text, text, max_size=2)})
+    wrapped = st.fixed_dictionaries({"type": st.just("function"), "id": text, "function": function})
+    calls = st.lists(function | wrapped | st.fixed_dictionaries({"name": text}), min_size=1, max_size=3)
+    said = st.fixed_dictionaries({"role": st.sampled_from(sorted(TURN_OF)), "content": content})
+    called = st.fixed_dictionaries(
+        {"role": st.just("assistant"), "content": content | st.none(), "tool_calls": calls, "audio": st.none()}
+    )
+    answered = st.fixed_dictionaries(
+        {"role": st.just("tool"), "content": content, "name": text, "tool_call_id": text, "annotations": st.just([])}
+    )
+    return st.lists(said | called | answered, min_size=1, max_size=6)
 
 
 harmless = st.text(max_size=40).filter(lambda text: "<|" not in text)
@@ -36,6 +64,64 @@ def test_harmless_text_gives_what_the_template_gives(
     ids, mask = encode(tokenizer, messages, add_generation_prompt=prompt)
     assert ids == template["input_ids"]
     assert mask == template["assistant_masks"]
+
+
+@given(tool_conversations(harmless), tools(harmless), st.booleans())
+def test_tools_parts_and_other_roles_give_what_the_template_gives(
+    tokenizer: PreTrainedTokenizerFast, messages: Messages, offered: list[dict[str, Any]] | None, prompt: bool
+) -> None:
+    template = tokenizer.apply_chat_template(
+        messages, tools=offered, return_assistant_tokens_mask=True, return_dict=True, add_generation_prompt=prompt
+    )
+    ids, mask = encode(tokenizer, messages, tools=offered, add_generation_prompt=prompt)
+    assert ids == template["input_ids"]
+    assert mask == template["assistant_masks"]
+
+
+@given(tool_conversations(hostile), tools(hostile))
+def test_no_text_of_a_tool_becomes_a_special_token(
+    tokenizer: PreTrainedTokenizerFast, messages: Messages, offered: list[dict[str, Any]] | None
+) -> None:
+    ids, _ = encode(tokenizer, messages, tools=offered)
+    turns = turns_of(messages, offered)
+    special = {tokenizer.convert_tokens_to_ids(token): token for token in SPECIAL_TOKENS}
+    expected = sum(([ROLE_TOKENS[role], END_OF_TURN] for role, _ in turns), [BOS])
+    assert [special[token] for token in ids if token in special] == expected
+    assert tokenizer.decode(ids) == BOS + "".join(f"{ROLE_TOKENS[role]}{text}{END_OF_TURN}" for role, text in turns)
+
+
+def weather(city: str, days: int = 1) -> str:
+    """Says what the weather will be.
+
+    Args:
+        city: Where.
+        days: How many days ahead.
+    """
+    return f"{city}: rain for {days} days"
+
+
+def test_a_conversation_with_a_tool(tokenizer: PreTrainedTokenizerFast) -> None:
+    call = {"type": "function", "id": "1", "function": {"name": "weather", "arguments": {"city": "仙台"}}}
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "仙台"}, {"type": "text", "text": "は？"}]},
+        {"role": "assistant", "content": "I look.", "tool_calls": [call, call["function"]]},
+        {"role": "tool", "name": "weather", "tool_call_id": "1", "content": "rain"},
+        {"role": "assistant", "content": "雨です。"},
+    ]
+    schema = get_json_schema(weather)
+    one = '<tool_call>\n{"name": "weather", "arguments": {"city": "仙台"}}\n</tool_call>'
+    assert turns_of(messages, [weather]) == [
+        ("system", f"Be brief.\n\n<tools>\n{json.dumps(schema)}\n</tools>"),
+        ("user", "仙台は？"),
+        ("assistant", f"I look.\n{one}\n{one}"),
+        ("user", "<tool_response>\nrain\n</tool_response>"),
+        ("assistant", "雨です。"),
+    ]
+    ids, mask = encode(tokenizer, messages, tools=[weather])
+    learned = [token for token, counts in zip(ids, mask, strict=True) if counts]
+    assert tokenizer.decode(learned) == f"I look.\n{one}\n{one}{END_OF_TURN}雨です。{END_OF_TURN}"
+    assert turns_of(messages[1:], [schema])[0] == ("system", f"<tools>\n{json.dumps(schema)}\n</tools>")
 
 
 @given(conversations(hostile | st.text(max_size=40)))
@@ -78,16 +164,50 @@ def test_end_of_turn_ends_a_turn(tokenizer: PreTrainedTokenizerFast) -> None:
     ("messages", "complaint"),
     [
         ([], "empty conversation"),
-        ([{"role": "tool", "content": "x"}], "unknown role: 'tool'"),
+        ([{"role": "function", "content": "x"}], "unknown role: 'function'"),
         ([{"content": "x"}], "unknown role: None"),
         ([{"role": "user"}], "NoneType"),
-        ([{"role": "user", "content": ["x"]}], "list"),
+        ([{"role": "user", "content": ["x"]}], "part of the role user is str"),
         ([{"role": "user", "content": "\ud800"}], "surrogate"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "'image_url'"),
+        ([{"role": "user", "content": [{"type": "input_audio"}]}], "'input_audio'"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "'text'"),
+        ([{"role": "user", "content": {"type": "text", "text": "x"}}], "dict"),
+        ([{"role": "user", "content": "x", "images": ["x.png"]}], "'images'"),
+        ([{"role": "assistant", "content": "x", "weight": 0}], "'weight'"),
+        ([{"role": "user", "content": "x", "tool_calls": [{"name": "f"}]}], "only the assistant"),
+        ([{"role": "assistant", "tool_calls": [{"arguments": {}}]}], "no name"),
+        ([{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": {1}}}]}], "isn't JSON"),
     ],
 )
 def test_bad_messages_are_refused(tokenizer: PreTrainedTokenizerFast, messages: Messages, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint) as caught:
         encode(tokenizer, messages)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "complaint"),
+    [
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "type image_url"),
+        ({"role": "user", "content": ["x"]}, "must be an object"),
+        ({"role": "user", "content": 3}, "must be text"),
+        ({"role": "user"}, "must be text"),
+        ({"role": "function", "content": "x"}, "got function"),
+        ({"role": "user", "content": "x", "images": ["x.png"]}, "has images"),
+        ({"role": "user", "content": "x", "tool_calls": [{"name": "f"}]}, "only the assistant"),
+    ],
+)
+def test_the_template_refuses_the_same(
+    tokenizer: PreTrainedTokenizerFast, message: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(TemplateError, match=complaint):
+        tokenizer.apply_chat_template([message])
+
+
+def test_a_function_without_types_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UserError, match="bad tool") as caught:
+        encode(tokenizer, [{"role": "user", "content": "x"}], tools=[lambda city: city])
     assert "\n" not in str(caught.value)
 
 

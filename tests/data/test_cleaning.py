@@ -113,9 +113,39 @@ def test_normalisation_is_done_once_and_keeps_case(text: str, form: str) -> None
     step = Normalise("NFC" if form == "NFC" else "NFKC")
     once = normalise(text, step)
     assert normalise(once, step) == once
-    assert "\r" not in once and unicodedata.is_normalized(step.form, once)
+    assert "\r" not in once
+    assert all(
+        unicodedata.is_normalized(step.form, part) for part in re.split("[\uf900-\ufaff\U0002f800-\U0002fa1f]", once)
+    )
     ascii_letters = [letter for letter in text if letter in LETTERS + LETTERS.upper()]
     assert list(normalise("".join(ascii_letters), step)) == ascii_letters
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("line one\x0bline two\x0cpage two\x1cpart\x1dpart\x1epart", "line one\nline two\npage two\npart\npart\npart"),
+        ("one\u2028two\u2029three\x85four\rfive", "one\ntwo\nthree\nfour\nfive"),
+        ("one\x1ftwo\x00\x01three\x92four\x7f five", "one two three four five"),
+        ("\x00one\x00\n\x1btwo\x08", "one\ntwo"),
+        ("exam\xadple Bei\xad\nspiel", "example Bei-\nspiel"),
+        ("川\u200bへ foo\u200bbar a\ufeffb\u2060c", "川へ foobar abc"),
+        ("ไทย\u200bไทย\u200b ភាសា\u200bខ្មែរ", "ไทย\u200bไทย ភាសា\u200bខ្មែរ"),
+        ("one\xa0two\u3000three\u202ffour", "one\xa0two\u3000three\u202ffour"),
+        ("👨\u200d👩\u200d👧 می\u200cخواهم", "👨\u200d👩\u200d👧 می\u200cخواهم"),
+    ],
+)
+def test_normalisation_glues_no_words(text: str, cleaned: str) -> None:
+    assert normalise(text, Normalise()) == cleaned
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKC"])
+def test_kanji_of_names_stay_as_they_are_written(form: str) -> None:
+    step = Normalise("NFC" if form == "NFC" else "NFKC")
+    # 神, 塚, 﨑, 海, 朗, variants of Unicode's supplement, and a form chosen by a selector.
+    names = "\ufa19\ufa10\ufa11\ufa45\uf929\U0002f81aか\u845b\U000e0100\u795e\ufe00"
+    assert normalise(names, step) == names
+    assert normalise("\ufa19か\u3099\ufa10", step) == "\ufa19が\ufa10"
 
 
 # ------------------------------------------------------------------------------------------------ single steps

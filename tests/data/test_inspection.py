@@ -78,7 +78,7 @@ def test_it_says_what_is_there(run: Path) -> None:
     assert report["total"]["documents"] == 70 == sum(one["documents"] for one in report["sets"])
     assert json.loads(json.dumps(report)) == report
     told = describe(report)
-    assert "checksums verified" in told and "<|assistant|>山から海へ流れる。⏎\ufffd[31m<|end_of_turn|>" in told
+    assert "checksums verified" in told and "<|assistant|>山から海へ流れる。⏎␛[31m<|end_of_turn|>" in told
     assert "\x1b" not in told
     assert f"{text['tokens']:,} tokens (uint16)" in told
 

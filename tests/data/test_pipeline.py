@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data import pipeline
 from sioconv.data.chat import encode
+from sioconv.data.cleaning_config import Cleaning, Normalise
 from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
 from sioconv.data.pipeline import batches, prepare_source
 from sioconv.data.shard_writer import TaskWriter
@@ -177,6 +178,20 @@ def test_what_is_there_is_left_alone_until_something_changes(tmp_path: Path, tok
     assert is_made_anew(source, data, other)
     assert not is_made_anew(source, data, other)
     assert sorted(entry.name for entry in out.iterdir()) == PUBLISHED
+
+
+def test_shards_of_before_are_made_again_where_text_is_read_otherwise_since(
+    tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "神\x0c塚"}] * 4)
+    for cleaning, again in ((Cleaning(), False), (Cleaning(normalise=Normalise()), True)):
+        source, out = SourceConfig(str(path), cleaning=cleaning), tmp_path / str(again)
+        with monkeypatch.context() as before:
+            before.setattr(pipeline, "_reading", lambda *_: {})  # as manifests were before
+            prepare_source("s", source, DataConfig(heldout=0), tokenizer_folder, out)
+        written = (out / "train" / "manifest.json").stat().st_mtime_ns
+        prepare_source("s", source, DataConfig(heldout=0), tokenizer_folder, out)
+        assert ((out / "train" / "manifest.json").stat().st_mtime_ns != written) is again
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -212,23 +212,22 @@ DUMP = """\
 
 @pytest.mark.parametrize("suffix", ["", ".bz2"])
 def test_articles_of_a_dump(tmp_path: Path, suffix: str) -> None:
-    pytest.importorskip("mwparserfromhell")
     path = tmp_path / f"jawiki-pages-articles.xml{suffix}"
     path.write_bytes(COMPRESSIONS[suffix](DUMP.encode()))
     tally = Tally("read")
     rows = list(read_rows(SourceConfig(str(path), id_column="id"), tally=tally))
     assert [(row.extra["id"], row.extra["title"]) for row in rows] == [("5", "海"), ("9", "山")]
-    assert rows[0].text == "海（うみ、）は、塩の水である。\n\n深さ\n平均は3,700 m。"
+    assert rows[0].text == "海（うみ、sea）は、塩の水である。\n\n波の絵\n\n深さ\n平均は3,700 m。"
     assert rows[1].text == "山は、高い。"
     reasons = {reason: part.count for reason, part in tally.left_out.items()}
     assert reasons == {"redirect": 1, "not an article": 1, "nothing but markup": 1}
     assert (tally.seen, tally.bad) == (5, 0)
+    assert {name: part.count for name, part in tally.parts.items()} == {"template": 1, "reference": 1, "table": 1}
     parts = [list(read_rows(SourceConfig(str(path)), rank=rank, world_size=2)) for rank in (0, 1)]
     assert sorted(row.text or "" for part in parts for row in part) == sorted(row.text or "" for row in rows)
 
 
 def test_a_dump_that_breaks_off(tmp_path: Path) -> None:
-    pytest.importorskip("mwparserfromhell")
     path = tmp_path / "a.xml"
     path.write_bytes(DUMP.encode()[:-60])
     found, tally = counted(path)

@@ -162,8 +162,8 @@ def test_the_chat_template(tokenizer: PreTrainedTokenizerFast) -> None:
         ids += [tokenizer.convert_tokens_to_ids(ROLE_TOKENS[role]), *part, 3]
         mask += [0, *[int(role == "assistant")] * (len(part) + 1)]
     assert encoded["input_ids"] == ids and encoded["assistant_masks"] == mask
-    with pytest.raises(Exception, match="role must be system, user or assistant"):
-        tokenizer.apply_chat_template([{"role": "tool", "content": "x"}])
+    with pytest.raises(Exception, match="role must be system, developer, user, assistant or tool"):
+        tokenizer.apply_chat_template([{"role": "function", "content": "x"}])
 
 
 def test_transformers_guards_conversations_when_told(tokenizer: PreTrainedTokenizerFast) -> None:

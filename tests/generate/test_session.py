@@ -62,7 +62,9 @@ def tokens_read(tiny_model: TinyModel) -> Iterator[list[int]]:
     hook.remove()
 
 
-@pytest.mark.parametrize("options", [{}, {"conv_width": 4}, {"gate": "channel"}, {"input_scale": "variance"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"conv_width": 4}, {"gate": "channel"}, {"input_scale": "variance"}, {"trapezoid": True}]
+)
 def test_cached_equals_uncached(
     tiny_model: TinyModel, make_model: Callable[..., SioConvForCausalLM], options: dict[str, object]
 ) -> None:

@@ -55,6 +55,26 @@ def test_the_file_is_plain_safetensors(tiny_model: TinyModel, saved: Path) -> No
     }
 
 
+@pytest.mark.parametrize("options", [{"trapezoid": True}, {"trapezoid": True, "conv_width": 3, "conv_on": "z"}])
+def test_the_last_z_is_kept(
+    tiny_model: TinyModel, make_model: Callable[..., SioConvForCausalLM], options: dict[str, object], tmp_path: Path
+) -> None:
+    model = make_model(tiny_model[1], **options)
+    session = Session(model, tiny_model[1], 3)
+    session.feed([1, 300, 301, 302])
+    session.save(tmp_path / "s.state")
+    assert load_file(tmp_path / "s.state")["layers.0.z"].shape == (1, model.config.num_heads, model.config.head_dim)
+    again = Session.load(tmp_path / "s.state", model, tiny_model[1])
+    for each in (session, again):
+        each.feed([303, 304, 305])
+    for name, value in session.fork()._cache.state_dict().items():
+        assert torch.equal(again.fork()._cache.state_dict()[name], value), name
+    tensors = load_file(tmp_path / "s.state")
+    del tensors["layers.1.z"]
+    save_file(tensors, tmp_path / "damaged.state", metadata_of(tmp_path / "s.state"))
+    refused(tmp_path / "damaged.state", model, "damaged state file")
+
+
 ids = st.lists(st.integers(0, 383))
 counts = st.integers(0, LARGEST_SEED)
 states = st.builds(SessionState, counts.filter(bool), ids, st.binary(max_size=9), ids, counts, counts)

@@ -26,6 +26,24 @@ VARIANTS: dict[str, dict[str, object]] = {
         "conv_on": "recurrence",
         "output_gate": "state",
     },
+    "trapezoid, channel gates, conv 3 on z, 2 groups, gate inside": {
+        "trapezoid": True,
+        "gate": "channel",
+        "conv_width": 3,
+        "conv_on": "z",
+        "norm_groups": 2,
+        "output_gate": "normed",
+    },
+    "trapezoid, scaled, 4 groups, small starts": {
+        "trapezoid": True,
+        "input_scale": "variance",
+        "norm_groups": 4,
+        "embedding_std": 0.5,
+        "embedding_max_norm": None,
+        "linear_std": 0.05,
+        "zero_out_projections": True,
+    },
+    "one group, gate on the state": {"norm_groups": 1, "output_gate": "state"},
 }
 
 Build = Callable[..., SioConvForCausalLM]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from sioconv.model import SioConvCache, SioConvForCausalLM
+from sioconv.model import LayerState, SioConvCache, SioConvForCausalLM
 
 
 @pytest.fixture
@@ -35,11 +35,12 @@ def test_shapes_and_dtypes(model: SioConvForCausalLM, ids: Tensor) -> None:
     config, cache = model.config, SioConvCache(model.config)
     model.bfloat16()(ids, cache=cache)
     for name, tensor in cache.state_dict().items():
-        if name.endswith(".c"):
-            assert tensor.shape == (3, config.num_heads, config.head_dim) and tensor.dtype == torch.float32
-        else:
+        if name.endswith(".conv"):
             assert tensor.shape == (3, config.hidden_size, config.conv_width - 1)
-    assert len(cache.state_dict()) == config.num_hidden_layers * (2 if config.conv_width else 1)
+        else:
+            assert tensor.shape == (3, config.num_heads, config.head_dim)
+        assert tensor.dtype == torch.float32 or not name.endswith(".c")
+    assert len(cache.state_dict()) == config.num_hidden_layers * (1 + bool(config.conv_width) + config.trapezoid)
     assert cache.get_seq_length() == 11
 
 
@@ -59,6 +60,20 @@ def test_a_copy_is_independent(model: SioConvForCausalLM, ids: Tensor, warm: Sio
         assert torch.equal(tensor, before[name]) and not torch.equal(tensor, copy.state_dict()[name])
 
 
+def test_a_copy_outside_no_grad_carries_the_gradient(model: SioConvForCausalLM, ids: Tensor) -> None:
+    """torch refuses to deep-copy what was computed from parameters."""
+    cache = model(ids[:, :5], use_cache=True).cache
+    copies = [deepcopy(cache), deepcopy({"caches": [cache]})["caches"][0]]
+    expected = model(ids[:, 5:], cache=cache).logits
+    for copy in copies:
+        assert torch.equal(model(ids[:, 5:], cache=copy).logits, expected)
+    model(ids[:, 5:], cache=deepcopy(model(ids[:, :5], use_cache=True).cache)).logits.sum().backward()
+    copied = model.model.embed_tokens.weight.grad.clone()
+    model.zero_grad()
+    model(ids[:, 5:], cache=model(ids[:, :5], use_cache=True).cache).logits.sum().backward()
+    assert torch.equal(copied, model.model.embed_tokens.weight.grad)
+
+
 def test_state_dict_round_trip(model: SioConvForCausalLM, ids: Tensor, warm: SioConvCache) -> None:
     other = SioConvCache(model.config)
     other.load_state_dict(warm.state_dict(), int(warm.tokens_seen))
@@ -76,7 +91,7 @@ def test_it_can_be_taken_apart_and_put_together(model: SioConvForCausalLM, ids: 
         assert isinstance(again, SioConvCache) and again.get_seq_length() == cache.get_seq_length()
         assert torch.equal(read(model, ids[:, -2:], again), read(model, ids[:, -2:], cache))
     paths = [str(path[0]) for path, _ in _pytree.tree_flatten_with_path(warm)[0]]
-    assert len(paths) == len(set(paths)) == 1 + 2 * model.config.num_hidden_layers
+    assert len(paths) == len(set(paths)) == 1 + len(LayerState._fields) * model.config.num_hidden_layers
 
 
 def test_a_missing_state_is_named(model: SioConvForCausalLM, warm: SioConvCache) -> None:

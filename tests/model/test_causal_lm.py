@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from sioconv.model import SioConvCache, SioConvForCausalLM
+from sioconv.model import PRESETS, SioConvCache, SioConvConfig, SioConvForCausalLM
 from sioconv.model.loss import IGNORED
 
 
@@ -167,6 +167,16 @@ def test_long_embeddings_are_looked_up_at_the_limit(model: SioConvForCausalLM, i
     torch.testing.assert_close(model.get_input_embeddings()(ids), rows)
 
 
+def test_shapes_on_the_meta_device(model: SioConvForCausalLM, ids: Tensor) -> None:
+    with torch.device("meta"):
+        shapes = SioConvForCausalLM(model.config)
+        read = shapes(torch.ones_like(ids), labels=torch.ones_like(ids), use_cache=True)
+        read.loss.backward()
+        more = shapes(torch.ones(3, 1, dtype=torch.int64), cache=read.cache)
+    assert read.logits.is_meta and read.logits.shape == (3, 11, model.config.vocab_size) and more.logits.shape[1] == 1
+    assert more.cache.get_seq_length() == 12
+
+
 def test_a_cache_for_keys_and_values_is_refused(model: SioConvForCausalLM, ids: Tensor) -> None:
     for call in (model, model.generate):
         with pytest.raises(TypeError, match="cache is a DynamicCache: give a SioConvCache"):
@@ -275,3 +285,21 @@ def test_the_fingerprint_is_the_weights_and_the_architecture(model: SioConvForCa
     model.config.rms_norm_eps *= 2
     known.add(model.fingerprint())
     assert len(known) == 2 + len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("sioconv-2024", "6d087b19dc5a7935cbd3cac2347865bfe7675844efa1be20f731e2c95b5198c9"),
+        ("sioconv", "6f625731cc8b83bb10f5373102c7bd81b9747250e44a2b84272609f27486d4e2"),
+    ],
+)
+def test_options_that_came_later_leave_the_fingerprint_of_older_models(preset: str, expected: str) -> None:
+    """What state files of before say of their model."""
+    sizes = {"hidden_size": 12, "num_heads": 3, "num_hidden_layers": 2, "intermediate_size": 20, "vocab_size": 40}
+    model = SioConvForCausalLM(SioConvConfig(**{**PRESETS[preset], **sizes}))
+    for i, parameter in enumerate(model.parameters()):
+        parameter.data.fill_(i / 8)
+    assert model.fingerprint() == expected
+    model.config.trapezoid = True
+    assert model.fingerprint() != expected

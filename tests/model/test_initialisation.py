@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sioconv.model import SioConvConfig, SioConvForCausalLM, SioConvLayer
 
@@ -45,20 +45,31 @@ def assert_fresh_gates(mixer: SioConvLayer) -> None:
         assert mixer.A_log.min() >= 0 and mixer.A_log.max() <= 2.78 and std(mixer.A_log) > 0.2  # rates from 1 to 16
 
 
+def assert_fresh_linear(linear: nn.Linear, config: SioConvConfig, zero: bool = False) -> None:
+    """As torch starts it, normal, or at 0."""
+    spread = (3 * linear.in_features) ** -0.5 if config.linear_std is None else config.linear_std
+    assert std(linear.weight) == pytest.approx(0 if zero else spread, rel=0.05)
+    if linear.bias is not None and (zero or config.linear_std is not None):
+        assert not linear.bias.any()
+    elif linear.bias is not None:
+        assert 0 < linear.bias.abs().max() <= linear.in_features**-0.5
+
+
 def assert_fresh(model: SioConvForCausalLM) -> None:
     """Every parameter is as in a new model."""
     config, width = model.config, model.config.hidden_size
     rows = model.model.embed_tokens.weight.detach()
     if config.embedding_max_norm is None:
-        assert std(rows) == pytest.approx(1, rel=0.05)
+        assert std(rows) == pytest.approx(config.embedding_std, rel=0.05)
     else:
         assert (rows.norm(dim=-1) <= config.embedding_max_norm + 1e-6).all()
         assert std(rows) == pytest.approx(config.embedding_max_norm / width**0.5, rel=0.05)
     for block in model.model.layers:
         mixer = block.mixer
         for name, gain in {"z": config.z_gain, "y": config.y_gain}.items():
-            for linear in (mixer.get_submodule(f"{name}_proj"), mixer.get_submodule(f"{name}_gate_proj")):
-                assert std(linear.weight) == pytest.approx(gain * width**-0.5, rel=0.1)
+            for part in (f"{name}_proj", f"{name}_gate_proj"):
+                linear, zero = mixer.get_submodule(part), part == "y_proj" and config.zero_out_projections
+                assert std(linear.weight) == pytest.approx(0 if zero else gain * width**-0.5, rel=0.1)
                 assert linear.bias is None or not linear.bias.any()
         assert 0 < std(mixer.dt_proj.weight) < 0.01
         assert_fresh_gates(mixer)
@@ -68,12 +79,13 @@ def assert_fresh(model: SioConvForCausalLM) -> None:
         for norm in (block.mixer_norm, block.ffn_norm, mixer.state_norm):
             assert (norm.weight == 1).all()
         assert not mixer.state_norm.bias.any()
-        for linear in (block.ffn.up_proj, block.ffn.gate_proj, block.ffn.down_proj):
-            assert std(linear.weight) == pytest.approx((3 * linear.in_features) ** -0.5, rel=0.05)
-            assert linear.bias is None or 0 < linear.bias.abs().max() <= linear.in_features**-0.5
+        if mixer.mix_proj is not None:
+            assert not mixer.mix_proj.weight.any() and (mixer.mix_proj.bias == 2).all()
+        for linear in (block.ffn.up_proj, block.ffn.gate_proj):
+            assert_fresh_linear(linear, config)
+        assert_fresh_linear(block.ffn.down_proj, config, zero=config.zero_out_projections)
     if not config.tie_word_embeddings:
-        assert std(model.lm_head.weight) == pytest.approx((3 * width) ** -0.5, rel=0.05)
-    assert model.lm_head.bias is None or 0 < model.lm_head.bias.abs().max() <= width**-0.5
+        assert_fresh_linear(model.lm_head, config)
     assert (model.model.norm.weight == 1).all()
 
 

@@ -1,12 +1,15 @@
 """The layer alone: what it computes, and that cutting, packing and padding a sequence change nothing."""
 
 import math
+import pickle
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from transformers.trainer_pt_utils import nested_detach
 
 from sioconv.model import Architecture, LayerState, SioConvForCausalLM, SioConvLayer
 
@@ -33,7 +36,7 @@ def alone(layer: SioConvLayer, x: Tensor, state: LayerState | None = None) -> tu
 
 
 def row(state: LayerState, i: int) -> LayerState:
-    return LayerState(state.c[i : i + 1], None if state.conv is None else state.conv[i : i + 1])
+    return LayerState(*(None if tensor is None else tensor[i : i + 1] for tensor in state))
 
 
 def assert_same_state(state: LayerState, expected: LayerState) -> None:
@@ -44,6 +47,7 @@ def assert_same_state(state: LayerState, expected: LayerState) -> None:
 def loop(layer: SioConvLayer, x: Tensor) -> Tensor:
     """The layer's definition, written down step by step for one document [T, D]."""
     config, c, outputs, z_before = layer.config, layer.initial_state, [], []
+    last_z = torch.zeros_like(c)
     heads, weights = config.num_heads, layer.conv_weight
 
     def convolve(inputs: list[Tensor]) -> Tensor:
@@ -66,13 +70,16 @@ def loop(layer: SioConvLayer, x: Tensor) -> Tensor:
             z = z * (1 - torch.exp(2 * log_a)).sqrt()
         elif config.input_scale == "mean":
             z = z * (1 - torch.exp(log_a))
+        if config.trapezoid:
+            share = layer.mix_proj(xt).sigmoid().view(heads, 1)
+            last_z, z = z, share * z + (1 - share) * torch.exp(log_a) * last_z
         c = torch.exp(log_a) * c + z
         gate = F.silu(layer.y_gate_proj(x_gate)).view(heads, -1)
-        seen = c * gate if config.output_gate == "state" else c
+        seen = (c * gate if config.output_gate == "state" else c).view(config.norm_groups or heads, -1)
         mean, variance = seen.mean(-1, keepdim=True), seen.var(-1, unbiased=False, keepdim=True)
         norm = (seen - mean) / (variance + config.state_norm_eps).sqrt()
         norm = norm * layer.state_norm.weight[:, None] + layer.state_norm.bias[:, None]
-        norm = norm * gate if config.output_gate == "normed" else norm
+        norm = norm.view(heads, -1) * gate if config.output_gate == "normed" else norm
         y = layer.y_proj(norm.flatten())
         outputs.append(y * gate.flatten() if config.output_gate == "projected" else y)
     return torch.stack(outputs)
@@ -258,3 +265,37 @@ def test_gates_stay_fp32_under_autocast(layer: SioConvLayer, x: Tensor) -> None:
 def test_a_wrong_size_is_named() -> None:
     with pytest.raises(ValueError, match="num_heads: 5"):
         SioConvLayer(Architecture(hidden_size=12, num_heads=5))
+
+
+def test_a_state_is_built_from_one_iterable(layer: SioConvLayer, x: Tensor) -> None:
+    """As transformers' Trainer builds tuples and lists: `type(state)(f(tensor) for tensor in state)`."""
+    _, state = layer(x)
+    for again in (LayerState(tensor for tensor in state), LayerState(list(state)), LayerState(*state)):
+        assert type(again) is LayerState and again.c is state.c and again.conv is state.conv
+    assert LayerState(state.c).conv is None
+    with pytest.raises(TypeError):
+        LayerState([state.c])
+    nested = nested_detach((state, [state]))  # type: ignore[no-untyped-call]
+    assert torch.equal(nested[0].c, state.c) and type(nested[1][0]) is LayerState
+    loaded = pickle.loads(pickle.dumps(LayerState(state.c.detach())))
+    assert type(loaded) is LayerState and torch.equal(loaded.c, state.c)
+
+
+def test_a_state_is_copied_outside_no_grad(layer: SioConvLayer, x: Tensor) -> None:
+    _, state = layer(x)
+    copied = deepcopy(state)
+    assert type(copied) is LayerState and torch.equal(copied.c, state.c) and copied.c is not state.c
+
+
+def test_shapes_on_the_meta_device(model: SioConvForCausalLM, x: Tensor) -> None:
+    """Forward and backward, whole sequences and single steps, without computing."""
+    with torch.device("meta"):
+        layer = SioConvLayer(model.config)
+        y, state = layer(torch.randn(*x.shape), mask=torch.ones(x.shape[:2], dtype=torch.bool))
+        y, state = layer(torch.randn(*x.shape), state, reset=torch.zeros(x.shape[:2], dtype=torch.bool))
+        y.sum().backward()
+        with torch.no_grad():
+            step, state = layer(torch.randn(x.shape[0], 1, x.shape[2]), state)
+    assert y.shape == x.shape and y.is_meta and step.shape == (x.shape[0], 1, x.shape[2])
+    assert state.c.is_meta and state.c.shape == (x.shape[0], layer.config.num_heads, layer.config.head_dim)
+    assert all(parameter.grad is not None for parameter in layer.parameters())

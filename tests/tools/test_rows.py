@@ -14,6 +14,7 @@ from sioconv.model import PRESETS
 KINDS: dict[str, dict[str, object]] = {
     "sioconv, conv 2": {"conv_width": 2},
     "sioconv-2024": PRESETS["sioconv-2024"],
+    "trapezoid, one group": {"trapezoid": True, "norm_groups": 1},
     "channel gates, tied": {"gate": "channel", "tie_word_embeddings": True, "head_bias": False},
 }
 SERVER = "serving.openai_client"

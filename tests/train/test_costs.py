@@ -23,6 +23,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"output_gate": "state"},
     {"gate": "channel"},
     {"conv_width": 4},
+    {"trapezoid": True},
+    {"trapezoid": True, "gate": "channel"},
+    {"norm_groups": 2},
     {"input_scale": "variance", "intermediate_size": 192},
     {"tie_word_embeddings": True, "head_bias": False},
 ]

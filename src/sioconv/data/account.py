@@ -110,6 +110,9 @@ def _lines(values: Mapping[str, Any]) -> Iterator[str]:
         if step["left_out"]:
             yield f"\n## {TITLES[step['name']]}"
             yield from _reasons(step["left_out"])
+    if parts := values["steps"][0].get("parts"):
+        yield "\n## Parts left out of documents that are kept"
+        yield from _reasons(parts)
     if values["repeated_ids"] and values["repeated_ids"]["count"]:
         yield "\n## Ids that came before"
         yield "\nThe documents are kept."

@@ -13,9 +13,17 @@ from sioconv.data.rows import Row
 from sioconv.data.tally import Tally
 
 EXCERPT = 160  # characters of a dropped document that a report shows
-LINE_ENDS = re.compile("\r\n|[\r\x85\u2028\u2029]")
-# Control characters, and characters without width that say nothing; joiners stay, emoji are made with them.
-INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b\u2060\ufeff\ufffe\uffff]")
+# What parts lines: with it, vertical tabs, form feeds and the separators of files, groups and records.
+LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+# Other control characters may stand between words: they become a space where nothing else parts these.
+CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x9f]+")
+# Characters without width that say nothing; joiners stay, emoji are made with them, and so does the space without
+# width in scripts that part words by it (Thai, Lao, Burmese, Khmer).
+PARTED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+INVISIBLE = re.compile(f"[\xad\u2060\ufeff\ufffe\uffff]|(?<![{PARTED}])\u200b+|\u200b+(?![{PARTED}\u200b])")
+HYPHENATED = re.compile("\xad(?=[ \t]*\n)")  # at the end of a line a soft hyphen is seen
+# Kanji that Unicode takes for others of the same meaning, though names are written with them: 神 U+FA19 isn't 神.
+KANJI = re.compile("[\uf900-\ufaff\U0002f800-\U0002fa1f]+")
 
 Judge = Callable[[str], str | None]
 
@@ -61,8 +69,20 @@ class Cleaner:
 
 
 def normalise(text: str, step: Normalise) -> str:
-    """The text in the Unicode form, its line ends as line feeds, without invisible characters."""
-    return unicodedata.normalize(step.form, INVISIBLE.sub("", LINE_ENDS.sub("\n", text)))
+    """The text in the Unicode form, its line ends as line feeds, without invisible characters.
+
+    No words are glued, and kanji stay as they are written.
+    """
+    text = HYPHENATED.sub("-", LINE_ENDS.sub("\n", text))
+    text = CONTROLS.sub(_space, INVISIBLE.sub("", text))
+    between = KANJI.split(text)
+    written = [*KANJI.findall(text), ""]
+    return "".join(unicodedata.normalize(step.form, part) + kanji for part, kanji in zip(between, written, strict=True))
+
+
+def _space(controls: re.Match[str]) -> str:
+    before, behind = controls.string[: controls.start()][-1:], controls.string[controls.end() :][:1]
+    return " " if before.strip() and behind.strip() else ""
 
 
 def excerpt(text: str) -> str:

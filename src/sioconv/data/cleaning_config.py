@@ -18,11 +18,11 @@ class _Step:
 
 @dataclass
 class Normalise(_Step):
-    """Makes spellings of the same character one; never lowercases.
+    """Makes spellings of the same character one; never lowercases, and leaves kanji as they are written.
 
     Args:
-        form: NFC keeps what a text looks like; NFKC also makes full-width letters and digits, half-width kana and ㍍
-            ordinary.
+        form: NFC keeps what a text looks like, also kanji of names that Unicode's own NFC replaces (U+FA19 for 神);
+            NFKC makes full-width letters and digits, half-width kana and ㍍ ordinary besides.
     """
 
     form: Literal["NFC", "NFKC"] = "NFC"

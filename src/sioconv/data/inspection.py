@@ -13,6 +13,7 @@ from sioconv.data.shards import MANIFEST, ShardSet
 from sioconv.data.tokenizer import TOKENIZER_FILE, load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
 from sioconv.files import atomic_write
+from sioconv.terminal import one_line
 
 PICTURE = "lengths.png"
 SHOWN = 300  # characters of a document
@@ -210,12 +211,7 @@ def _set_lines(one: Mapping[str, Any]) -> Iterator[str]:
         if "ids" in drawn:
             yield f"    {drawn['ids']}"
         else:
-            yield "    " + _printable(drawn["text"]) + "…" * drawn["cut"]
-
-
-def _printable(text: str) -> str:
-    """A text in one line, without what could command a terminal."""
-    return "".join("⏎" if char == "\n" else char if char.isprintable() else "\ufffd" for char in text)
+            yield "    " + one_line(drawn["text"]) + "…" * drawn["cut"]
 
 
 def _bars(histogram: Sequence[Sequence[int]]) -> Iterator[str]:

@@ -31,6 +31,7 @@ from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.rows import Split
 from sioconv.data.shard_writer import Ids, read_facts, task_writer, token_type, write_manifest
 from sioconv.data.shards import VERSION, ShardSet
+from sioconv.data.source_rows import BUNDLED, IDENTITY
 from sioconv.data.tokenizer import encode_texts, load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
 from sioconv.files import disk_errors
@@ -38,6 +39,9 @@ from sioconv.progress import say
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 INPUTS = ".inputs.json"
+# How text is read, by what has its own rules; a number grows where the same files begin to give another text, so that
+# shards of before are made again. What isn't here has been read in the same way from the beginning.
+READING = {"normalise": 2, "wikitext": 2, "conversations": 2}
 BATCH_BYTES = 1_000_000  # of text that is tokenised together: enough for all cores, whatever the documents' sizes
 
 
@@ -194,6 +198,7 @@ def _about(
     name: str, source: SourceConfig, data: DataConfig, tokenizer: Path, inputs: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What a manifest says of where shards come from; where it is the same, so are they."""
+    reading = _reading(source, inputs)
     return {
         "source": name,
         "path": source.path,
@@ -206,7 +211,18 @@ def _about(
         "heldout": data.heldout,
         "tasks": data.tasks,
         "inputs": inputs,
+        **({"reading": reading} if reading else {}),
     }
+
+
+def _reading(source: SourceConfig, inputs: list[dict[str, Any]]) -> dict[str, int]:
+    """Which of `READING` a source's text depends on."""
+    applies = {
+        "normalise": source.cleaning.normalise is not None,
+        "wikitext": any(".xml" in str(one.get("file", "")).lower() for one in inputs),
+        "conversations": source.kind == "chat" and not source.path.startswith((IDENTITY, BUNDLED)),
+    }
+    return {name: number for name, number in READING.items() if applies[name]}
 
 
 def _is_made(folder: Path, about: dict[str, Any]) -> bool:

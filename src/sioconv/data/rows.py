@@ -11,6 +11,8 @@ from sioconv.errors import UserError
 
 Kind = Literal["text", "chat"]
 Split = Literal["train", "heldout"]
+# Key of a record under which a reader counts, by name, what of it it hasn't read.
+PARTS_LEFT_OUT = "parts_left_out"
 ROLES = ("system", "user", "assistant")
 EXPECTED = {
     "text": 'an object with a non-empty string "text"',

@@ -1,6 +1,7 @@
 """Where rows come from: files, folders, globs, the Hub, text that ships with the package, turns built from a name."""
 
 import glob
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from sioconv.data.config import SourceConfig
 from sioconv.data.hub import HUB, read_hub
 from sioconv.data.identity import identity_rows
 from sioconv.data.readers import SUFFIXES, Record, Share, reader_of
-from sioconv.data.rows import BadInput, LeftOut, Row, row_of
-from sioconv.data.tally import Tally
+from sioconv.data.rows import PARTS_LEFT_OUT, BadInput, LeftOut, Row, row_of
+from sioconv.data.tally import Counted, Tally
 from sioconv.errors import UserError
 
 BUNDLED = "bundled:"
@@ -105,11 +106,14 @@ def _counted(record: Record, source: SourceConfig, where: str, tally: Tally) -> 
     try:
         if isinstance(record, BadInput):
             raise record
+        parts = record.pop(PARTS_LEFT_OUT) if isinstance(record.get(PARTS_LEFT_OUT), Counter) else Counter()
         row = row_of(record, source.kind, where, source.text_column)
     except BadInput as error:
         tally.refuse(error)
         return
     tally.seen += 1
+    for part, count in parts.items():
+        tally.parts.setdefault(part, Counted()).add(where, "", count)
     yield row
 
 

@@ -26,9 +26,9 @@ class Counted:
     count: int = 0
     examples: list[list[str]] = field(default_factory=list)
 
-    def add(self, where: str, what: str) -> None:
-        """Counts one."""
-        self.count += 1
+    def add(self, where: str, what: str, times: int = 1) -> None:
+        """Counts one place at which it happened, `times` times."""
+        self.count += times
         if len(self.examples) < EXAMPLES:
             self.examples.append([where, what])
 
@@ -42,6 +42,7 @@ class Tally:
         seen: rows or documents that came in, those that were left out included.
         bad: rows and files among them that can't be used.
         left_out: by reason.
+        parts: by name, what was left out of rows that are kept.
         strict: whether the first bad one is an error.
     """
 
@@ -49,6 +50,7 @@ class Tally:
     seen: int = 0
     bad: int = 0
     left_out: dict[str, Counted] = field(default_factory=dict)
+    parts: dict[str, Counted] = field(default_factory=dict)
     strict: bool = False
 
     @property
@@ -85,12 +87,18 @@ def merged(parts: Iterable[Tally]) -> Tally:
         for reason, counted in part.left_out.items():
             if reason not in whole.left_out and len(whole.left_out) >= REASONS:
                 reason = OTHER
-            into = whole.left_out.setdefault(reason, Counted())
-            into.count += counted.count
-            into.examples += counted.examples[: EXAMPLES - len(into.examples)]
+            _join(whole.left_out, reason, counted)
+        for name, counted in part.parts.items():
+            _join(whole.parts, name, counted)
     if whole is None:
         raise ValueError("merged: at least one tally expected")
     return whole
+
+
+def _join(whole: dict[str, Counted], name: str, counted: Counted) -> None:
+    into = whole.setdefault(name, Counted())
+    into.count += counted.count
+    into.examples += counted.examples[: EXAMPLES - len(into.examples)]
 
 
 def as_json(tally: Tally) -> dict[str, Any]:
@@ -102,5 +110,7 @@ def as_json(tally: Tally) -> dict[str, Any]:
 
 def from_json(values: dict[str, Any]) -> Tally:
     """The tally that `as_json` gave."""
-    left_out = {reason: Counted(**counted) for reason, counted in values["left_out"].items()}
-    return Tally(values["name"], values["seen"], values["bad"], left_out)
+    left_out, parts = (
+        {name: Counted(**counted) for name, counted in values.get(key, {}).items()} for key in ("left_out", "parts")
+    )
+    return Tally(values["name"], values["seen"], values["bad"], left_out, parts)

@@ -41,18 +41,73 @@ MARKS = r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"  # with the end of the line that they 
 SPACES = r"\s+(?!\S)|\s+"
 PIECES = "|".join((CONTRACTIONS, WORDS, PHRASES, DIGITS, MARKS, SPACES))
 
-# Turns of a conversation; what is between the generation marks is what fine-tuning learns.
+# Turns of a conversation; what is between the generation marks is what fine-tuning learns. The same in Python, safe
+# against text that spells a special token, is `sioconv.data.chat`.
 CHAT_TEMPLATE = """\
-{{- bos_token }}
-{%- for message in messages %}
-{%- if message['role'] not in ['system', 'user', 'assistant'] %}
-{{- raise_exception('role must be system, user or assistant, got ' + message['role']) }}
-{%- endif %}
-{{- '<|' + message['role'] + '|>' }}
-{%- if message['role'] == 'assistant' %}
-{%- generation %}{{- message['content'] + '<|end_of_turn|>' }}{%- endgeneration %}
+{%- set tokens = {
+  'system': 'system', 'developer': 'system', 'user': 'user', 'tool': 'user', 'assistant': 'assistant'
+} %}
+{%- set known = ['role', 'content', 'tool_calls', 'tool_call_id', 'name'] %}
+{%- macro said(message) %}
+{%- set content = message['content'] %}
+{%- if content is string %}
+{{- content }}
+{%- elif content is defined and content is iterable and content is not mapping %}
+{%- for part in content %}
+{%- if part is mapping and part['type'] == 'text' and part['text'] is string %}
+{{- part['text'] }}
+{%- elif part is mapping %}
+{{- raise_exception('a content part of type ' + part['type'] | string + ' cannot be read: give text') }}
 {%- else %}
-{{- message['content'] + '<|end_of_turn|>' }}
+{{- raise_exception('a content part must be an object with type and text') }}
+{%- endif %}
+{%- endfor %}
+{%- elif not message['tool_calls'] %}
+{{- raise_exception('the content of the role ' + message['role'] + ' must be text') }}
+{%- endif %}
+{%- endmacro %}
+{%- macro called(message) %}
+{%- for call in message['tool_calls'] or [] %}
+{%- set function = call['function'] or call %}
+{%- set arguments = function['arguments'] if function['arguments'] is defined else {} %}
+{{- ('\\n' if message['content'] or not loop.first else '') + '<tool_call>\\n{"name": ' + function['name'] | tojson }}
+{{- ', "arguments": ' + (arguments if arguments is string else arguments | tojson) + '}\\n</tool_call>' }}
+{%- endfor %}
+{%- endmacro %}
+{%- macro offered(before) %}
+{{- before + '<tools>\\n' }}
+{%- for tool in tools %}
+{{- tool | tojson + '\\n' }}
+{%- endfor %}
+{{- '</tools>' }}
+{%- endmacro %}
+{{- bos_token }}
+{%- if tools and tokens[messages[0]['role']] != 'system' %}
+{{- '<|system|>' + offered('') + '<|end_of_turn|>' }}
+{%- endif %}
+{%- for message in messages %}
+{%- if message['role'] not in tokens %}
+{{- raise_exception('role must be system, developer, user, assistant or tool, got ' + message['role'] | string) }}
+{%- endif %}
+{%- for key in message %}
+{%- if key not in known and (message[key] is number or message[key]) %}
+{{- raise_exception('the role ' + message['role'] + ' has ' + key + ', which cannot be read') }}
+{%- endif %}
+{%- endfor %}
+{%- if message['tool_calls'] and message['role'] != 'assistant' %}
+{{- raise_exception('only the assistant has tool_calls, got the role ' + message['role']) }}
+{%- endif %}
+{{- '<|' + tokens[message['role']] + '|>' }}
+{%- if message['role'] == 'assistant' %}
+{%- generation %}{{- said(message) + called(message) + '<|end_of_turn|>' }}{%- endgeneration %}
+{%- elif message['role'] == 'tool' %}
+{{- '<tool_response>\\n' + said(message) + '\\n</tool_response><|end_of_turn|>' }}
+{%- else %}
+{{- said(message) }}
+{%- if loop.first and tools and tokens[message['role']] == 'system' %}
+{{- offered('\\n\\n') }}
+{%- endif %}
+{{- '<|end_of_turn|>' }}
 {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}

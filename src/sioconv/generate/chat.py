@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import io
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from sioconv.generate.config import SamplingConfig
 from sioconv.generate.sampling import random_seed
 from sioconv.generate.session import Session
 from sioconv.model import SioConvForCausalLM
+from sioconv.terminal import decode_utf8, visible, write_out
 
 PROMPT = "> "
 HELP = """\
@@ -98,8 +100,8 @@ def chat_loop(
         output: where replies go, stdout unless given.
 
     Raises:
-        UserError: `load` can't be loaded or comes with a `system`, the input isn't UTF-8, or the model's weights are
-            broken.
+        UserError: `load` can't be loaded or comes with a `system`, there is no input or it isn't UTF-8, or the model's
+            weights are broken.
     """
     if system is not None and load is not None:
         raise UserError(
@@ -109,7 +111,7 @@ def chat_loop(
     conversation = Conversation(model, tokenizer, random_seed() if sampling.seed is None else sampling.seed, system)
     if load is not None:
         conversation.load(Path(load))
-    for line in _lines(sys.stdin if input is None else input, output):
+    for line in _lines(_standard_input() if input is None else input, output):
         if line.startswith("/"):
             if line.split()[0] == "/exit":
                 return
@@ -164,7 +166,9 @@ def _lines(input: TextIO, output: TextIO) -> Iterator[str]:
             line = _ask(input, output) if terminal else input.readline()
             line.encode()  # some locales let bytes that aren't UTF-8 through as surrogates
         except UnicodeError as error:
-            raise UserError(f"the input is not UTF-8 text: {error}: convert it first") from error
+            raise _not_utf8(error) from error
+        except OSError as error:
+            raise UserError(f"can't read the input: {error.strerror}: start chat on a terminal or a pipe") from error
         if not line:
             return
         line = line.rstrip("\r\n")
@@ -173,6 +177,24 @@ def _lines(input: TextIO, output: TextIO) -> Iterator[str]:
         if not terminal:
             _print(output, f"{PROMPT}{line}\n")
         yield line
+
+
+def _standard_input() -> TextIO:
+    """Standard input; from a pipe or file it is UTF-8, a byte-order mark aside, whatever the terminal has."""
+    if sys.stdin is None:
+        raise UserError("there is no standard input to read messages from: start chat on a terminal or a pipe")
+    if not sys.stdin.isatty() and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
+    return sys.stdin
+
+
+def _not_utf8(error: UnicodeError) -> UserError:
+    if isinstance(error, UnicodeDecodeError):
+        try:
+            decode_utf8(error.object, "the input")
+        except UserError as named:
+            return named
+    return UserError(f"the input is not UTF-8 text: {error}: convert it first")
 
 
 def _ask(input: TextIO, output: TextIO) -> str:
@@ -188,8 +210,8 @@ def _ask(input: TextIO, output: TextIO) -> str:
 
 
 def _print(output: TextIO, text: str) -> None:
-    output.write(text)
-    output.flush()
+    """Writes a part of the conversation; neither the model nor a name in a message may command a terminal."""
+    write_out(visible(text), output)
 
 
 @contextlib.contextmanager

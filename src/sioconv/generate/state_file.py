@@ -36,7 +36,8 @@ class SessionState:
 def write_state(path: Path, model: SioConvForCausalLM, state: SessionState, tensors: dict[str, Tensor]) -> None:
     """Writes `state` and the memory's tensors to `path`, whole or not at all.
 
-    The tensors are `layers.{i}.c` [1, H, P] fp32 and, with a convolution, `layers.{i}.conv` [1, D, W - 1].
+    The tensors are `layers.{i}.c` [1, H, P] fp32; with a convolution, `layers.{i}.conv` [1, D, W - 1]; with a mixture
+    of z and the last one, `layers.{i}.z` [1, H, P].
 
     Raises:
         UserError: the file can't be written.
@@ -92,12 +93,13 @@ def _ids(metadata: dict[str, str], key: str, vocab_size: int) -> list[int]:
 
 def _check_tensors(tensors: dict[str, Tensor], model: SioConvForCausalLM, tokens_seen: int) -> None:
     config = model.config
-    expected = {f"layers.{i}.c": (1, config.num_heads, config.head_dim) for i in range(config.num_hidden_layers)}
+    heads = (1, config.num_heads, config.head_dim)
+    shapes = {"c": heads}
     if config.conv_width:
-        tail = (1, config.hidden_size, config.conv_width - 1)
-        expected |= {f"layers.{i}.conv": tail for i in range(config.num_hidden_layers)}
-    if tokens_seen == 0:
-        expected = {}
-    check_shapes(tensors, expected)
+        shapes["conv"] = (1, config.hidden_size, config.conv_width - 1)
+    if config.trapezoid:
+        shapes["z"] = heads
+    layers = range(config.num_hidden_layers if tokens_seen else 0)
+    check_shapes(tensors, {f"layers.{i}.{name}": shape for i in layers for name, shape in shapes.items()})
     if any(value.dtype != torch.float32 for name, value in tensors.items() if name.endswith(".c")):
         raise ValueError("its memory is not in fp32")

@@ -16,6 +16,8 @@ _HOMES = {
     "SioConvCache": "cache",
     "SioConvModel": "causal_lm",
     "SioConvForCausalLM": "causal_lm",
+    "SioConvForSequenceClassification": "causal_lm",
+    "SioConvForTokenClassification": "causal_lm",
     "load_model_folder": "folder",
     "save_model_folder": "folder",
     "load_initial_state": "initial_state",

@@ -29,10 +29,20 @@ class Architecture:
             input, but the output's gate reads it as it was; `z`, z [B, T, D] before `input_scale`.
         input_scale: what z is multiplied by: `none`; `variance`, sqrt(1 - a^2), which keeps the state's variance
             that of z; `mean`, 1 - a, which makes the state a weighted mean of z.
+        trapezoid: the recurrence reads l_t * z_t + (1 - l_t) * a_t * z_{t-1} in place of z_t (after `input_scale`),
+            with l_t = sigmoid(Linear_mix(x_t)) [B, T, H], about 0.88 at the start, and 0 for z_{t-1} where a document
+            begins.
+        norm_groups: G, groups of channels that the state's normalisation takes the statistics of, with one affine pair
+            each; None: one a head. Must divide hidden_size.
         output_gate: what SiLU(Linear_ygate(x)) multiplies: `projected`, Linear_y(norm(c)); `normed`, norm(c), before
             Linear_y; `state`, c, before the normalisation.
         z_gain: gain of the Xavier initialisation of the layers that make z.
         y_gain: the same for the layers that make y from the state.
+        zero_out_projections: Linear_y of the mixer and the last layer of the feed-forward start at exactly 0, so that
+            every block starts as the identity.
+        embedding_std: standard deviation that the embedding starts with, before `embedding_max_norm`.
+        linear_std: standard deviation that the feed-forward and the head start with, their biases at 0; None draws
+            both uniformly from +- 1 / sqrt(inputs), as torch does.
         initial_state_std: standard deviation that the learned initial state starts with.
         state_norm_eps: epsilon of the normalisation of the state.
         rms_norm_eps: epsilon of the RMSNorms.
@@ -53,9 +63,14 @@ class Architecture:
     conv_width: int = 0
     conv_on: Literal["mixer", "recurrence", "z"] = "mixer"
     input_scale: Literal["none", "variance", "mean"] = "none"
+    trapezoid: bool = False
+    norm_groups: int | None = None
     output_gate: Literal["projected", "normed", "state"] = "projected"
     z_gain: float = 1.0
     y_gain: float = 0.01
+    zero_out_projections: bool = False
+    embedding_std: float = 1.0
+    linear_std: float | None = None
     initial_state_std: float = 0.0
     state_norm_eps: float = 1e-5
     rms_norm_eps: float = 1e-6
@@ -73,13 +88,22 @@ class Architecture:
             raise ValueError(f"preset: {self.preset!r} is not known: choose from {', '.join(PRESETS)}")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}")
+        if self.norm_groups is not None and (self.norm_groups < 1 or self.hidden_size % self.norm_groups):
+            raise ValueError(f"norm_groups: {self.norm_groups} does not divide hidden_size {self.hidden_size}")
         if not 0 <= self.conv_width <= 4 or self.conv_width == 1:
             raise ValueError(f"conv_width: {self.conv_width} is none of 0, 2, 3, 4")
         for field in fields(Architecture):
             if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
                 choices = ", ".join(get_args(field.type))
                 raise ValueError(f"{field.name}: {getattr(self, field.name)!r} is none of {choices}")
-        for name in ("gate_bound", "state_norm_eps", "rms_norm_eps", "embedding_max_norm"):
+        for name in (
+            "gate_bound",
+            "state_norm_eps",
+            "rms_norm_eps",
+            "embedding_max_norm",
+            "embedding_std",
+            "linear_std",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}: {value} is not a positive number")
@@ -94,14 +118,21 @@ class Architecture:
         """P, channels per head."""
         return self.hidden_size // self.num_heads
 
+    @property
+    def groups(self) -> int:
+        """G, groups of the state's normalisation."""
+        return self.norm_groups or self.num_heads
+
 
 def parameter_count(config: Architecture, vocab_size: int) -> int:
     """Number of trained parameters of the language model, every option counted.
 
     With V = vocab_size, D = hidden_size, F = intermediate_size, H = num_heads, L = num_hidden_layers, W = conv_width,
-    G = H or, with `channel` gates, D, and b = 1 with `use_bias`, else 0:
+    A = H or, with `channel` gates, D, G = norm_groups or H, b = 1 with `use_bias` and m = 1 with `trapezoid`, else 0:
 
-        mixer  4 (D^2 + bD) + (D + 2) G + D + 2H + DW     z, its gate, y, its gate; dt, A_log; initial state; norm; conv
+        mixer  4 (D^2 + bD) + (D + 2) A + D + 2G + DW + m (D + 1) H
+                                                          z, its gate, y, its gate; dt, A_log; initial state; norm;
+                                                          conv; mixture with z_{t-1}
         ffn    3 D F + b (2F + D)
         block  mixer + ffn + 2 D                          two RMSNorms
         model  V D + L block + D + head                   embedding, blocks, last RMSNorm
@@ -110,12 +141,22 @@ def parameter_count(config: Architecture, vocab_size: int) -> int:
     width, heads, ffn = config.hidden_size, config.num_heads, config.intermediate_size
     gates = heads if config.gate == "head" else width
     bias = int(config.use_bias)
-    mixer = 4 * (width**2 + bias * width) + (width + 2) * gates + width + 2 * heads + width * config.conv_width
+    mixer = 4 * (width**2 + bias * width) + (width + 2) * gates + width + 2 * config.groups + width * config.conv_width
+    mixer += int(config.trapezoid) * (width + 1) * heads
     block = mixer + 3 * width * ffn + bias * (2 * ffn + width) + 2 * width
     embedding = vocab_size * width
     head = (0 if config.tie_word_embeddings else embedding) + (vocab_size if config.head_bias else 0)
     return embedding + config.num_hidden_layers * block + width + head
 
+
+# Fields that came after models had fingerprints, each with the value that a model from before them has.
+NEWER_FIELDS: dict[str, Any] = {
+    "trapezoid": False,
+    "norm_groups": None,
+    "zero_out_projections": False,
+    "embedding_std": 1.0,
+    "linear_std": None,
+}
 
 # `sioconv-2024` is the model of the talk, parameter for parameter; `sioconv` differs from it only where a measurement
 # in docs/experiments.md says so.

@@ -1,6 +1,7 @@
 """The model's memory in the shape that transformers' generation expects of a cache."""
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import Any
 
 import torch
@@ -60,6 +61,12 @@ class SioConvCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if self.state is not None:
             self.state = self.state._make(None if tensor is None else how(tensor) for tensor in self.state)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SioConvCacheLayer":
+        """A copy that a gradient runs through, for the same reason as `LayerState`'s."""
+        layer = copy(self)
+        layer.change(Tensor.clone)
+        return layer
+
 
 class SioConvCache(Cache):
     """The states of all layers, [B, H, P] fp32 and [B, D, W - 1] each: constant in size however much was read.
@@ -72,7 +79,8 @@ class SioConvCache(Cache):
 
     def __init__(self, config: Architecture) -> None:
         super().__init__(layers=[SioConvCacheLayer() for _ in range(config.num_hidden_layers)])
-        self.tokens_seen = torch.zeros((), dtype=torch.int64)
+        # A number that is asked for, so it is there also where the model is on meta.
+        self.tokens_seen = torch.zeros((), dtype=torch.int64, device="cpu")
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Tokens read so far."""
@@ -111,7 +119,8 @@ class SioConvCache(Cache):
         raise TypeError("a SioConv cache can't be cropped: copy it before the tokens that may have to be undone")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`layers.{i}.c` [B, H, P] fp32 and, with a convolution, `layers.{i}.conv` [B, D, W - 1].
+        """`layers.{i}.c` [B, H, P] fp32; with a convolution, `layers.{i}.conv` [B, D, W - 1]; `layers.{i}.z` [B, H, P]
+        where the recurrence reads the last z.
 
         Empty before the first token.
         """
@@ -127,12 +136,13 @@ class SioConvCache(Cache):
         """Takes over what `state_dict` gave; the inverse of it. Raises KeyError where a layer's state is missing."""
         for i, layer in enumerate(self.layers):
             layer.state = self.read_state(tensors, f"layers.{i}.") if tensors else None
-        self.tokens_seen = torch.tensor(tokens_seen, dtype=torch.int64)
+        self.tokens_seen = torch.tensor(tokens_seen, dtype=torch.int64, device="cpu")
 
     @staticmethod
     def read_state(tensors: dict[str, Tensor], prefix: str) -> Any:
         """One layer's state from the tensors whose names begin with `prefix`."""
-        return LayerState(tensors[f"{prefix}c"], tensors.get(f"{prefix}conv"))
+        rest = {name: tensors.get(f"{prefix}{name}") for name in LayerState._fields[1:]}
+        return LayerState(tensors[f"{prefix}c"], **rest)
 
 
 def new_cache(model: nn.Module) -> SioConvCache | None:
@@ -145,7 +155,7 @@ def _flatten(cache: SioConvCache) -> tuple[list[Tensor | None], int]:
     """The tensors of a cache, the counter first, and its number of layers."""
     tensors: list[Tensor | None] = [cache.tokens_seen]
     for layer in cache.layers:
-        tensors += (None, None) if layer.state is None else layer.state
+        tensors += (None,) * len(LayerState._fields) if layer.state is None else layer.state
     return tensors, len(cache.layers)
 
 
@@ -157,8 +167,10 @@ def _flatten_with_keys(cache: SioConvCache) -> tuple[list[tuple[_pytree.KeyEntry
 def _unflatten(tensors: Iterable[Tensor | None], layers: int) -> SioConvCache:
     cache = SioConvCache(Architecture(num_hidden_layers=layers))
     cache.tokens_seen, *states = tensors  # type: ignore[assignment]
-    for layer, c, conv in zip(cache.layers, states[::2], states[1::2], strict=True):
-        layer.state = None if c is None else LayerState(c, conv)
+    size = len(LayerState._fields)
+    for i, layer in enumerate(cache.layers):
+        c, *rest = states[i * size : (i + 1) * size]
+        layer.state = None if c is None else LayerState(c, *rest)
     return cache
 
 
@@ -167,6 +179,6 @@ _pytree.register_pytree_node(
     SioConvCache,
     _flatten,
     _unflatten,
-    serialized_type_name=f"{SioConvCache.__module__}.SioConvCache",  # a folder's own code is another module
+    serialized_type_name="sioconv.model.cache.SioConvCache",  # also in a folder's own code: programs know it by this
     flatten_with_keys_fn=_flatten_with_keys,
 )

@@ -8,16 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_layers import (
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+    GradientCheckpointingLayer,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from sioconv.model.architecture import Architecture
+from sioconv.model.architecture import NEWER_FIELDS, Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.configuration import SioConvConfig
-from sioconv.model.layers import BoundedEmbedding, Linear, RMSNorm, SioConvBlock, SioConvLayer
+from sioconv.model.layers import BoundedEmbedding, FeedForward, Linear, RMSNorm, SioConvBlock, SioConvLayer
 
 
 class CheckpointedBlock(GradientCheckpointingLayer, SioConvBlock):  # type: ignore[no-untyped-call]
@@ -42,12 +54,20 @@ class SioConvPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             for name, value in module.initial_values().items():
                 init.copy_(module.get_parameter(name), value)
         elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight)
+            init.normal_(module.weight, std=self.config.embedding_std)
             limit = self.config.embedding_max_norm
             if limit is not None:
                 # A longer row is looked up at the limit: start there, where the gradient's scale is right.
                 scale = (limit / module.weight.norm(dim=-1, keepdim=True)).clamp(max=1)
                 init.copy_(module.weight, module.weight * scale)
+        elif isinstance(module, FeedForward):  # after the layers in it
+            if self.config.zero_out_projections:
+                for parameter in module.down_proj.parameters():
+                    init.zeros_(parameter)
+        elif isinstance(module, nn.Linear) and self.config.linear_std is not None:
+            init.normal_(module.weight, std=self.config.linear_std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):  # as torch starts it; the mixer's are then set by the mixer
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)
@@ -257,6 +277,9 @@ class SioConvForCausalLM(CausalLMOnStates, SioConvPreTrainedModel, GenerationMix
     def fingerprint(self) -> str:
         """A hash of the architecture and of the ends of every parameter: does a saved state belong to this model?"""
         sizes = {field.name: getattr(self.config, field.name) for field in fields(Architecture)}
+        for name, value in NEWER_FIELDS.items():  # else the states of models from before them would be refused
+            if sizes[name] == value:
+                del sizes[name]
         digest = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
         for name, value in self.named_parameters():
             flat = value.detach().flatten()
@@ -265,5 +288,40 @@ class SioConvForCausalLM(CausalLMOnStates, SioConvPreTrainedModel, GenerationMix
         return digest.hexdigest()
 
 
-AutoModel.register(SioConvConfig, SioConvModel, exist_ok=True)  # in the package only
-AutoModelForCausalLM.register(SioConvConfig, SioConvForCausalLM, exist_ok=True)  # in the package only
+class SioConvForSequenceClassification(GenericForSequenceClassification, SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
+    """One result per text, such as a reward: a linear head on the hidden state of its last token, [B, num_labels].
+
+    The last token is the last that isn't `config.pad_token_id`, on whichever side padding is. `forward` is that of
+    transformers' `GenericForSequenceClassification`.
+    """
+
+    def __init__(self, config: SioConvConfig) -> None:
+        super(GenericForSequenceClassification, self).__init__(config)
+        self.num_labels = config.num_labels or 0
+        self.model = SioConvModel(config)
+        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+
+class SioConvForTokenClassification(GenericForTokenClassification, SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
+    """One result per token: a linear head on every hidden state, [B, T, num_labels].
+
+    `forward` is that of transformers' `GenericForTokenClassification`.
+    """
+
+    def __init__(self, config: SioConvConfig) -> None:
+        super(GenericForTokenClassification, self).__init__(config)
+        self.num_labels = config.num_labels or 0
+        self.model = SioConvModel(config)
+        self.dropout = nn.Dropout(getattr(config, "classifier_dropout", 0.1))
+        self.score = nn.Linear(config.hidden_size, self.num_labels)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+
+for auto_class, model_class in (  # in the package only
+    (AutoModel, SioConvModel),
+    (AutoModelForCausalLM, SioConvForCausalLM),
+    (AutoModelForSequenceClassification, SioConvForSequenceClassification),
+    (AutoModelForTokenClassification, SioConvForTokenClassification),
+):
+    auto_class.register(SioConvConfig, model_class, exist_ok=True)

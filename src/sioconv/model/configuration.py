@@ -1,12 +1,15 @@
 """The model's configuration as transformers wants it."""
 
 from importlib import import_module  # in the package only
+from os import PathLike  # in the package only
+from pathlib import Path  # in the package only
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PretrainedConfig
 
 from sioconv.model.architecture import Architecture
+from sioconv.model.modelling_code import write_code  # in the package only
 
 
 @strict
@@ -33,7 +36,7 @@ class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # The code of the folder that it came from: these classes don't run it, and what they save doesn't have it.
+        # The code of the folder that it came from: these classes don't run it, and what they save has its own.
         kwargs.pop("auto_map", None)  # in the package only
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         Architecture.check(self)
@@ -49,6 +52,14 @@ class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-
         if not values.get("auto_map"):
             values.pop("auto_map", None)
         return values
+
+    def save_pretrained(  # in the package only
+        self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """transformers' own, and the model's code beside it: models save their configuration by this method too."""
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        if type(self) is SioConvConfig:
+            write_code(Path(save_directory))
 
 
 AutoConfig.register(SioConvConfig.model_type, SioConvConfig, exist_ok=True)  # in the package only

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ def save_model_folder(
     tokenizer: PreTrainedTokenizerFast | None,
     path: Path,
     stop_ids: list[int],
-    finish: Callable[[Path], object] | None = None,
 ) -> None:
     """Writes config, weights (fp32 safetensors), tokenizer and generation defaults into `path`, whole or not at all.
 
@@ -36,11 +34,12 @@ def save_model_folder(
             the folder until they are there.
         path: the folder; an older one is replaced.
         stop_ids: tokens at which generation ends.
-        finish: called with the folder before it takes its place, to add files of its own.
     """
     ids: dict[str, Any] = {"eos_token_id": stop_ids or None}
     if tokenizer is not None:
         model.config.tokenizer_fingerprint = vocabulary_fingerprint(tokenizer)
+        if model.config.pad_token_id is None:  # by which heads for whole texts find the last token
+            model.config.pad_token_id = tokenizer.pad_token_id
         ids |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model.generation_config = GenerationConfig(**ids, use_cache=True)  # type: ignore[no-untyped-call]
     weights = {name: value.detach().float().cpu() for name, value in model.state_dict().items()}
@@ -51,8 +50,6 @@ def save_model_folder(
         config.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        if finish is not None:
-            finish(folder)
         for file in folder.iterdir():  # safetensors lets nobody but the owner read the weights
             file.chmod(0o644)
 

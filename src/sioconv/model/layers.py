@@ -1,7 +1,9 @@
 """The mixer and its block in plain PyTorch: needs torch and `sioconv.ops`, nothing else."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +12,36 @@ from torch.nn import functional as F
 from sioconv.model.architecture import Architecture
 from sioconv.ops import linear, normalise_heads, rms_norm, scan, scan_norm_gate, silu_gate, step
 
+MIX_BIAS = 2.0  # of the mixture with the last z: sigmoid(2) = 0.88 of this one at the start
 
-class LayerState(NamedTuple):
-    """What a layer carries from one call to the next.
+
+class _StateTensors(NamedTuple):
+    c: Tensor
+    conv: Tensor | None
+    z: Tensor | None
+
+
+class LayerState(_StateTensors):
+    """What a layer carries from one call to the next: a named tuple.
+
+    Tools that map over tensors build it from an iterable of the three, as they build tuples and lists.
 
     Attributes:
         c: the memory, [B, H, P], fp32.
         conv: the last W - 1 inputs of the convolution (x, or z where it is on z), [B, D, W - 1]; None without one.
+        z: the last z, [B, H, P], where the recurrence reads a mixture with it (`trapezoid`); else None.
     """
 
-    c: Tensor
-    conv: Tensor | None
+    __slots__ = ()
+
+    def __new__(cls, c: Tensor | Iterable[Tensor | None], conv: Tensor | None = None, z: Tensor | None = None) -> Self:
+        if isinstance(c, Tensor):
+            return super().__new__(cls, c, conv, z)
+        return cls._make(c)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy that a gradient runs through: `copy.deepcopy` refuses tensors that were computed from parameters."""
+        return type(self)(None if tensor is None else tensor.clone() for tensor in self)
 
 
 class SioConvLayer(nn.Module):
@@ -51,7 +72,8 @@ class SioConvLayer(nn.Module):
         self.y_gate_proj = Linear(width, width, bias=config.use_bias)
         self.dt_proj = Linear(width, gates)
         self.A_log = nn.Parameter(torch.empty(gates))
-        self.state_norm = NormedScan(heads, config.state_norm_eps, config.output_gate)
+        self.mix_proj = Linear(width, heads) if config.trapezoid else None
+        self.state_norm = NormedScan(config.groups, config.state_norm_eps, config.output_gate)
         self.initial_state = nn.Parameter(torch.empty(heads, width // heads))
         self.conv_weight = nn.Parameter(torch.empty(width, config.conv_width)) if config.conv_width else None
         with torch.no_grad():
@@ -64,7 +86,7 @@ class SioConvLayer(nn.Module):
         The forget gates start as in Mamba-2 (Dao & Gu 2024, arXiv:2405.21060): rate exp(A_log) uniform in [1, 16], step
         softplus(dt bias) log-uniform in [0.001, 0.1], so that memories span from one to a thousand steps. With
         `timescale_max` the product of the two is 1 / timescale, the timescales log-spaced. A bounded gate starts with
-        the same products, half open (dt bias 0).
+        the same products, half open (dt bias 0). The mixture with the last z starts nearly as z alone, whatever x is.
         """
         config, gates = self.config, self.A_log.shape[0]
         values: dict[str, Tensor] = {}
@@ -78,6 +100,8 @@ class SioConvLayer(nn.Module):
             values[f"{name}.weight"] = nn.init.xavier_normal_(torch.empty_like(self.z_proj.weight), gain)
             if config.use_bias:
                 values[f"{name}.bias"] = torch.zeros(config.hidden_size)
+        if config.zero_out_projections:
+            values["y_proj.weight"].zero_()
         dt = torch.exp(torch.empty(gates).uniform_(math.log(0.001), math.log(0.1)))
         values["dt_proj.weight"] = nn.init.xavier_normal_(torch.empty_like(self.dt_proj.weight), 0.01)
         rate = torch.empty(gates).uniform_(1, 16)
@@ -89,13 +113,16 @@ class SioConvLayer(nn.Module):
         else:
             values["dt_proj.bias"] = torch.zeros(gates)
             values["A_log"] = _softplus_inverse(2 * dt * rate / config.gate_bound)
-        values["state_norm.weight"] = torch.ones(config.num_heads)
-        values["state_norm.bias"] = torch.zeros(config.num_heads)
+        values["state_norm.weight"] = torch.ones(config.groups)
+        values["state_norm.bias"] = torch.zeros(config.groups)
         values["initial_state"] = torch.randn(config.num_heads, config.head_dim) * config.initial_state_std
         if config.conv_width:
             identity = torch.zeros(config.hidden_size, config.conv_width)
             identity[:, 0] = 1.0
             values["conv_weight"] = identity
+        if config.trapezoid:
+            values["mix_proj.weight"] = torch.zeros(config.num_heads, config.hidden_size)
+            values["mix_proj.bias"] = torch.full((config.num_heads,), MIX_BIAS)
         return values
 
     def log_forget_gate(self, x: Tensor) -> Tensor:
@@ -103,7 +130,7 @@ class SioConvLayer(nn.Module):
 
         Computed outside autocast: bf16 can't represent a memory of more than about 256 steps.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             return self.gate_of(self.dt_proj(x.to(self.dt_proj.weight.dtype)))
 
     def gate_of(self, dt: Tensor) -> Tensor:
@@ -145,6 +172,7 @@ class SioConvLayer(nn.Module):
             x = x.masked_fill(~mask.unsqueeze(-1), 0)  # a NaN in padding would reach the weights' gradients as 0 * NaN
             reset = None if reset is None else reset & mask
         conv_tail, tail = None, None if state is None else state.conv
+        last_z = None
         x_gate = x
         if self.conv_weight is not None and self.config.conv_on != "z":
             x, conv_tail = self._convolve(x, tail, mask, reset)
@@ -154,6 +182,8 @@ class SioConvLayer(nn.Module):
             z, conv_tail = self._convolve(z, tail, mask, reset)
         log_a = self.log_forget_gate(x)
         z = self._scale_input(z.view(*z.shape[:-1], *heads), log_a)  # [B, T, H, P]
+        if self.mix_proj is not None:
+            z, last_z = self._mix_with_last(z, log_a, self.mix_proj(x), None if state is None else state.z, mask, reset)
         if mask is not None:  # after the projections, so that their biases leak nothing
             z = z.masked_fill(~mask[..., None, None], 0)
             log_a = log_a.masked_fill(~mask.view(*mask.shape, *[1] * (log_a.dim() - 2)), 0)
@@ -166,7 +196,7 @@ class SioConvLayer(nn.Module):
         normed, final = self.state_norm(z, log_a, inner_gate, carried, start, reset, output_state)
         y = self.y_proj(normed.flatten(-2))
         y = silu_gate(y, gate) if outside else y
-        return y, LayerState(final, conv_tail) if output_state and final is not None else None
+        return y, LayerState(final, conv_tail, last_z) if output_state and final is not None else None
 
     def _scale_input(self, z: Tensor, log_a: Tensor) -> Tensor:
         """z [B, T, H, P] times sqrt(1 - a^2) or 1 - a, both from log_a by expm1, exact for slow gates."""
@@ -181,31 +211,67 @@ class SioConvLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Causal depthwise convolution over x [B, T, D], preceded by tail [B, D, W - 1]; it and the new tail."""
         assert self.conv_weight is not None
-        batch, length, width = x.shape
-        past = self.config.conv_width - 1
-        if tail is None:
-            tail = x.new_zeros(batch, width, past)
-        inputs = torch.cat([tail.transpose(1, 2).to(x.dtype), x], dim=1)  # [B, W-1+T, D]
-        # Which document each input is of: a tap doesn't reach over the start of one.
-        document = None if reset is None else F.pad(reset.cumsum(dim=1), (past, 0))  # [B, W-1+T]
-        order = None if mask is None else F.pad(mask, (past, 0), value=True).byte().argsort(dim=1, stable=True)
-        if order is not None:  # padding goes in front of everything: a tap reaches the real input before it
-            inputs = _take(inputs, order)
-            document = None if document is None else document.gather(1, order)
-        out = inputs[:, past:] * self.conv_weight[:, 0]
-        for k in range(1, past + 1):
-            tap = inputs[:, past - k : past - k + length]
-            if document is not None:
-                here, there = document[:, past:], document[:, past - k : past - k + length]
-                tap = tap.masked_fill((here != there).unsqueeze(-1), 0)
+        taps, new_tail = _past(x, tail, self.config.conv_width - 1, mask, reset)
+        out = x * self.conv_weight[:, 0]
+        for k, tap in enumerate(taps, start=1):
             out = out + tap * self.conv_weight[:, k]
-        new_tail = inputs[:, length:]
+        return out.to(x.dtype), new_tail
+
+    def _mix_with_last(
+        self,
+        z: Tensor,
+        log_a: Tensor,
+        share: Tensor,
+        last: Tensor | None,
+        mask: Tensor | None,
+        reset: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """l_t z_t + (1 - l_t) a_t z_{t-1} with l = sigmoid(share), and the last z [B, H, P].
+
+        The trapezoidal rule of Mamba-3, whose weights are learned. z [B, T, H, P] is preceded by `last` [B, H, P], 0 if
+        None; share [B, T, H].
+        """
+        tail = None if last is None else last.flatten(1).unsqueeze(-1)  # [B, D, 1]
+        (before,), new_tail = _past(z.flatten(-2), tail, 1, mask, reset)
+        now = torch.sigmoid(at_least_fp32(share)).unsqueeze(-1)  # [B, T, H, 1]
+        gate = log_a if log_a.dim() == z.dim() else log_a.unsqueeze(-1)
+        mixed = z * now + before.view_as(z) * ((1 - now) * torch.exp(gate))
+        return mixed.to(z.dtype), new_tail.view(z.shape[0], *z.shape[2:])
+
+
+def _past(
+    x: Tensor, tail: Tensor | None, past: int, mask: Tensor | None, reset: Tensor | None
+) -> tuple[list[Tensor], Tensor]:
+    """x [B, T, D] as it was 1 to `past` steps before, each [B, T, D], and the tail [B, D, past] for what comes next.
+
+    x is preceded by `tail`, 0 if None. What is before the start of a step's document is 0. Padding is no step; what
+    stands there in the results is of no meaning.
+    """
+    batch, length, width = x.shape
+    if tail is None:
+        tail = x.new_zeros(batch, width, past)
+    inputs = torch.cat([tail.transpose(1, 2).to(x.dtype), x], dim=1)  # [B, past + T, D]
+    document = (
+        None if reset is None else F.pad(reset.cumsum(dim=1), (past, 0))
+    )  # [B, past + T], which one an input is of
+    order = None if mask is None else F.pad(mask, (past, 0), value=True).byte().argsort(dim=1, stable=True)
+    back = None
+    if order is not None:  # padding goes in front of everything: a tap reaches the real input before it
+        inputs = _take(inputs, order)
+        document = None if document is None else document.gather(1, order)
+        back = (order.argsort(dim=1)[:, past:] - past).clamp(min=0)  # where the inputs stood
+    taps = []
+    for k in range(1, past + 1):
+        tap = inputs[:, past - k : past - k + length]
         if document is not None:
-            new_tail = new_tail.masked_fill((document[:, length:] != document[:, -1:]).unsqueeze(-1), 0)
-        if order is not None:  # back to where the inputs stood; what padding gets doesn't matter
-            out = _take(out, (order.argsort(dim=1)[:, past:] - past).clamp(min=0))
-        # A copy: a view would keep the whole piece in memory.
-        return out.to(x.dtype), new_tail.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+            here, there = document[:, past:], document[:, past - k : past - k + length]
+            tap = tap.masked_fill((here != there).unsqueeze(-1), 0)
+        taps.append(tap if back is None else _take(tap, back))
+    new_tail = inputs[:, length:]
+    if document is not None:
+        new_tail = new_tail.masked_fill((document[:, length:] != document[:, -1:]).unsqueeze(-1), 0)
+    # A copy: a view would keep the whole piece in memory.
+    return taps, new_tail.transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
 
 def _take(x: Tensor, order: Tensor) -> Tensor:
@@ -223,10 +289,16 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def without_autocast(kind: str) -> AbstractContextManager[Any]:
+    """No autocast on devices of this kind; some, such as meta, have none."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 def matmul_dtype(x: Tensor) -> torch.dtype:
     """What autocast would cast x to for a product; x's own dtype without autocast."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    known = torch.amp.is_autocast_available(kind)
+    return torch.get_autocast_dtype(kind) if known and torch.is_autocast_enabled(kind) else x.dtype
 
 
 class Linear(nn.Linear):
@@ -248,18 +320,18 @@ class RMSNorm(nn.RMSNorm):
 
 
 class NormedScan(nn.Module):
-    """The recurrence with its states normalised: GroupNorm with one group and one affine pair per head and step.
+    """The recurrence with its states normalised: GroupNorm with one affine pair per group of channels, at each step.
 
     One operator does both, so the module that owns the norm's weights runs the scan too: tools that bring weights to
     where they are used (offloading, sharding) do so when the module that owns them is called.
     """
 
-    def __init__(self, heads: int, eps: float, output_gate: str) -> None:
+    def __init__(self, groups: int, eps: float, output_gate: str) -> None:
         super().__init__()
         self.eps = eps
         self.output_gate = output_gate
-        self.weight = nn.Parameter(torch.ones(heads))
-        self.bias = nn.Parameter(torch.zeros(heads))
+        self.weight = nn.Parameter(torch.ones(groups))
+        self.bias = nn.Parameter(torch.zeros(groups))
 
     def forward(
         self,
@@ -285,9 +357,9 @@ class NormedScan(nn.Module):
             _, final = step(z[:, 0], log_a[:, 0], carried)
             c = final.unsqueeze(1) if before is None else final.unsqueeze(1) * before  # [B, 1, H, P]
             after = None if after is None else after.to(c.dtype)
-            return normalise_heads(c, weight, bias, self.eps, after).to(z.dtype), final
+            return self._normalise(c, weight, bias, after).to(z.dtype), final
         reset_state = None if reset is None else start
-        if before is not None:
+        if before is not None or len(weight) != z.shape[2]:
             c, last = scan(
                 z.to(carried.dtype),
                 log_a,
@@ -296,7 +368,9 @@ class NormedScan(nn.Module):
                 reset_state=reset_state,
                 output_final_state=output_state,
             )
-            return normalise_heads(c * before, weight, bias, self.eps).to(z.dtype), last
+            c = c if before is None else c * before
+            after = None if after is None else after.to(c.dtype)
+            return self._normalise(c, weight, bias, after).to(z.dtype), last
         return scan_norm_gate(
             z,
             log_a,
@@ -309,6 +383,12 @@ class NormedScan(nn.Module):
             reset_state=reset_state,
             output_final_state=output_state,
         )
+
+    def _normalise(self, c: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None) -> Tensor:
+        """norm(c) [B, T, H, P], times the gate."""
+        groups = (*c.shape[:-2], len(weight), c.shape[-2] * c.shape[-1] // len(weight))
+        normed = normalise_heads(c.reshape(groups), weight, bias, self.eps).view_as(c)
+        return normed if gate is None else normed * gate
 
 
 class BoundedEmbedding(nn.Embedding):

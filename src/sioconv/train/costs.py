@@ -77,7 +77,7 @@ def count(model: Architecture, vocabulary: int) -> Sizes:
     """The parameters of a model, exactly."""
     width, depth = model.hidden_size, model.num_hidden_layers
     gates = model.num_heads if model.gate == "head" else width
-    per_block = 4 * width**2 + 3 * width * model.intermediate_size
+    per_block = 4 * width**2 + 3 * width * model.intermediate_size + int(model.trapezoid) * width * model.num_heads
     linear = depth * (per_block + width * gates)
     head = 0 if model.tie_word_embeddings else vocabulary * width
     root = vocabulary * width + width + head + (vocabulary if model.head_bias else 0)
@@ -139,8 +139,13 @@ def activation_bytes(model: Architecture, tokens: int, element: int, recompute: 
     width, ffn = model.hidden_size, model.intermediate_size
     gates = model.num_heads if model.gate == "head" else width
     columns = 8 + model.conv_width + (model.input_scale != "none") - (model.output_gate == "normed")
+    columns += 2 * model.trapezoid
     block = 24 * width + element * (columns * width + 4 * ffn) + 16 * gates
-    block += 8 * width if model.output_gate == "state" else 0
+    block += 12 * model.num_heads + 4 * gates if model.trapezoid else 0
+    if model.output_gate == "state":
+        block += 8 * width
+    elif model.groups != model.num_heads:  # scan and norm aren't one kernel
+        block += (8 - element) * width
     kept = block + 4 * width * model.num_hidden_layers if recompute else block * model.num_hidden_layers
     return tokens * (kept + 8 * width)  # besides: what the last norm keeps
 

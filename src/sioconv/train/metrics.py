@@ -161,12 +161,12 @@ class TrainingBar:
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TaskProgressColumn(),
                 TimeRemainingColumn(),
             )
-            self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=console)
+            self._bar = Progress(*columns, TextColumn("{task.fields[figures]}", markup=False), console=console)
             self._task = self._bar.add_task(stage, total=steps, completed=done, figures="")
 
     def __enter__(self) -> Self:

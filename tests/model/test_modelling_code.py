@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,17 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 from transformers.dynamic_module_utils import get_relative_imports
 
 import sioconv
 from sioconv.model import SioConvCache, SioConvForCausalLM, save_model_folder
-from sioconv.publish.modelling_code import AUTO_MAP, folder_code, write_code
+from sioconv.model.modelling_code import AUTO_MAP, FILE, PACKAGE_ONLY, folder_code
 
 NEW_TOKENS = 12
 MODELS: dict[str, dict[str, object]] = {
     "sioconv_2024": {"preset": "sioconv-2024", "initial_state_std": 1.0},
     "options": {"gate": "channel", "gate_bound": 4.0, "conv_width": 3, "input_scale": "mean", "output_gate": "state"},
+    "mixture": {"trapezoid": True, "norm_groups": 1},
 }
 # Refuses the package, wherever it is installed.
 BLOCK = """
@@ -38,6 +40,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 torch.set_num_threads(1)
 for folder in map(Path, sys.argv[1:]):
     given = load_file(folder.parent / "ids.safetensors")
@@ -53,6 +56,11 @@ for folder in map(Path, sys.argv[1:]):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
     assert type(AutoModel.from_config(config, trust_remote_code=True)).__name__ == "SioConvModel"
+    for auto in (AutoModelForSequenceClassification, AutoModelForTokenClassification):
+        head = auto.from_pretrained(folder, trust_remote_code=True, num_labels=3).eval()
+        result = head(ids, attention_mask=mask, labels=torch.tensor([1, 2]) if "Seq" in auto.__name__ else ids % 3)
+        assert result.logits.shape[-1] == 3 and result.loss.isfinite()
+        assert torch.equal(head.model.embed_tokens.weight, model.model.embed_tokens.weight)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert len(tokenizer) == config.vocab_size
     again = folder.with_name(folder.name + "_again")
@@ -96,7 +104,7 @@ def folders(
     save_file(ids, root / "ids.safetensors")
     for name, options in MODELS.items():
         model = make_model(tiny_model[1], **options)
-        save_model_folder(model, tiny_model[1], root / name, [2], finish=write_code)
+        save_model_folder(model, tiny_model[1], root / name, [2])
         made[name] = (root / name, model)
     return made
 
@@ -145,33 +153,68 @@ def test_the_kernels_of_the_package_are_used_where_it_is(
 
 
 def test_what_a_folder_gets(folders: dict[str, tuple[Path, SioConvForCausalLM]]) -> None:
+    """One file of code, since transformers warns of each."""
     folder, _ = folders["options"]
     assert json.loads((folder / "config.json").read_text())["auto_map"] == AUTO_MAP
-    code = folder_code()
-    assert {reference.split(".")[0] + ".py" for reference in AUTO_MAP.values()} <= set(code)
-    for name, text in code.items():
-        assert (folder / name).read_text(encoding="utf-8") == text
-        assert {f"{beside}.py" for beside in get_relative_imports(folder / name)} <= set(code)
+    assert {reference.split(".")[0] + ".py" for reference in AUTO_MAP.values()} == {FILE}
+    assert [path.name for path in folder.glob("*.py")] == [FILE]
+    assert (folder / FILE).read_text(encoding="utf-8") == folder_code()
+    assert get_relative_imports(folder / FILE) == []
 
 
 def test_the_package_is_imported_inside_try_only() -> None:
-    for name, text in folder_code().items():
-        tree = ast.parse(text)
-        guarded = {id(node) for attempt in ast.walk(tree) if isinstance(attempt, ast.Try) for node in ast.walk(attempt)}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in guarded:
-                assert "sioconv." not in ast.unparse(node).replace("from .", ""), name
-        assert "Auto classes" not in text and ".register(" not in text and "import_module" not in text, name
+    text = folder_code()
+    tree = ast.parse(text)
+    guarded = {id(node) for attempt in ast.walk(tree) if isinstance(attempt, ast.Try) for node in ast.walk(attempt)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in guarded:
+            assert "sioconv" not in ast.unparse(node)
+    assert PACKAGE_ONLY not in text and ".register(" not in text and "import_module" not in text
+    assert "write_code" not in text and "Path" not in text
 
 
-def test_what_the_package_saves_names_no_code_that_is_not_there(
+def test_no_name_is_defined_twice() -> None:
+    """In one file a second definition would take the place of the first for all modules."""
+    tree = ast.parse(folder_code())
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    names += [ast.unparse(target) for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    assert sorted(names) == sorted(set(names)) and len(names) > 40
+
+
+LOAD = """
+import sys
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules.")
+"""
+
+
+def test_what_transformers_saves_has_its_code(
     folders: dict[str, tuple[Path, SioConvForCausalLM]], tmp_path: Path
 ) -> None:
-    """transformers' own saving, as Trainer does it; `write_code` makes such a folder whole."""
-    model = AutoModelForCausalLM.from_pretrained(folders["options"][0])
+    """`save_pretrained`, which Trainer calls too; also what was loaded from a folder whose code is older."""
+    folder = tmp_path / "old"
+    shutil.copytree(folders["options"][0], folder)
+    (folder / FILE).write_text("raise RuntimeError")
+    model = AutoModelForCausalLM.from_pretrained(folder)
     assert type(model) is SioConvForCausalLM
-    model.save_pretrained(tmp_path)
-    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
-    write_code(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == AUTO_MAP
-    assert set(folder_code()) < {path.name for path in tmp_path.iterdir()}
+    for saved in (tmp_path / "new", folder):
+        model.save_pretrained(saved)
+        assert json.loads((saved / "config.json").read_text())["auto_map"] == AUTO_MAP
+        assert (saved / FILE).read_text(encoding="utf-8") == folder_code()
+    python(BLOCK + LOAD, tmp_path / "new", path=None, cwd=tmp_path)
+
+
+def test_trainer_saves_the_code_with_every_checkpoint(
+    folders: dict[str, tuple[Path, SioConvForCausalLM]], tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folders["options"][0])
+    settings = TrainingArguments(
+        str(tmp_path), max_steps=1, save_steps=1, use_cpu=True, report_to=[], disable_tqdm=True
+    )
+    rows = [{"input_ids": list(range(7, 17)), "labels": list(range(7, 17))}] * 2
+    trainer = Trainer(model, settings, train_dataset=rows)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    for folder in (tmp_path / "checkpoint-1", tmp_path / "saved"):
+        assert (folder / FILE).is_file() and json.loads((folder / "config.json").read_text())["auto_map"] == AUTO_MAP

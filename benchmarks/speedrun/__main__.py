@@ -1,0 +1,100 @@
+"""Which arm needs the fewest bits per byte for the same tokens? `python -m benchmarks.speedrun queue FILE`.
+
+An arm is the recipe of a track with settings of its own; its budget is counted in tokens, so that other work on the
+machine changes when it ends and not what it is. `queue` trains the arms of a file one after the other at low priority.
+It skips what the results have already and goes on where it was killed; several may work at one file. `arm` trains one;
+`table` makes the pages of docs/ that show the results.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.speedrun.arms import TOKENS, TRACKS, Arm, read_arms
+from benchmarks.speedrun.results import RESULTS, append_result, is_done, read_results
+from benchmarks.speedrun.table import write_pages
+from benchmarks.speedrun.training import ROOT, tidy, train_arm
+from sioconv.errors import UserError
+from sioconv.progress import say
+
+LEAST_PRIORITY = 19
+
+
+def run_queue(arms: Sequence[Arm], results: Path, work: Path) -> int:
+    """Trains what isn't done; returns how many arms failed.
+
+    First those that no other process is at, then the others, once their process has ended.
+    """
+    failed: list[Arm] = []
+    for wait in (False, True):
+        for arm in arms:
+            if arm in failed or is_done(arm, results):
+                continue
+            try:
+                row = train_arm(arm, work, wait)
+            except UserError as error:
+                say(f"arm {arm.name}, seed {arm.seed}: {error}")
+                failed.append(arm)
+                continue
+            if row is not None and not is_done(arm, results):
+                append_result(results, row)
+                tidy(arm, work)
+                say(describe(row))
+    return len(failed)
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A row in a line."""
+    bits = ", ".join(f"{name} {value:.4f}" for name, value in row["bits_per_byte"].items())
+    return f"{row['name']}, seed {row['seed']}, {row['tokens']:,} tokens in {row['seconds']:,.0f} s: {bits}"
+
+
+def main() -> None:
+    """Runs a command; see `--help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speedrun",
+        description=__doc__.partition("\n")[0] if __doc__ else None,
+        epilog="Example: python -m benchmarks.speedrun queue benchmarks/speedrun/queue.yaml",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    queue = verbs.add_parser("queue", help="train the arms of a file, one after the other")
+    queue.add_argument("file", type=Path, help="YAML: see benchmarks/speedrun/queue.yaml")
+    one = verbs.add_parser("arm", help="train one arm")
+    one.add_argument("name", help="of what is compared")
+    one.add_argument("--track", choices=list(TRACKS), default="bundled", help="which text (default: %(default)s)")
+    one.add_argument("--tokens", type=int, default=TOKENS, help="to train on (default: %(default)s)")
+    one.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
+    one.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the recipe, as model.num_heads=4"
+    )
+    table = verbs.add_parser("table", help="make docs/leaderboard.md and docs/leaderboard.ja.md of the results")
+    table.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
+    for verb in (queue, one):
+        verb.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
+        verb.add_argument("--work", type=Path, default=ROOT / "runs" / "speedrun", help="for checkouts and runs")
+    arguments = parser.parse_args()
+    if arguments.verb == "table":
+        write_pages(read_results(arguments.results))
+        return
+    os.nice(LEAST_PRIORITY)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that an arm is told to save and end
+    try:
+        if arguments.verb == "queue":
+            arms = read_arms(arguments.file)
+        else:
+            settings = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in arguments.set)}
+            arms = [Arm(arguments.track, arguments.name, arguments.tokens, arguments.seed, settings)]
+        sys.exit(1 if run_queue(arms, arguments.results, arguments.work) else 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

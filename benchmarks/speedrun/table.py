@@ -1,0 +1,135 @@
+"""docs/leaderboard.md and its Japanese twin, made of the results and of nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.speedrun.arms import as_word
+from sioconv.files import atomic_write
+
+PAGES = Path(__file__).parents[2] / "docs"
+HOW = "train."  # settings that say how an arm is trained here, not what it is, unless they are named below
+WHAT = ("train.lr", "train.batch_size", "train.optimizer", "train.schedule", "train.decay", "train.beta2")
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a page says in one language."""
+
+    file: str
+    title: str
+    other: str
+    intro: str
+    heading: str
+    columns: tuple[str, ...]
+    commands: str
+    nothing: str
+
+
+ENGLISH = Words(
+    file="leaderboard.md",
+    title="Leaderboard",
+    other="日本語: [leaderboard.ja.md](leaderboard.ja.md)",
+    intro="""Held-out bits per byte after the same number of training tokens. Text, tokenizer and held-out text of a
+track are always the same; *ja* and *en* leave out the templated gazetteer, and *mean* is the mean of the two.
+An arm's figures are the means of its seeds; the range is that of the seeds' means. Tokens a second are of machines
+that did other work as well, and rank nobody. A record needs five seeds; rows with fewer are results on the way.
+
+`python -m benchmarks.speedrun table` makes this page of benchmarks/speedrun/results.jsonl;
+`python -m benchmarks.speedrun queue benchmarks/speedrun/queue.yaml` adds results.
+What was learnt is in [experiments.md](experiments.md).""",
+    heading="Track *{track}*, {tokens:,} tokens",
+    columns=(
+        *("arm", "settings", "parameters", "state bytes", "seeds", "ja", "en", "mean", "range", "tokens/s"),
+        *("precision", "date", "commit"),
+    ),
+    commands="Commands",
+    nothing="There are no results yet.",
+)
+JAPANESE = Words(
+    file="leaderboard.ja.md",
+    title="順位表",
+    other="English: [leaderboard.md](leaderboard.md)",
+    intro="""同じトークン数だけ学習した後の、学習に使わなかった文章のバイトあたりビット数です。
+トラックごとに、文章、トークナイザ、評価用の文章は常に同じです。
+*ja* と *en* は定型文の地名データを除いた値、*平均* は二つの平均です。
+各行の値はシードの平均で、範囲はシードごとの平均の範囲です。
+毎秒トークン数は、他の作業もしていた計算機の値なので、順位には使いません。
+記録と認めるには五つのシードが必要で、それより少ない行は途中の結果です。
+
+このページは `python -m benchmarks.speedrun table` が benchmarks/speedrun/results.jsonl から作ります。
+結果は `python -m benchmarks.speedrun queue benchmarks/speedrun/queue.yaml` で増えます。
+わかったことは [experiments.md](experiments.md)（英語）にあります。""",
+    heading="トラック *{track}*、{tokens:,} トークン",
+    columns=(
+        *("名前", "設定", "パラメータ", "状態のバイト数", "シード数", "ja", "en", "平均", "範囲", "トークン/秒"),
+        *("精度", "日付", "コミット"),
+    ),
+    commands="コマンド",
+    nothing="結果はまだありません。",
+)
+
+
+def write_pages(rows: Sequence[dict[str, Any]], folder: Path = PAGES) -> None:
+    """Writes both pages."""
+    for words in (ENGLISH, JAPANESE):
+        with atomic_write(folder / words.file) as temporary:
+            temporary.write_text(page(rows, words), encoding="utf-8")
+
+
+def page(rows: Sequence[dict[str, Any]], words: Words) -> str:
+    """A page: a table for each track and number of tokens, the fewest bits first, and the commands."""
+    parts = [f"# {words.title}", words.other, words.intro]
+    budgets = sorted({(row["track"], row["tokens"]) for row in rows})
+    for track, tokens in budgets:
+        here = [row for row in rows if (row["track"], row["tokens"]) == (track, tokens)]
+        arms = sorted(_arms(here), key=lambda arm: _mean(arm, "mean"))
+        right = [name in words.columns[2:10] for name in words.columns]
+        rule = "|".join("---:" if each else "---" for each in right)
+        lines = [f"| {' | '.join(words.columns)} |", f"|{rule}|", *(_line(arm) for arm in arms)]
+        commands = "\n".join(f"    {arm[0]['command']}" for arm in arms)
+        parts += [f"## {words.heading.format(track=track, tokens=tokens)}", "\n".join(lines)]
+        parts += [f"### {words.commands}", commands]
+    if not rows:
+        parts.append(words.nothing)
+    return "\n\n".join(parts) + "\n"
+
+
+def _arms(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows, those of one arm together: its seeds."""
+    arms: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        arms.setdefault(f"{row['name']} {sorted(row['settings'].items())}", []).append(row)
+    return list(arms.values())
+
+
+def _mean(arm: Sequence[dict[str, Any]], what: str) -> float:
+    return fmean(row["bits_per_byte"][what] for row in arm)
+
+
+def _line(arm: Sequence[dict[str, Any]]) -> str:
+    means = [row["bits_per_byte"]["mean"] for row in arm]
+    last = arm[-1]
+    state = "" if last["state_bytes"] is None else f"{last['state_bytes']:,}"
+    cells = [
+        last["name"],
+        _settings(last["settings"]),
+        f"{last['parameters']:,}",
+        state,
+        str(len(arm)),
+        *(f"{_mean(arm, what):.4f}" for what in ("ja", "en")),
+        f"**{_mean(arm, 'mean'):.4f}**",
+        f"{min(means):.4f}–{max(means):.4f}" if len(means) > 1 else "",
+        f"{fmean(row['tokens_per_second'] for row in arm):,.0f}",
+        last["precision"],
+        last["date"],
+        ", ".join(dict.fromkeys(row["commit"][:9] for row in arm)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    shown = {key: value for key, value in settings.items() if not key.startswith(HOW) or key in WHAT}
+    return ", ".join(f"{key.removeprefix('model.')} {as_word(value)}" for key, value in shown.items())

@@ -1,0 +1,152 @@
+"""One arm, from a checkout of its own to its row of the results."""
+
+import fcntl
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from benchmarks.speedrun.arms import TRACKS, Arm
+from sioconv.errors import UserError
+from sioconv.evaluate.machine import describe_machine
+from sioconv.files import atomic_write
+from sioconv.train.metrics import read_jsonl
+
+ROOT = Path(__file__).parents[2]
+RUN = "arm"  # the run's name in its folder
+
+
+def train_arm(arm: Arm, work: Path, wait: bool) -> dict[str, Any] | None:
+    """Trains and measures an arm, going on where it was killed.
+
+    Args:
+        arm: what is trained.
+        work: a folder for checkouts and runs.
+        wait: for another process that is at this arm; without it such an arm is left alone.
+
+    Returns:
+        The row, or None where another process is at it.
+
+    Raises:
+        UserError: the commit isn't there, or a command failed.
+    """
+    folder = work / arm.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with _claim(folder / "lock", wait) as lock:
+        if lock is None:
+            return None
+        commit = _commit(arm, folder)
+        code = _checkout(commit, work / "checkouts")
+        _run(["pretrain", TRACKS[arm.track], f"--name={RUN}", *arm.words], code, folder, lock)
+        figures = json.loads(_run(["evaluate", f"runs/{RUN}/base", "--json"], code, folder, lock))
+        return _row(arm, commit, figures, folder / "runs" / RUN)
+
+
+def tidy(arm: Arm, work: Path) -> None:
+    """Removes what a trained arm doesn't need any more: all but its model, its metrics and its log."""
+    for name in ("checkpoints", "data"):
+        shutil.rmtree(work / arm.folder / "runs" / RUN / name, ignore_errors=True)
+
+
+@contextmanager
+def _claim(path: Path, wait: bool) -> Iterator[IO[str] | None]:
+    """A lock that lasts as long as this process or one of its commands does: a queue that is killed leaves those."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield file
+
+
+def _commit(arm: Arm, folder: Path) -> str:
+    """The commit that the arm was begun with, or begins with now."""
+    path = folder / "commit"
+    if not path.is_file():
+        found = _git("rev-parse", "--verify", "--quiet", f"{arm.commit or 'HEAD'}^{{commit}}")
+        if found.returncode:
+            raise UserError(f"arm {arm.name}: no commit {arm.commit} in {ROOT}")
+        with atomic_write(path) as temporary:
+            temporary.write_text(found.stdout.decode().strip())
+    return path.read_text()
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, check=False)
+
+
+def _checkout(commit: str, folder: Path) -> Path:
+    """The package's source as the commit has it; made once."""
+    target = folder / commit
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{commit}.{os.getpid()}"
+        with tarfile.open(fileobj=io.BytesIO(_git("archive", commit, "src").stdout)) as archive:
+            archive.extractall(temporary, filter="data")
+        with suppress(OSError):  # another process was faster
+            temporary.rename(target)
+    return target / "src"
+
+
+def _run(words: list[str], code: Path, folder: Path, lock: IO[str]) -> str:
+    """A command of sioconv in the arm's folder; what it prints to stdout."""
+    environment = {**os.environ, "PYTHONPATH": str(code), "HF_HUB_OFFLINE": "1"}
+    with (folder / "log").open("a", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sioconv", *words],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            process_group=0,  # what interrupts the queue must not interrupt it while it saves
+            pass_fds=[lock.fileno()],
+        )
+        try:
+            printed, _ = process.communicate()
+        except BaseException:
+            process.terminate()  # it saves and ends
+            process.wait()
+            raise
+    if process.returncode:
+        raise UserError(f"sioconv {words[0]} failed with exit code {process.returncode}: see {folder / 'log'}")
+    return printed
+
+
+def _row(arm: Arm, commit: str, figures: dict[str, Any], run: Path) -> dict[str, Any]:
+    languages = {name: value["bpb"] for name, value in figures["languages"].items()}
+    metrics = [row for row in read_jsonl(run / "metrics.jsonl") if row["stage"] == "pretrain"]
+    plan = json.loads((run / "checkpoints" / "pretrain" / "plan.json").read_text(encoding="utf-8"))
+    seconds = max(row["seconds"] for row in metrics)
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "track": arm.track,
+        "name": arm.name,
+        "note": arm.note,
+        "settings": arm.settings,
+        "seed": arm.seed,
+        "tokens": arm.tokens,
+        "bits_per_byte": {**languages, "mean": sum(languages.values()) / len(languages)},
+        "sources": {name: value["bpb"] for name, value in figures["sources"].items()},
+        "parameters": figures["parameters"],
+        "state_bytes": figures["state_bytes"],
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(arm.tokens / seconds),
+        "precision": plan["precision"],
+        "threads": arm.settings.get("train.threads", torch.get_num_threads()),
+        "machine": describe_machine(),
+        "torch": torch.__version__,
+        "commit": commit,
+        "command": " ".join(["sioconv pretrain", TRACKS[arm.track], *arm.words]),
+    }

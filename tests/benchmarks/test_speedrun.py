@@ -1,0 +1,193 @@
+"""The queue of training arms, with a recipe of seconds in the place of the demo's; and the pages of results."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("the queue locks files as Unix does", allow_module_level=True)
+
+from benchmarks.speedrun import arms, table
+from benchmarks.speedrun.__main__ import run_queue
+from benchmarks.speedrun.arms import Arm, read_arms
+from benchmarks.speedrun.results import RESULTS, append_result, is_done, read_results
+from sioconv.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+TINY = str(ROOT / "tests" / "recipes" / "tiny.yaml")
+SETTINGS = {"train.checkpoint_every": 1, "train.sample_prompts": [], "model.trapezoid": True}
+ARM = Arm("bundled", "a/b", 1024, 0, SETTINGS)
+ROW: dict[str, Any] = {
+    "date": "2026-11-29",
+    "track": "bundled",
+    "name": "sioconv",
+    "note": "",
+    "settings": {"model.num_heads": 4, "model.embedding_max_norm": None, "train.precision": "fp32", "train.lr": 0.001},
+    "seed": 0,
+    "tokens": 1024,
+    "bits_per_byte": {"ja": 1.0, "en": 2.0, "mean": 1.5},
+    "parameters": 5000,
+    "state_bytes": None,
+    "tokens_per_second": 1000,
+    "precision": "float32",
+    "commit": "0123456789abcdef",
+    "command": "sioconv pretrain demo.yaml --seed=0",
+}
+
+in_a_clone = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="arms are checked out of the repository")
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_of_arms_is_read(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "queue.yaml",
+        """
+tokens: 100
+settings: {train.lr: 0.001, model.num_heads: 2}
+arms:
+  - {name: first, seeds: [0, 1], settings: {model.num_heads: 4}}
+  - {name: second, tokens: 200, commit: abc, note: why}
+""",
+    )
+    both = {"train.lr": 0.001, "model.num_heads": 4}
+    assert read_arms(path) == [
+        Arm("bundled", "first", 100, 0, both),
+        Arm("bundled", "first", 100, 1, both),
+        Arm("bundled", "second", 200, 0, {"train.lr": 0.001, "model.num_heads": 2}, "why", "abc"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[1", "is not YAML"),
+        ("arms", "is not a mapping"),
+        ("{}", "arms is unknown or missing"),
+        ("{arms: [], seed: 1}", "seed is unknown or missing"),
+        ("arms: [{seeds: [1]}]", "arm 0: name is unknown or missing"),
+        ("{track: moon, arms: [{name: a}]}", "track: 'moon' is not known"),
+    ],
+)
+def test_a_file_that_is_no_queue_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        read_arms(write(tmp_path / "queue.yaml", text))
+    with pytest.raises(UserError, match="no queue at"):
+        read_arms(tmp_path / "none.yaml")
+
+
+def test_the_queue_of_the_project_can_be_read() -> None:
+    found = read_arms(ROOT / "benchmarks" / "speedrun" / "queue.yaml")
+    assert found and len({arm.folder for arm in found}) == len(found)
+
+
+def test_settings_stand_on_the_command_line_as_yaml_reads_them() -> None:
+    arm = Arm("bundled", "x", 10, 3, {"a.b": None, "c": True, "d": [], "e": "fp32", "f": 0.02})
+    fixed = ["--seed=3", "--train.minutes=null", "--train.tokens=10"]
+    assert arm.words == [*fixed, "--a.b=null", "--c=true", "--d=[]", "--e=fp32", "--f=0.02"]
+
+
+def test_what_is_done_is_the_same_arm(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    row = {"track": "bundled", "name": "a/b", "tokens": 1024, "seed": 0, "settings": SETTINGS, "commit": "abc123"}
+    append_result(path, row)
+    assert read_results(path) == [row]
+    assert is_done(ARM, path)
+    assert is_done(Arm("bundled", "a/b", 1024, 0, SETTINGS, commit="abc"), path)
+    for other in (
+        Arm("bundled", "a/b", 1024, 1, SETTINGS),
+        Arm("bundled", "a/b", 2048, 0, SETTINGS),
+        Arm("bundled", "a/b", 1024, 0, {}),
+        Arm("bundled", "c", 1024, 0, SETTINGS),
+        Arm("bundled", "a/b", 1024, 0, SETTINGS, commit="def"),
+    ):
+        assert not is_done(other, path) and other.folder != ARM.folder
+
+
+@in_a_clone
+def test_an_arm_is_trained_measured_and_then_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(arms.TRACKS, "bundled", TINY)
+    results, work = tmp_path / "results.jsonl", tmp_path / "work"
+    broken = Arm("bundled", "broken", 1024, 0, {"model.num_heads": 5})
+    assert run_queue([broken, ARM], results, work) == 1
+    (row,) = read_results(results)
+    bits = row["bits_per_byte"]
+    assert 2 < bits["ja"] < 9 and 2 < bits["en"] < 9 and bits["mean"] == pytest.approx((bits["ja"] + bits["en"]) / 2)
+    assert set(row["sources"]) == {"sentences_ja", "gazetteer_ja", "sentences_en"}
+    assert row["seconds"] > 0 and row["precision"] == "float32" and row["threads"] >= 1 and len(row["commit"]) == 40
+    assert row["command"].startswith("sioconv pretrain") and "--model.trapezoid=true" in row["command"]
+    assert (work / "checkouts" / row["commit"] / "src" / "sioconv").is_dir()
+    before = results.read_bytes()
+    assert run_queue([ARM], results, work) == 0 and results.read_bytes() == before
+    table.write_pages([row], tmp_path)
+    assert f"{bits['mean']:.4f}" in (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+
+
+@in_a_clone
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_queue_that_is_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals) -> None:
+    """With the figures of one that wasn't; a training that outlives its queue is waited for."""
+    monkeypatch.setitem(arms.TRACKS, "bundled", TINY)
+    arm = Arm("bundled", "killed", 8192, 0, SETTINGS)
+    program = f"""
+import sys
+from pathlib import Path
+from benchmarks.speedrun import arms, __main__
+arms.TRACKS["bundled"] = {TINY!r}
+__main__.read_arms = lambda path: [arms.Arm("bundled", "killed", 8192, 0, {SETTINGS!r})]
+sys.argv = ["speedrun", "queue", "x", "--results", {str(tmp_path / "results.jsonl")!r}, "--work", {str(tmp_path)!r}]
+__main__.main()
+"""
+    paths = os.pathsep.join([str(ROOT), *sys.path])
+    queue = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths})
+    metrics = tmp_path / arm.folder / "runs" / "arm" / "checkpoints" / "pretrain"
+    while queue.poll() is None and not list(metrics.glob("step-*")):
+        time.sleep(0.05)
+    queue.send_signal(how)
+    queue.wait()
+    assert run_queue([arm], tmp_path / "results.jsonl", tmp_path) == 0
+    assert run_queue([arm], tmp_path / "whole.jsonl", tmp_path / "whole") == 0
+    (killed,), (whole,) = read_results(tmp_path / "results.jsonl"), read_results(tmp_path / "whole.jsonl")
+    assert killed["bits_per_byte"] == whole["bits_per_byte"]
+
+
+def test_the_committed_pages_are_those_of_the_committed_results(tmp_path: Path) -> None:
+    table.write_pages(read_results(RESULTS), tmp_path)
+    for words in (table.ENGLISH, table.JAPANESE):
+        made, there = (folder / words.file for folder in (tmp_path, ROOT / "docs"))
+        assert there.read_text(encoding="utf-8") == made.read_text(encoding="utf-8"), (
+            "run `python -m benchmarks.speedrun table`"
+        )
+
+
+def test_a_page_ranks_the_means_of_seeds() -> None:
+    other = {**ROW, "seed": 1, "bits_per_byte": {"ja": 1.2, "en": 2.2, "mean": 1.7}}
+    best = {**ROW, "name": "best", "state_bytes": 4096, "bits_per_byte": {"ja": 1.0, "en": 1.8, "mean": 1.4}}
+    later = {**ROW, "tokens": 2048, "name": "longer"}
+    text = table.page([ROW, best, later, other], table.ENGLISH)
+    first, second, third = (line for line in text.splitlines() if line.startswith(("| best", "| sioconv", "| longer")))
+    assert first.startswith("| best") and "| 4,096 | 1 |" in first and "**1.4000**" in first
+    assert "num_heads 4, embedding_max_norm null, train.lr 0.001 |" in second and "precision" not in second
+    assert "| 2 | 1.1000 | 2.1000 | **1.6000** | 1.5000–1.7000 |" in second and "012345678" in second
+    assert third.startswith("| longer") and text.index("2,048 tokens") > text.index("1,024 tokens")
+    assert text.count("    sioconv pretrain demo.yaml --seed=0") == 3
+    assert table.ENGLISH.nothing in table.page([], table.ENGLISH)
+    assert len(table.ENGLISH.columns) == len(table.JAPANESE.columns) == second.count(" | ") + 1
+
+
+def test_rows_are_whole_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    append_result(path, {"name": "日本"})
+    append_result(path, {"name": "b"})
+    assert [json.loads(line)["name"] for line in path.read_text(encoding="utf-8").splitlines()] == ["日本", "b"]
