@@ -50,7 +50,7 @@ def scan_norm_gate(
         y [B, T, H, P] in z's dtype, and the final state [N, H, P] in the dtype of `log_a`, or None.
 
     Gradients flow to z, log_a, norm_weight, norm_bias, gate, initial_state and reset_state, from y and the final state.
-    `reference` and `chunked` can be differentiated twice; `cpu` raises.
+    Further derivatives and what isn't finite: as for `scan`.
 
     Raises:
         TypeError: an argument isn't a tensor or has the wrong dtype.
