@@ -21,6 +21,7 @@ from sioconv.data.shards import ShardSet
 from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import assistant_loss
+from sioconv.generate import SamplingConfig
 from sioconv.model import load_model_folder, parameter_count
 from sioconv.model.modelling_code import FILE
 from sioconv.recipe import Recipe, load_recipe
@@ -147,6 +148,8 @@ def test_pretraining_alone_ends_with_a_model(load: Load) -> None:
         assert model.config.vocab_size == len(tokenizer)
         assert (Path("runs/rivers") / name / FILE).is_file()
         assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<|eos|>", "<|end_of_turn|>"])
+        chosen = SamplingConfig().for_transformers()
+        assert {name: getattr(model.generation_config, name) for name in chosen} == chosen
     assert {row["stage"] for row in read_jsonl(Path("runs/rivers/metrics.jsonl"))} == {"pretrain"}
 
 
@@ -230,9 +233,11 @@ def test_a_run_from_before_there_were_architectures_goes_on(load: Load) -> None:
     old = read_yaml(path)
     del old["architecture"]
     write_yaml(old, path)
+    (run / "SHA256SUMS").unlink()  # nor were there any
     stages.open_run(load())
     assert read_yaml(path)["architecture"] == "sioconv"
     write_yaml(old, path)
+    (run / "SHA256SUMS").unlink()
     with pytest.raises(UserError, match="was made with another recipe: architecture: 'sioconv' there, 'lstm' here"):
         stages.open_run(load("--architecture=lstm"))
 
@@ -324,6 +329,7 @@ def test_a_run_of_an_older_version_goes_on(load: Load) -> None:
     older = re.sub(r"^ *only: all\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert older != path.read_text(encoding="utf-8")
     path.write_text(older, encoding="utf-8")
+    (path.parent / "SHA256SUMS").unlink()
     stages.open_run(load())
     with pytest.raises(UserError, match="was made with another recipe"):
         stages.open_run(load("--train.lr=1e-4"))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.compat.subject import NEW, TEXTS, Subject, close, continuation, require, same
+from sioconv.model.layers import bounded
 
 LIMIT = 1e-10  # of models in fp64
 
@@ -109,9 +110,11 @@ def hidden_states(subject: Subject) -> str:
     output = model(ids, output_hidden_states=True)
     layers = model.config.num_hidden_layers
     require(len(output.hidden_states) == layers + 1, f"{len(output.hidden_states)} hidden states")
-    same(output.hidden_states[0], model.get_input_embeddings()(ids), "the first is the embedding")
+    rows = bounded(model.get_input_embeddings()(ids), model.config.embedding_max_norm)
+    same(output.hidden_states[0], rows, "the first is the embedding")
     same(model.lm_head(output.hidden_states[-1]), output.logits, "the last is what the head reads")
-    generated = model.generate(ids, max_new_tokens=2, output_hidden_states=True, return_dict_in_generate=True)
+    options = {"do_sample": False, "output_hidden_states": True, "return_dict_in_generate": True}
+    generated = model.generate(ids, max_new_tokens=2, **options)
     shapes = [step[-1].shape[1] for step in generated.hidden_states]
     require(shapes == [ids.shape[1], 1], f"generate gives hidden states of lengths {shapes}")
     model.config.output_hidden_states = True

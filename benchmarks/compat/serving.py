@@ -84,7 +84,13 @@ def openai_client(subject: Subject) -> str:
                 "".join(pieces).rstrip("\ufffd") == expected.rstrip("\ufffd"),
                 f"streams {pieces}, expected {expected!r}",
             )
-    return f"{len(CHATS) + 1} answers, whole and streamed; text that feigns turns stays text"
+        options = {"model": name, "messages": CHATS[0][:-1], "max_tokens": NEW, "temperature": 5}
+        drawn = [client.chat.completions.create(seed=seed, **options) for seed in (1, 1, 2)]  # type: ignore[call-overload]
+        texts = [answer.choices[0].message.content for answer in drawn]
+        require(texts[0] == texts[1] != texts[2], f"seeds 1, 1 and 2 at a temperature of 5 give {texts}")
+    return (
+        f"{len(CHATS) + 1} answers, whole and streamed; text that feigns turns stays text; seed and temperature count"
+    )
 
 
 def chat(subject: Subject) -> str:

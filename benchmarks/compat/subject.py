@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sioconv.data.config import TokenizerConfig
 from sioconv.data.tokenizer import END_OF_TURN, EOS, train_tokenizer
+from sioconv.generate import SamplingConfig
 from sioconv.model import SioConvConfig, SioConvForCausalLM, save_model_folder
 
 NEW = 12  # tokens that a check lets the model write
@@ -83,7 +84,7 @@ def random_folder(path: Path, **options: Any) -> Path:
         for parameter in model.parameters():  # away from zeros, ones and tiny gains
             parameter += 0.1 * torch.randn_like(parameter)
         model.lm_head.weight *= 4
-    save_model_folder(model, tokenizer, path / "model", stop_ids)
+    save_model_folder(model, tokenizer, path / "model", stop_ids, generation=SamplingConfig().for_transformers())
     return path / "model"
 
 

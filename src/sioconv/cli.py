@@ -410,10 +410,17 @@ def _convert_parser() -> "ArgumentParser":
 
 
 def _convert(arguments: "Namespace") -> None:
+    from sioconv.generate.config import SamplingConfig
     from sioconv.model.convert import convert_checkpoint
 
     sizes = None if arguments.config is None else Path(arguments.config)
-    done = convert_checkpoint(Path(arguments.checkpoint), Path(arguments.out), sizes, arguments.tokenizer)
+    done = convert_checkpoint(
+        Path(arguments.checkpoint),
+        Path(arguments.out),
+        sizes,
+        arguments.tokenizer,
+        SamplingConfig().for_transformers(),
+    )
     if arguments.json:
         show_json(done)
         return

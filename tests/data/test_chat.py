@@ -10,8 +10,9 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import get_json_schema
 
-from sioconv.data.chat import TURN_OF, encode, encode_batch, encode_turn, end_of_turn_id, turns_of
+from sioconv.data.chat import encode, encode_batch, encode_turn, end_of_turn_id
 from sioconv.data.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, SPECIAL_TOKENS
+from sioconv.data.turns import TURN_OF, turns_of
 from sioconv.errors import UserError
 
 Messages = list[dict[str, Any]]
@@ -174,7 +175,7 @@ def test_end_of_turn_ends_a_turn(tokenizer: PreTrainedTokenizerFast) -> None:
         ([{"role": "user", "content": [{"type": "text"}]}], "'text'"),
         ([{"role": "user", "content": {"type": "text", "text": "x"}}], "dict"),
         ([{"role": "user", "content": "x", "images": ["x.png"]}], "'images'"),
-        ([{"role": "assistant", "content": "x", "weight": 0}], "'weight'"),
+        ([{"role": "assistant", "content": "x", "logprob": 0}], "'logprob'"),
         ([{"role": "user", "content": "x", "tool_calls": [{"name": "f"}]}], "only the assistant"),
         ([{"role": "assistant", "tool_calls": [{"arguments": {}}]}], "no name"),
         ([{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": {1}}}]}], "isn't JSON"),

@@ -12,13 +12,14 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode
 from sioconv.data.config import SourceConfig
-from sioconv.data.conversations import ROLE_OF, conversation_of
+from sioconv.data.conversations import CALL, ROLE_OF, conversation_of
 from sioconv.data.rows import ROLES
 from sioconv.data.sources import read_rows
 from sioconv.data.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, SPECIAL_TOKENS
+from sioconv.data.turns import TURN_OF
 from sioconv.errors import UserError
 
-Turns = list[dict[str, str]]
+Turns = list[dict[str, Any]]
 SHARE_GPT = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
@@ -33,6 +34,8 @@ def columns(turns: list[dict[str, str]]) -> dict[str, list[str]]:
 # Forms that hold any turns.
 FORMS: dict[str, Callable[[Turns], dict[str, Any]]] = {
     "messages": lambda turns: {"messages": turns},
+    "messages as JSON in a table": lambda turns: {"messages": json.dumps(turns)},
+    "dialogue": lambda turns: {"dialogue": turns},
     "ultrachat_200k": lambda turns: {"prompt": turns[0]["content"], "prompt_id": "f0e3", "messages": turns},
     "messages of a table": lambda turns: {"messages": [{**turn, "tool_calls": None} for turn in turns]},
     "parts": lambda turns: {
@@ -45,9 +48,15 @@ FORMS: dict[str, Callable[[Turns], dict[str, Any]]] = {
     "prompt and completion as turns": lambda turns: {"prompt": turns[:1], "completion": turns[1:]},
 }
 texts = st.text(min_size=1, max_size=20)
+
+
+def with_an_answer(turns: Turns) -> bool:
+    return any(turn["role"] == "assistant" and turn["content"].strip() for turn in turns)
+
+
 turns = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(ROLES), "content": texts}), min_size=2, max_size=5
-)  # fmt: skip
+).filter(with_an_answer)  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -56,7 +65,7 @@ def test_forms_of_any_turns(form: str, turns: Turns) -> None:
     assert conversation_of(FORMS[form](turns))[0] == turns
 
 
-@given(texts, texts, texts, texts)
+@given(texts, texts, texts, texts.filter(str.strip))
 def test_forms_of_a_question_and_an_answer(system: str, question: str, more: str, answer: str) -> None:
     told = {"role": "system", "content": system}
     asked = {"role": "user", "content": question}
@@ -72,22 +81,89 @@ def test_forms_of_a_question_and_an_answer(system: str, question: str, more: str
         ({"system": system, "prompt": question, "completion": answer}, [told, asked, answered]),
         ({"system": system, "conversations": share_gpt([asked, answered])}, [told, asked, answered]),
         ({"system": "", "conversations": share_gpt([asked, answered])}, [asked, answered]),
+        # Dolly, OpenOrca, MetaMath, a preference pair in its three forms, and a table that holds null for what isn't.
+        ({"instruction": question, "context": more, "response": answer}, [both, answered]),
+        ({"system_prompt": system, "question": question, "response": answer}, [told, asked, answered]),
+        ({"query": question, "response": answer, "images": None, "tools": [], "history": []}, [asked, answered]),
+        ({"prompt": question, "chosen": answer, "rejected": more}, [asked, answered]),
+        ({"prompt": [asked], "chosen": [answered], "rejected": [answered]}, [asked, answered]),
+        ({"prompt": question, "chosen": [asked, answered]}, [asked, answered]),
+        ({"chosen": [asked, answered]}, [asked, answered]),
+        ({"system": system, "messages": [asked, answered]}, [told, asked, answered]),
+        ({"system": system, "messages": [told, asked, answered]}, [told, asked, answered]),
+        ({"messages": [{"role": "system", "content": ""}, asked, answered]}, [asked, answered]),
+        ({"history": [[more, system]], "instruction": question, "output": answer},
+         [{"role": "user", "content": more}, {"role": "assistant", "content": system}, asked, answered]),
+        ({"history": [told], "instruction": question, "output": answer}, [told, asked, answered]),
+    ):  # fmt: skip
+        found, rest = conversation_of(record)
+        assert found == expected
+        assert set(rest) <= {"rejected", "images"}
+
+
+def test_what_tools_say_and_are_asked_is_kept() -> None:
+    tool = {"name": "f", "parameters": {}}
+    call = {"name": "f", "arguments": {"x": 1}}
+    called = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+    expected = [
+        {"role": "system", "content": f"<tools>\n{json.dumps(tool)}\n</tools>"},
+        {"role": "user", "content": "川"},
+        {"role": "assistant", "content": called},
+        {"role": "user", "content": "<tool_response>\n1\n</tool_response>"},
+        {"role": "assistant", "content": "海"},
+    ]
+    openai = [
+        {"role": "user", "content": "川"},
+        {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "id": "a", "function": call}]},
+        {"role": "tool", "tool_call_id": "a", "name": "f", "content": "1"},
+        {"role": "assistant", "content": "海"},
+    ]
+    asks: dict[str, Any] = {"role": "assistant", "content": "", CALL: call}
+    older = [openai[0], asks, {"role": "function", "content": "1"}, openai[3]]
+    share_gpt = [
+        {"from": "human", "value": "川"},
+        {"from": CALL, "value": json.dumps(call)},
+        {"from": "observation", "value": "1"},
+        {"from": "gpt", "value": "海"},
+    ]
+    for record in (
+        {"messages": openai, "tools": [tool]},
+        {"messages": older, "functions": [json.dumps(tool)]},
+        {"conversations": share_gpt, "tools": json.dumps([tool])},
     ):
         assert conversation_of(record) == (expected, {})
 
 
+@pytest.mark.parametrize("flag", [{"weight": 0}, {"train": False}, {"loss": False}])
+def test_turns_of_the_assistant_that_arent_learned(tokenizer: PreTrainedTokenizerFast, flag: dict[str, Any]) -> None:
+    def said(*, flagged: bool) -> Turns:
+        turns = [{"role": "user", "content": "川"}, {"role": "assistant", "content": "山"}]
+        return [*turns[:1], turns[1] | (flag if flagged else {}), *turns]
+
+    messages, _ = conversation_of({"messages": said(flagged=True)})
+    (ids, mask), (plain_ids, plain_mask) = encode(tokenizer, messages), encode(tokenizer, said(flagged=False))
+    assert ids == plain_ids
+    half = len(ids) - len(encode(tokenizer, said(flagged=False)[2:])[0]) + 1
+    assert not any(mask[:half]) and mask[half:] == plain_mask[half:] and any(mask)
+    with pytest.raises(ValueError, match="nothing that is to be learned"):
+        conversation_of({"messages": messages[:2]})
+
+
 def test_what_a_record_says_besides_is_kept() -> None:
-    record = {"id": 7, "conversations": share_gpt([{"role": "user", "content": "川"}]), "source": "wiki"}
-    assert conversation_of(record) == ([{"role": "user", "content": "川"}], {"id": 7, "source": "wiki"})
+    said = [{"role": "user", "content": "川"}, {"role": "assistant", "content": "海"}]
+    record = {"id": 7, "conversations": share_gpt(said), "source": "wiki"}
+    assert conversation_of(record) == (said, {"id": 7, "source": "wiki"})
 
 
 def test_roles_are_the_projects() -> None:
-    assert set(ROLE_OF.values()) == set(ROLES)
+    assert set(ROLE_OF.values()) == {*ROLES, "tool"}
     found, _ = conversation_of({"messages": [{"role": role, "content": "x"} for role in ROLE_OF]})
-    assert [turn["role"] for turn in found] == list(ROLE_OF.values())
+    assert [turn["role"] for turn in found] == [TURN_OF[role] for role in ROLE_OF.values()]
 
 
 GOOD = {"from": "human", "value": "x"}
+ANSWER = {"role": "assistant", "content": "y"}
+TALK = [{"role": "user", "content": "x"}, ANSWER]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +178,7 @@ GOOD = {"from": "human", "value": "x"}
         ({"conversations": {"from": "human", "value": 1}}, "columns of different lengths"),
         ({"conversations": [GOOD, {"from": "gpt"}]}, "message 2 must have"),
         ({"conversations": [{**GOOD, "weight": 0}]}, "message 1 must have"),
-        ({"conversations": [{"from": "tool", "value": "x"}]}, "message 1 has the role 'tool'"),
+        ({"conversations": [{"from": "narrator", "value": "x"}]}, "message 1 has the role 'narrator'"),
         ({"conversations": [{"from": ["human"], "value": "x"}]}, "message 1 has the role"),
         ({"conversations": [{"from": "gpt", "value": ""}]}, '"value" of message 1'),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "parts that aren't text"),
@@ -115,15 +191,40 @@ GOOD = {"from": "human", "value": "x"}
         ({"prompt": "x", "completion": [GOOD]}, '"completion"'),
         ({"prompt": [GOOD], "completion": "x"}, '"completion"'),
         ({"prompt": "x", "completion": "y", "system": 3}, '"system"'),
+        # In which the assistant says nothing, or nothing that is learned.
+        ({"messages": [{"role": "system", "content": "短く。"}, {"role": "user", "content": "x"}]}, "says nothing"),
+        ({"conversations": [GOOD]}, "the assistant says nothing"),
+        ({"messages": [TALK[0], {**ANSWER, "content": " "}]}, "the assistant says nothing"),
+        ({"messages": [TALK[0], {**ANSWER, "content": None}]}, '"content" of message 2|message 2 must have'),
+        # What belongs to a conversation and can't be used is named.
+        ({"messages": TALK, "images": ["a.png"]}, '"images"'),
+        ({"messages": TALK, "documents": [{"text": "z"}]}, '"documents"'),
+        ({"messages": TALK, "context": "z"}, '"context"'),
+        ({"messages": TALK, "completion": "z"}, '"completion"'),
+        ({"messages": TALK, "conversations": [GOOD, {"from": "gpt", "value": "z"}]}, '"conversations"'),
+        ({"messages": TALK, "tools": "look it up"}, '"tools" is a text that isn\'t JSON'),
+        ({"messages": TALK, "tools": {"name": "f"}}, '"tools" is no list'),
+        ({"messages": [{"role": "system", "content": "a"}, *TALK], "system": "b"}, '"system" beside another'),
+        ({"messages": TALK, "system": "a", "system_prompt": "b"}, "two texts of the system"),
+        ({"messages": [{"role": "system", "content": "a"}, *TALK], "history": [["a", "b"]]}, '"history" beside'),
+        ({"messages": TALK, "history": [["a"]]}, '1 of "history" is no pair'),
+        ({"messages": TALK, "history": "before"}, '"history" is a text'),
+        ({"instruction": "x", "output": "y", "response": "z"}, "two answers: output and response"),
+        ({"messages": [TALK[0], {**ANSWER, "reasoning_content": "z"}]}, "nothing else, but has reasoning_content"),
+        ({"messages": [TALK[0], {**ANSWER, "weight": 0.5}]}, '"weight" of message 2 is 0.5'),
+        ({"messages": [{**TALK[0], "tool_calls": [{"name": "f"}]}, ANSWER]}, "only the assistant calls tools"),
+        ({"conversations": [GOOD, {"from": "function_call", "value": "f()"}]}, '"function_call" is a text'),
+        ({"prompt": {"text": "x", "replies": []}}, "a tree of replies"),
+        ({"text": "x", "role": "prompter", "parent_id": None}, "one message of a tree"),
     ],
 )
 def test_what_isnt_a_conversation_is_refused(tmp_path: Path, record: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         conversation_of(record)
     path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps({"conversations": [GOOD]}) + "\n" + json.dumps(record) + "\n")
+    path.write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps(record) + "\n")
     rows = read_rows(SourceConfig(str(path), kind="chat"))
-    assert next(rows).messages == [{"role": "user", "content": "x"}]
+    assert next(rows).messages == TALK
     with pytest.raises(UserError, match=problem) as caught:
         next(rows)
     assert str(caught.value).startswith(f"bad row: {path}:2: ") and "\n" not in str(caught.value)
@@ -138,7 +239,7 @@ hostile = st.lists(st.sampled_from([*SPECIAL_TOKENS, "<|", "|>", "assistant", "\
 @given(
     st.lists(
         st.fixed_dictionaries({"role": st.sampled_from(ROLES), "content": hostile}), min_size=2, max_size=4
-    )
+    ).filter(with_an_answer)
 )  # fmt: skip
 def test_attack_text_that_spells_special_tokens_stays_text(
     tokenizer: PreTrainedTokenizerFast, form: str, turns: Turns

@@ -52,3 +52,25 @@ def test_the_settings_need_no_heavy_module() -> None:
     code = "import sys, sioconv.generate.config; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 0.95}),
+        ({"temperature": 0}, {"do_sample": False}),
+        (
+            {"min_p": 0.1, "repetition_penalty": 1.1, "top_k": 7},
+            {
+                "do_sample": True,
+                "temperature": 0.8,
+                "top_k": 7,
+                "top_p": 0.95,
+                "min_p": 0.1,
+                "repetition_penalty": 1.1,
+            },
+        ),
+    ],
+)
+def test_in_the_words_of_transformers(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert SamplingConfig(**given).for_transformers() == expected

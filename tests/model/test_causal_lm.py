@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from transformers import DynamicCache
@@ -158,13 +158,46 @@ def test_embeddings_in_place_of_ids(model: SioConvForCausalLM, ids: Tensor) -> N
             model(**wrong)
 
 
-def test_long_embeddings_are_looked_up_at_the_limit(model: SioConvForCausalLM, ids: Tensor) -> None:
-    limit = model.config.embedding_max_norm
-    model.model.embed_tokens.weight.data *= torch.linspace(0.1, 9, model.config.vocab_size).unsqueeze(1)
-    rows = model.model.embed_tokens.weight[ids]
+def test_long_embeddings_are_read_at_the_limit(model: SioConvForCausalLM, ids: Tensor) -> None:
+    """As ids and as `inputs_embeds`, whose gradient takes the scale as a constant."""
+    embedding, limit = model.get_input_embeddings(), model.config.embedding_max_norm
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    embedding.weight.data *= torch.linspace(0.1, 9, model.config.vocab_size).unsqueeze(1)
+    vectors = embedding(ids)
+    found = model(ids, output_hidden_states=True)
+    torch.testing.assert_close(model(inputs_embeds=vectors).logits, found.logits)
+    found.logits.sum().backward()
+    slope = embedding.weight.grad.clone()
+    bounded, copy = vectors.detach(), embedding.weight.detach().clone()
     if limit is not None:
-        rows = F.embedding(ids, model.model.embed_tokens.weight.detach().clone(), max_norm=limit)
-    torch.testing.assert_close(model.get_input_embeddings()(ids), rows)
+        bounded = F.embedding(ids, copy, max_norm=limit)  # it changes the weights
+    torch.testing.assert_close(found.hidden_states[0], bounded)
+    scale = copy.norm(dim=-1, keepdim=True) / embedding.weight.detach().norm(dim=-1, keepdim=True)
+    embedding.weight.data.copy_(copy)
+    embedding.weight.grad = None
+    logits = model(ids).logits  # of rows at the limit, give or take the 1e-7 in the scale
+    torch.testing.assert_close(logits, found.logits, rtol=1e-4, atol=1e-5)
+    logits.sum().backward()
+    torch.testing.assert_close(slope, embedding.weight.grad * scale, rtol=1e-4, atol=1e-4)
+
+
+def test_linear_layers_and_the_embedding_are_torch_s_own(model: SioConvForCausalLM) -> None:
+    """Quantisers, tensor parallelism and adapters know them by their class."""
+    found = {type(module) for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)}
+    assert found == {nn.Linear, nn.Embedding}
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 11, 11), (1, 1, 11, 11), (3, 11, 11), (11,)])
+def test_a_mask_of_pairs_is_refused(model: SioConvForCausalLM, ids: Tensor, shape: tuple[int, ...]) -> None:
+    for mask in (torch.ones(shape), torch.zeros(shape, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"attention_mask has shape \[.*\]: give \[B, T\], 0 at padding"):
+            model(ids, attention_mask=mask)
+
+
+def test_a_mask_of_too_few_tokens_is_refused(model: SioConvForCausalLM, ids: Tensor) -> None:
+    with pytest.raises(ValueError, match="attention_mask covers 10 tokens of 11"):
+        model(ids, attention_mask=torch.ones(3, 10))
 
 
 def test_shapes_on_the_meta_device(model: SioConvForCausalLM, ids: Tensor) -> None:

@@ -52,11 +52,13 @@ def test_a_tokenizer_makes_the_folder_whole(
         weights["token_out.weight"], weights["token_out.bias"] = torch.randn(rows, 32), torch.randn(rows)
         torch.save({"model": weights}, tmp_path / "some.ckpt")
         out = tmp_path / str(rows)
-        done = convert_checkpoint(tmp_path / "some.ckpt", out, tokenizer=str(tiny_model_folder))
+        done = convert_checkpoint(
+            tmp_path / "some.ckpt", out, tokenizer=str(tiny_model_folder), generation={"do_sample": True}
+        )
         assert (done["vocab_size"], done["tokenizer_tokens"], done["steps"]) == (rows, 384, None)
         model, tokenizer = load_model_folder(out)
         assert tokenizer.get_vocab() == tiny_model[1].get_vocab()
-        assert model.generation_config.eos_token_id == [tokenizer.eos_token_id]
+        assert model.generation_config.eos_token_id == [tokenizer.eos_token_id] and model.generation_config.do_sample
 
 
 def test_half_precision_becomes_single(tmp_path: Path, weights: dict[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from sioconv.model import SioConvConfig, SioConvForCausalLM, SioConvLayer
 
@@ -134,6 +135,18 @@ def test_missing_weights_start_afresh(config: SioConvConfig, tmp_path: Path) -> 
         for name, value in loaded.state_dict().items():
             if name in whole and name not in missing:
                 assert torch.equal(value, whole[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_new_model_of_half_precision_has_its_gates_in_fp32(config: SioConvConfig, dtype: torch.dtype) -> None:
+    """And not in values that were rounded before."""
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == (torch.float32 if any(part in name for part in FP32) else dtype), name
+    mixer = model.model.layers[0].mixer
+    for gate in (mixer.A_log, mixer.dt_proj.weight):
+        assert not torch.equal(gate, gate.to(dtype).float())
+    assert model(torch.ones(2, 5, dtype=torch.int64)).logits.dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

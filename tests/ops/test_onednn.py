@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from sioconv.ops import linear
+from sioconv.ops import fast_products, linear
+from sioconv.ops.onednn import fast_products_on
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 ROWS = [(512,), (4, 256), (3, 4, 64), (1, 1280), (1, 1000), (3, 171), (2, 3, 1500)]
@@ -108,3 +110,56 @@ def test_the_operators_keep_torch_s_rules() -> None:
     x, weight, bias = inputs((2, 300), 8, 6, bias=True)
     torch.library.opcheck(torch.ops.sioconv.linear.default, (x, weight, bias))
     torch.library.opcheck(torch.ops.sioconv.linear_weight_gradient.default, (linear(x, weight).detach(), x.detach()))
+
+
+def test_torch_s_own_modules_take_it_inside() -> None:
+    """Whatever class of module calls `torch.nn.functional.linear`."""
+    x, layer = torch.randn(2, 300, 8), nn.Linear(8, 6)
+    assert called(lambda: layer(x)) == {}
+    with fast_products(x):
+        assert called(lambda: layer(x).sum().backward()) == {"sioconv::linear": 1, "sioconv::linear_weight_gradient": 1}
+        assert called(lambda: layer(x[:, :200])) == {}
+        found = layer(x)
+    torch.testing.assert_close(found, layer(x))
+    for other in (x[:1], x.double(), x.to("meta")):
+        with fast_products(other):
+            assert called(lambda: layer(x)) == {}  # nothing was entered
+    with torch.autocast("cpu", torch.bfloat16), fast_products(x):
+        assert called(lambda: layer(x)) == {}
+    with fast_products_on(x.device, torch.bfloat16):
+        assert called(lambda: layer(x)) == {}
+    with fast_products_on(x.device, torch.float32):
+        assert called(lambda: layer(x)) == {"sioconv::linear": 1}
+
+
+def test_tensors_that_stand_for_others_take_torch_s() -> None:
+    class Other(Tensor):
+        pass
+
+    x, weight = torch.randn(600, 8), torch.randn(6, 8)
+    expected = x @ weight.T
+    found = []
+
+    def products() -> None:
+        found.append(linear(x, weight.as_subclass(Other)).as_subclass(Tensor))
+        found.append(torch.func.vmap(lambda row: linear(row, weight))(x.expand(2, -1, -1))[0])
+        found.append(torch.func.jvp(lambda each: linear(x, each), (weight,), (weight,))[1])
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(weight, weight)
+            found.append(torch.autograd.forward_ad.unpack_dual(linear(x, dual)).tangent)
+
+    assert called(products) == {}
+    assert called(lambda: linear(x, weight)) == {"sioconv::linear": 1}
+    for each in found:
+        torch.testing.assert_close(each, expected)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_its_operations_are_counted_as_torch_s(frozen: bool) -> None:
+    counts = []
+    for rows in (511, 512):
+        x, weight, bias = inputs((rows,), 8, 6, bias=True)
+        with FlopCounterMode(display=False) as counter:
+            linear(x, weight.detach() if frozen else weight, bias).sum().backward()
+        counts.append(counter.get_total_flops() / rows)
+    assert counts == [2 * 8 * 6 * (2 if frozen else 3)] * 2

@@ -49,6 +49,7 @@ def test_what_cannot_work(tmp_path: Path) -> None:
         "assisted": lambda: model.generate(ids[:1], assistant_model=model),
         "prompt lookup": lambda: model.generate(ids[:1], prompt_lookup_num_tokens=2),
         "keys and values": lambda: model.generate(ids, cache=DynamicCache()),
+        "a mask of pairs": lambda: model(ids, attention_mask=torch.ones(3, 1, 10, 10)),
         "continuous batching": lambda: model.generate_batch(ids.tolist(), max_new_tokens=2),
     }
     for name, call in refused.items():

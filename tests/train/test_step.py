@@ -182,11 +182,13 @@ def test_state_tuning_changes_the_initial_states_and_nothing_else(
     assert sum(parameter.numel() for parameter in stepped) == stepper.trained
 
 
+@pytest.mark.parametrize("onednn", [False, True])
 def test_frozen_weights_get_no_gradient_and_no_work_for_it(
-    make_stepper: MakeStepper, monkeypatch: pytest.MonkeyPatch
+    make_stepper: MakeStepper, monkeypatch: pytest.MonkeyPatch, onednn: bool
 ) -> None:
     """The gradients of the initial states are those of a whole training; the matrices' own are not computed."""
-    monkeypatch.setattr("sioconv.ops.onednn._FASTER", False)  # the counter knows torch's operators
+    monkeypatch.setattr("sioconv.ops.onednn._FASTER", onednn)
+    monkeypatch.setattr("sioconv.ops.onednn.FEWEST_ROWS", 1)
     batch, width, tokens = small.Windows().batch(0, 4), 32, 48
     stepper, whole = make_stepper(steps=0, only="initial_state"), make_stepper(steps=0)
     operations = []
@@ -212,7 +214,7 @@ def tiny_llama() -> PreTrainedModel:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))
+    return LlamaForCausalLM(LlamaConfig(vocab_size=small.VOCABULARY, **sizes))
 
 
 def test_a_model_without_initial_states_has_none_to_tune() -> None:
@@ -223,8 +225,13 @@ def test_a_model_without_initial_states_has_none_to_tune() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_blocks_give_the_same_gradients(make_stepper: MakeStepper) -> None:
+@pytest.mark.parametrize("onednn", [False, True])
+def test_compiled_blocks_give_the_same_gradients(
+    make_stepper: MakeStepper, monkeypatch: pytest.MonkeyPatch, onednn: bool
+) -> None:
     """The blocks are compiled in training only: a text of any length must not compile them again."""
+    monkeypatch.setattr("sioconv.ops.onednn._FASTER", onednn)
+    monkeypatch.setattr("sioconv.ops.onednn.FEWEST_ROWS", 48)  # those of a step
     plain, compiled = make_stepper(steps=0), make_stepper(steps=0, compile=True)
     batch = small.Windows().batch(0, 4)
     assert compiled.gradients(batch) == pytest.approx(plain.gradients(batch), rel=1e-5)
@@ -237,15 +244,22 @@ def test_compiled_blocks_give_the_same_gradients(make_stepper: MakeStepper) -> N
             assert torch.equal(model(ids).logits, other(ids).logits)
 
 
-def test_a_baseline_has_the_products_that_our_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_llama()
-    names, outside = set(model.state_dict()), copy.deepcopy(model)
-    Stepper(model, small.make_config(1), World(torch.device("cpu")), torch.float32)
-    assert set(model.state_dict()) == names
-    ids = torch.randint(0, 32, (4, 128))
-    monkeypatch.setattr("sioconv.ops.onednn._FASTER", True)
-    with torch.profiler.profile() as recorded:
-        logits = model(ids).logits
-    products = {event.key: event.count for event in recorded.key_averages()}["sioconv::linear"]
-    assert products == 4 + 3 + 1  # attention, feed-forward, head
-    torch.testing.assert_close(logits, outside(ids).logits)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_baseline_has_the_products_that_our_model_has(recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And stays what transformers made, whose layers torch's tools know by their class."""
+    config = small.make_config(1, batch_size=4, sequence_length=128, activation_checkpointing=recompute)
+    models = [tiny_llama()]
+    models.append(copy.deepcopy(models[0]))
+    steppers = [Stepper(model, config, World(torch.device("cpu")), torch.float32) for model in models]
+    batch, counts = text(4, 128), []
+    for stepper, faster in zip(steppers, (False, True), strict=True):
+        monkeypatch.setattr("sioconv.ops.onednn._FASTER", faster)
+        with torch.profiler.profile() as recorded:
+            stepper.gradients(batch)
+        counts.append({event.key: event.count for event in recorded.key_averages()}.get("sioconv::linear", 0))
+    forward = 4 + 3  # attention, feed-forward
+    assert counts == [0, 2 * (forward + 1) + recompute * forward]  # and the head; once more for gradients
+    for first, second in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(first.grad, second.grad, rtol=1e-4, atol=1e-6)
+    kinds = {type(module) for module in models[1].modules() if isinstance(module, nn.Linear)}
+    assert kinds == {nn.Linear}

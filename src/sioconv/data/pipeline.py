@@ -17,24 +17,28 @@ from sioconv.data.account import (
     account_of,
     read_statistics,
     refuse_bad_rows,
+    side_without_documents,
     summary,
     why_nothing_is_left,
     write_account,
+    write_report,
 )
 from sioconv.data.chat import encode_batch
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.executor import run_tasks
+from sioconv.data.finding import BUNDLED, IDENTITY, find
 from sioconv.data.inputs import Checksums, identify
+from sioconv.data.interruptible import interruptible, stopped_by_sigterm
 from sioconv.data.long_texts import encode_long, is_long
 from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.rows import Split
 from sioconv.data.shard_writer import Ids, read_facts, task_writer, token_type, write_manifest
-from sioconv.data.shards import VERSION, ShardSet
-from sioconv.data.source_rows import BUNDLED, IDENTITY
+from sioconv.data.shards import VERSION, DamagedShards, ShardSet
+from sioconv.data.tally import Tally
 from sioconv.data.tokenizer import encode_texts, load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
-from sioconv.files import disk_errors
+from sioconv.files import disk_errors, remove
 from sioconv.progress import say
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -90,12 +94,14 @@ class ShardWriter(PipelineStep):  # type: ignore[misc]
         if self.masked:
             encoded = encode_batch(tokenizer, [document.metadata["messages"] for document in documents])
             return [ids for ids, _ in encoded], [mask for _, mask in encoded]
-        short = iter(encode_texts(tokenizer, [document.text for document in documents if not is_long(document.text)]))
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        return [
-            encode_long(tokenizer, document.text, bos, eos) if is_long(document.text) else [bos, *next(short), eos]
-            for document in documents
-        ], None
+        return interruptible(lambda: _encode_documents(tokenizer, [document.text for document in documents])), None
+
+
+def _encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[Ids]:
+    """bos, tokens and eos of each text."""
+    short = iter(encode_texts(tokenizer, [text for text in texts if not is_long(text)]))
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return [encode_long(tokenizer, text, bos, eos) if is_long(text) else [bos, *next(short), eos] for text in texts]
 
 
 def batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
@@ -130,7 +136,7 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
     The files depend on the source's text and cleaning, `heldout`, `tasks` and the tokenizer, not on who runs the tasks.
     What finished tasks have made is kept in a hidden folder of `out` until all have, so a run that was stopped goes on
     from there; the shard sets then take their places whole. `out/statistics.json` and `out/report.md` say what was left
-    out and why.
+    out and why. Every file of shards that are there is compared with its checksum; damaged ones are made again.
 
     Args:
         name: the source's name.
@@ -142,7 +148,13 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
     Raises:
         UserError: a file, setting or tokenizer that can't be used, too many rows that can't, no text for training, a
             full disk, or a worker that was killed.
+        StoppedError: SIGTERM came.
     """
+    with stopped_by_sigterm(f"data {name}"):
+        _prepare_source(name, source, data, tokenizer_path, out)
+
+
+def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_path: Path, out: Path) -> None:
     if data.tasks < 1 or data.workers < 1:
         raise UserError(f"data.tasks and data.workers must be 1 or more: got {data.tasks} and {data.workers}")
     if not 0 <= data.heldout < 1:
@@ -159,19 +171,22 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
             if old == work and not made:
                 _remove_unfinished(old)
             else:
-                shutil.rmtree(old)
+                remove(old)
         if not made:
             try:
                 _run_stages(f"data {name}", source, data, tokenizer_path.absolute(), work)
-                statistics = _publish(work, out, about, data, vocabulary)
+                statistics = _publish(work, out, about, data, vocabulary, find(source.path).left_out)
             except BaseException:
                 _remove_unfinished(work)
                 with suppress(OSError):  # it may hold older shard sets, or not be there
                     out.rmdir()
                 raise
             shutil.rmtree(work)
-            if line := summary(statistics, out):
-                say(line)
+            for line in (summary(statistics, out), side_without_documents(statistics, data.heldout)):
+                if line:
+                    say(line)
+        elif statistics is not None:
+            write_report(out, statistics)
     checksums.save()
     if statistics is not None:
         refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
@@ -226,14 +241,23 @@ def _reading(source: SourceConfig, inputs: list[dict[str, Any]]) -> dict[str, in
 
 
 def _is_made(folder: Path, about: dict[str, Any]) -> bool:
+    """Whether shards of that origin are there, and are what was written."""
     try:
-        manifest = ShardSet.open(folder).manifest
+        shards = ShardSet.open(folder)
+        if any(shards.manifest.get(key) != value for key, value in about.items()):
+            return False
+        shards.verify()
+    except DamagedShards as error:
+        say(f"warning: the shards in {folder} are damaged ({error.problem}): made again")
+        return False
     except UserError:
         return False
-    return all(manifest.get(key) == value for key, value in about.items())
+    return True
 
 
-def _publish(work: Path, out: Path, about: dict[str, Any], data: DataConfig, vocabulary: int) -> dict[str, Any]:
+def _publish(
+    work: Path, out: Path, about: dict[str, Any], data: DataConfig, vocabulary: int, files: Tally
+) -> dict[str, Any]:
     """Writes the account and the manifests and moves both shard sets to their places; returns the statistics.
 
     Goes on where an earlier call was stopped. Raises UserError for no text to train on, or too many bad rows.
@@ -243,7 +267,7 @@ def _publish(work: Path, out: Path, about: dict[str, Any], data: DataConfig, voc
     documents: dict[str, int] = {split: sum(task.documents for task in tasks[split]) for split in SPLITS}
     tallies = read_accounts(work / "accounts", count)
     ids = repeated_ids(work / "accounts", count) if about["columns"][1] is not None else None
-    statistics = account_of(about["source"], tallies, ids, documents)
+    statistics = account_of(about["source"], tallies, ids, documents, files)
     refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
     if not documents["train"]:
         shutil.rmtree(work)
@@ -253,7 +277,7 @@ def _publish(work: Path, out: Path, about: dict[str, Any], data: DataConfig, voc
         if _is_made(out / split, about):
             continue
         write_manifest(work / split, tasks[split], token_type(vocabulary), {**about, "split": split})
-        shutil.rmtree(out / split, ignore_errors=True)
+        remove(out / split)
         (work / split).rename(out / split)
     return statistics
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from sioconv.errors import UserError
 
@@ -52,6 +53,21 @@ class SamplingConfig:
         fine = self.seed is None or 0 <= self.seed <= LARGEST_SEED
         _check(fine, "seed", self.seed, f"a whole number from 0 to {LARGEST_SEED}, or none for a random one")
         _check(all(self.stop), "stop", self.stop, "strings that aren't empty")
+
+    def for_transformers(self) -> dict[str, Any]:
+        """What a model folder's generation_config.json says, so that transformers' `generate` chooses tokens like this.
+
+        Without `do_sample` it would take the likeliest token whatever temperature, top_p or seed a client asks for.
+        """
+        if self.temperature == 0:
+            return {"do_sample": False}
+        values: dict[str, Any] = {"do_sample": True, "temperature": self.temperature}
+        values |= {"top_k": self.top_k, "top_p": self.top_p}  # top_k is 50 where it isn't given
+        if self.min_p:
+            values["min_p"] = self.min_p
+        if self.repetition_penalty != 1:
+            values["repetition_penalty"] = self.repetition_penalty
+        return values
 
 
 def _check(fine: bool, name: str, value: object, expected: str) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import fields
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,18 @@ from transformers.modeling_layers import (
     GradientCheckpointingLayer,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
 from transformers.utils.generic import can_return_tuple
 
 from sioconv.model.architecture import NEWER_FIELDS, Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.configuration import SioConvConfig
-from sioconv.model.layers import BoundedEmbedding, FeedForward, Linear, RMSNorm, SioConvBlock, SioConvLayer
+from sioconv.model.layers import FeedForward, RMSNorm, SioConvBlock, SioConvLayer, bounded
+from sioconv.ops import fast_products
 
 
 class CheckpointedBlock(GradientCheckpointingLayer, SioConvBlock):  # type: ignore[no-untyped-call]
@@ -47,6 +53,7 @@ class SioConvPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     _is_stateful = True
     # The forget gates decide how long the memory is: a half precision would round long memories away.
     _keep_in_fp32_modules_strict = {"dt_proj", "A_log", "initial_state"}  # noqa: RUF012
+    _keep_in_fp32_modules = {"dt_proj"}  # noqa: RUF012  # what quantisers leave alone
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -87,7 +94,7 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
 
     def __init__(self, config: SioConvConfig) -> None:
         super().__init__(config)
-        self.embed_tokens = BoundedEmbedding(config.vocab_size, config.hidden_size, config.embedding_max_norm)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(CheckpointedBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
@@ -110,7 +117,8 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
         """Hidden states after the last RMSNorm.
 
         Args:
-            input_ids: [B, T]; or `inputs_embeds` [B, T, D] in their place.
+            input_ids: [B, T]; or `inputs_embeds` [B, T, D] in their place, which are bounded as the embedding's rows
+                are (`embedding_max_norm`).
             attention_mask: [B, T] or [B, seen + T], 0 at padding.
             position_ids: [B, T]; a 0 starts a document: the state is reset there.
             cache: continue from these states; updated in place.
@@ -121,7 +129,7 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
 
         Raises:
             TypeError: `cache` is one of transformers' own.
-            ValueError: neither or both of input_ids and inputs_embeds are given.
+            ValueError: neither or both of input_ids and inputs_embeds are given, or the mask is another.
         """
         cache = past_key_values if cache is None else cache
         if (input_ids is None) == (inputs_embeds is None):
@@ -130,15 +138,16 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
             raise TypeError(f"cache is a {type(cache).__name__}: give a SioConvCache, or none to get a new one")
         x = inputs_embeds if input_ids is None else self.embed_tokens(input_ids)  # [B, T, D]
         assert x is not None
+        # Behind the module: adapters on it add to its rows, and merged or not, it is their sum that is bounded.
+        x = bounded(x, self.config.embedding_max_norm)
         length = x.shape[1]
         use_cache = use_cache if use_cache is not None else (self.config.use_cache and not self.training)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if use_cache and cache is None:
             cache = SioConvCache(self.config)
-        mask = None
-        if attention_mask is not None and attention_mask.dim() == 2:
-            mask = attention_mask[:, attention_mask.shape[1] - length :].bool()
+        mask = None if attention_mask is None else padding_mask(attention_mask, length)
+        if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)  # what stands in padding reaches nothing, whatever it is
         if reset is None:
             reset = document_starts(length, position_ids, kwargs.get("seq_idx"), kwargs.get("cu_seq_lens_q"))
@@ -160,6 +169,23 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
         return BaseModelOutputWithPast(
             last_hidden_state=x, cache=cache, hidden_states=None if hidden_states is None else tuple(hidden_states)
         )
+
+
+def padding_mask(attention_mask: Tensor, length: int) -> Tensor:
+    """[B, T] bool, False at padding, for the last T = `length` of the tokens that the mask covers.
+
+    Raises:
+        ValueError: it isn't [B, T] or longer: a mask of pairs [B, 1, T, S], as attention has, can't be followed.
+    """
+    shape = list(attention_mask.shape)
+    if len(shape) != 2:
+        raise ValueError(
+            f"attention_mask has shape {shape}: give [B, T], 0 at padding; a recurrence reads all that comes before, "
+            "and keeps packed documents apart by position_ids, seq_idx, cu_seq_lens_q or reset"
+        )
+    if shape[1] < length:
+        raise ValueError(f"attention_mask covers {shape[1]} tokens of {length}: give [B, T] or [B, seen + T]")
+    return attention_mask[:, shape[1] - length :].bool()
 
 
 def document_starts(
@@ -214,7 +240,12 @@ class CausalLMOnStates:
 
         Labels are the input ids, shifted inside, -100 where no loss is wanted. The other arguments are those of the
         base model.
+
+        Raises:
+            ValueError: an adapter would leave out the head's bias.
         """
+        if type(self.lm_head) is not nn.Linear and getattr(self.config, "head_bias", False):
+            _refuse_head_without_bias(self.lm_head)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -227,7 +258,9 @@ class CausalLMOnStates:
         )
         hidden = outputs.last_hidden_state
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
-        logits = self.lm_head(hidden[:, logits_to_keep if isinstance(logits_to_keep, Tensor) else keep])
+        hidden = hidden[:, logits_to_keep if isinstance(logits_to_keep, Tensor) else keep]
+        with fast_products(hidden):
+            logits = self.lm_head(hidden)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -241,10 +274,30 @@ class CausalLMOnStates:
         if generation_config.use_cache is not False and model_kwargs.get("cache") is None:
             model_kwargs["cache"] = self.new_cache()
 
+    def init_continuous_batching(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused: `generate_batch` and `transformers serve --continuous-batching` page keys and values."""
+        raise ValueError(
+            f"continuous batching pages keys and values, which {type(self).__name__} doesn't have: give generate() the "
+            "prompts as one padded batch, and run transformers serve without --continuous-batching"
+        )
+
     @staticmethod
     def create_masks_for_generate(attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
         """The 2-D padding mask as it is: a recurrence needs no causal one."""
         return attention_mask
+
+
+def _refuse_head_without_bias(head: nn.Module) -> None:
+    """Raises ValueError where PEFT computes a tied head with the embedding's new rows: it leaves out the bias."""
+    tied = any(getattr(part, "tied_adapter", None) is not None for part in head.modules())
+    whole = any(
+        getattr(part, "bias", head) is None for part in getattr(head, "modules_to_save", nn.ModuleDict()).values()
+    )
+    if tied or whole:
+        raise ValueError(
+            "PEFT would compute the head, which is tied to the embedding, without its bias: adapt other layers, "
+            "or train a model with tie_word_embeddings: false or head_bias: false"
+        )
 
 
 class SioConvForCausalLM(CausalLMOnStates, SioConvPreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
@@ -256,7 +309,7 @@ class SioConvForCausalLM(CausalLMOnStates, SioConvPreTrainedModel, GenerationMix
         super().__init__(config)
         self.model = SioConvModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.post_init()  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
@@ -325,3 +378,11 @@ for auto_class, model_class in (  # in the package only
     (AutoModelForTokenClassification, SioConvForTokenClassification),
 ):
     auto_class.register(SioConvConfig, model_class, exist_ok=True)
+
+# Trainer (which labels to shift), pipelines, model cards and `serve` know what a model does by its class's name alone.
+for names, model_class in (
+    (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, SioConvForCausalLM),
+    (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, SioConvForSequenceClassification),
+    (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, SioConvForTokenClassification),
+):
+    names[SioConvConfig.model_type] = model_class.__name__

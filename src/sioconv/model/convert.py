@@ -55,6 +55,7 @@ def convert_checkpoint(
     out: Path,
     sizes: Path | None = None,
     tokenizer: str | None = None,
+    generation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes the model folder `out` from a checkpoint of 2024, whole or not at all.
 
@@ -67,6 +68,7 @@ def convert_checkpoint(
         sizes: JSON object of sizes (`vocab_size`, `dim`, `depth`, `num_head`, `dim_ff_hidden`) that the weights must
             have.
         tokenizer: folder or Hub id of the tokenizer that the model was trained with.
+        generation: see `save_model_folder`.
 
     Returns:
         The folder, the model's sizes and number of parameters, the checkpoint's training steps (None where it doesn't
@@ -87,7 +89,7 @@ def convert_checkpoint(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"convert: {parameters:,} parameters, {4 * parameters / 1e6:,.1f} MB in fp32 → {out}")
     eos = None if vocabulary is None else vocabulary.eos_token_id
-    save_model_folder(model, vocabulary, out, [] if eos is None else [eos])
+    save_model_folder(model, vocabulary, out, [] if eos is None else [eos], generation)
     steps = content.get("steps")
     return {
         "model": str(out),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from sioconv.checksums import check_sums, checksums, read_sums, write_sums
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.initial_state import load_initial_state
+from sioconv.tokenizer_files import check_template, settle_tokenizer
 
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -20,13 +23,23 @@ def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
+def weights_sum(folder: Path) -> str:
+    """A hash of the weights of a model folder, from its checksums where it has them: loading compares these."""
+    files, known = sorted(folder.glob("*.safetensors")), read_sums(folder)
+    sums = [known[file.name] for file in files] if all(file.name in known for file in files) else checksums(files)
+    return hashlib.sha256(" ".join(sums).encode()).hexdigest()
+
+
 def save_model_folder(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast | None,
     path: Path,
     stop_ids: list[int],
+    generation: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes config, weights (fp32 safetensors), tokenizer and generation defaults into `path`, whole or not at all.
+
+    Their checksums are in the folder's `SHA256SUMS`.
 
     Args:
         model: the model; its weights are written in fp32.
@@ -34,6 +47,8 @@ def save_model_folder(
             the folder until they are there.
         path: the folder; an older one is replaced.
         stop_ids: tokens at which generation ends.
+        generation: how tokens are chosen by default, in the words of transformers' `GenerationConfig`; the likeliest
+            without it.
     """
     ids: dict[str, Any] = {"eos_token_id": stop_ids or None}
     if tokenizer is not None:
@@ -41,7 +56,7 @@ def save_model_folder(
         if model.config.pad_token_id is None:  # by which heads for whole texts find the last token
             model.config.pad_token_id = tokenizer.pad_token_id
         ids |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model.generation_config = GenerationConfig(**ids, use_cache=True)  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(**ids, **(generation or {}), use_cache=True)  # type: ignore[no-untyped-call]
     weights = {name: value.detach().float().cpu() for name, value in model.state_dict().items()}
     with atomic_folder(path) as folder:
         model.save_pretrained(folder, state_dict=weights)
@@ -50,8 +65,8 @@ def save_model_folder(
         config.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        for file in folder.iterdir():  # safetensors lets nobody but the owner read the weights
-            file.chmod(0o644)
+            settle_tokenizer(folder)
+        write_sums(folder)
 
 
 def load_model_folder(
@@ -74,14 +89,16 @@ def load_model_folder(
         A `SioConvForCausalLM`, or with `baselines` a `PreTrainedModel`, in eval mode; and the tokenizer.
 
     Raises:
-        UserError: no such folder, no weights, another kind of model, a tokenizer that isn't the model's, or a `state`
-            that isn't of this model.
+        UserError: no such folder, no weights, another kind of model, a file that isn't what was written, a tokenizer
+            that isn't the model's, or a `state` that isn't of this model.
     """
     folder, kind = Path(path), "sioconv"
     if folder.exists():
         kind = _check_files(folder)
         if kind != "sioconv" and not (baselines and _is_baseline(kind)):
             raise UserError(f"{folder} holds a model of type {kind!r}: this command takes a sioconv model")
+        check_sums(folder)
+        check_template(folder)
     elif str(path).count("/") != 1 or folder.parent.is_dir():  # a folder that is there is no owner on the Hub
         raise UserError(
             f"no model folder at {path}: give the path of a folder with config.json, or a Hub id owner/name"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sioconv.model.architecture import Architecture
-from sioconv.ops import linear, normalise_heads, rms_norm, scan, scan_norm_gate, silu_gate, step
+from sioconv.ops import fast_products, normalise_heads, rms_norm, scan, scan_norm_gate, silu_gate, step
 
 MIX_BIAS = 2.0  # of the mixture with the last z: sigmoid(2) = 0.88 of this one at the start
 
@@ -66,15 +66,17 @@ class SioConvLayer(nn.Module):
         self.config = config
         width, heads = config.hidden_size, config.num_heads
         gates = heads if config.gate == "head" else width
-        self.z_proj = Linear(width, width, bias=config.use_bias)
-        self.z_gate_proj = Linear(width, width, bias=config.use_bias)
-        self.y_proj = Linear(width, width, bias=config.use_bias)
-        self.y_gate_proj = Linear(width, width, bias=config.use_bias)
-        self.dt_proj = Linear(width, gates)
-        self.A_log = nn.Parameter(torch.empty(gates))
-        self.mix_proj = Linear(width, heads) if config.trapezoid else None
+        self.z_proj = nn.Linear(width, width, bias=config.use_bias)
+        self.z_gate_proj = nn.Linear(width, width, bias=config.use_bias)
+        self.y_proj = nn.Linear(width, width, bias=config.use_bias)
+        self.y_gate_proj = nn.Linear(width, width, bias=config.use_bias)
+        # Whatever the default dtype: half a precision would round long memories away.
+        wide = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self.dt_proj = nn.Linear(width, gates, dtype=wide)
+        self.A_log = nn.Parameter(torch.empty(gates, dtype=wide))
+        self.mix_proj = nn.Linear(width, heads) if config.trapezoid else None
         self.state_norm = NormedScan(config.groups, config.state_norm_eps, config.output_gate)
-        self.initial_state = nn.Parameter(torch.empty(heads, width // heads))
+        self.initial_state = nn.Parameter(torch.empty(heads, width // heads, dtype=wide))
         self.conv_weight = nn.Parameter(torch.empty(width, config.conv_width)) if config.conv_width else None
         with torch.no_grad():
             for name, value in self.initial_values().items():
@@ -88,7 +90,7 @@ class SioConvLayer(nn.Module):
         `timescale_max` the product of the two is 1 / timescale, the timescales log-spaced. A bounded gate starts with
         the same products, half open (dt bias 0). The mixture with the last z starts nearly as z alone, whatever x is.
         """
-        config, gates = self.config, self.A_log.shape[0]
+        config, gates, wide = self.config, self.A_log.shape[0], self.A_log.dtype
         values: dict[str, Tensor] = {}
         gains = {
             "z_proj": config.z_gain,
@@ -102,11 +104,11 @@ class SioConvLayer(nn.Module):
                 values[f"{name}.bias"] = torch.zeros(config.hidden_size)
         if config.zero_out_projections:
             values["y_proj.weight"].zero_()
-        dt = torch.exp(torch.empty(gates).uniform_(math.log(0.001), math.log(0.1)))
+        dt = torch.exp(torch.empty(gates, dtype=wide).uniform_(math.log(0.001), math.log(0.1)))
         values["dt_proj.weight"] = nn.init.xavier_normal_(torch.empty_like(self.dt_proj.weight), 0.01)
-        rate = torch.empty(gates).uniform_(1, 16)
+        rate = torch.empty(gates, dtype=wide).uniform_(1, 16)
         if config.timescale_max is not None:
-            dt = torch.logspace(0, -math.log10(config.timescale_max), gates) / rate
+            dt = torch.logspace(0, -math.log10(config.timescale_max), gates, dtype=wide) / rate
         if config.gate_bound is None:
             values["dt_proj.bias"] = _softplus_inverse(dt)
             values["A_log"] = rate.log()
@@ -115,7 +117,7 @@ class SioConvLayer(nn.Module):
             values["A_log"] = _softplus_inverse(2 * dt * rate / config.gate_bound)
         values["state_norm.weight"] = torch.ones(config.groups)
         values["state_norm.bias"] = torch.zeros(config.groups)
-        values["initial_state"] = torch.randn(config.num_heads, config.head_dim) * config.initial_state_std
+        values["initial_state"] = torch.randn(config.num_heads, config.head_dim, dtype=wide) * config.initial_state_std
         if config.conv_width:
             identity = torch.zeros(config.hidden_size, config.conv_width)
             identity[:, 0] = 1.0
@@ -131,7 +133,9 @@ class SioConvLayer(nn.Module):
         Computed outside autocast: bf16 can't represent a memory of more than about 256 steps.
         """
         with without_autocast(x.device.type):
-            return self.gate_of(self.dt_proj(x.to(self.dt_proj.weight.dtype)))
+            x = x.to(self.A_log.dtype)  # that of dt_proj, which a tool may have put its own layer in the place of
+            with fast_products(x):
+                return self.gate_of(self.dt_proj(x))
 
     def gate_of(self, dt: Tensor) -> Tensor:
         """log a_t in fp32 from what `dt_proj` gives, [B, T, H] or [B, T, D]."""
@@ -177,7 +181,8 @@ class SioConvLayer(nn.Module):
         if self.conv_weight is not None and self.config.conv_on != "z":
             x, conv_tail = self._convolve(x, tail, mask, reset)
             x_gate = x if self.config.conv_on == "mixer" else x_gate
-        z: Tensor = silu_gate(self.z_proj(x), self.z_gate_proj(x))  # [B, T, D]
+        with fast_products(x):
+            z: Tensor = silu_gate(self.z_proj(x), self.z_gate_proj(x))  # [B, T, D]
         if self.conv_weight is not None and self.config.conv_on == "z":
             z, conv_tail = self._convolve(z, tail, mask, reset)
         log_a = self.log_forget_gate(x)
@@ -188,13 +193,16 @@ class SioConvLayer(nn.Module):
             z = z.masked_fill(~mask[..., None, None], 0)
             log_a = log_a.masked_fill(~mask.view(*mask.shape, *[1] * (log_a.dim() - 2)), 0)
 
-        gate = self.y_gate_proj(x_gate)  # [B, T, D]
+        with fast_products(x_gate):
+            gate = self.y_gate_proj(x_gate)  # [B, T, D]
         outside = self.config.output_gate == "projected"
         inner_gate = None if outside else F.silu(gate).view_as(z)  # [B, T, H, P]
         start = at_least_fp32(self.initial_state)  # [H, P]
         carried = start.expand(x.shape[0], -1, -1) if state is None else state.c
         normed, final = self.state_norm(z, log_a, inner_gate, carried, start, reset, output_state)
-        y = self.y_proj(normed.flatten(-2))
+        normed = normed.flatten(-2)  # [B, T, D]
+        with fast_products(normed):
+            y = self.y_proj(normed)
         y = silu_gate(y, gate) if outside else y
         return y, LayerState(final, conv_tail, last_z) if output_state and final is not None else None
 
@@ -301,15 +309,6 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if known and torch.is_autocast_enabled(kind) else x.dtype
 
 
-class Linear(nn.Linear):
-    """torch's, by the library that multiplies fastest (`sioconv.ops.linear`)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., K] to [..., N]."""
-        y: Tensor = linear(x, self.weight, self.bias)
-        return y
-
-
 class RMSNorm(nn.RMSNorm):
     """RMSNorm whose result is in the dtype of the products that read it: rounded once, cast once."""
 
@@ -391,25 +390,16 @@ class NormedScan(nn.Module):
         return normed if gate is None else normed * gate
 
 
-class BoundedEmbedding(nn.Embedding):
-    """An embedding whose rows are scaled down to the length `limit` when looked up, where they are longer.
+def bounded(x: Tensor, limit: float | None) -> Tensor:
+    """The vectors x [..., D], those longer than `limit` scaled down to it; None leaves them.
 
-    The gradient takes the scale as a constant, as it is in `torch.nn.functional.embedding(…, max_norm=…)`, but the
-    weights stay as they are.
+    The gradient takes the scale as a constant, as it is in `torch.nn.functional.embedding(…, max_norm=…)`.
     """
-
-    def __init__(self, rows: int, width: int, limit: float | None) -> None:
-        super().__init__(rows, width)
-        self.limit = limit
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids [...] to vectors [..., D]."""
-        x = super().forward(ids)
-        if self.limit is None:
-            return x
-        norm = at_least_fp32(x.detach()).norm(dim=-1, keepdim=True)
-        scale: Tensor = (self.limit / (norm + 1e-7)).clamp(max=1)
-        return x * scale.to(x.dtype)
+    if limit is None:
+        return x
+    norm = at_least_fp32(x.detach()).norm(dim=-1, keepdim=True)
+    scale: Tensor = (limit / (norm + 1e-7)).clamp(max=1)
+    return x * scale.to(x.dtype)
 
 
 class FeedForward(nn.Module):
@@ -417,14 +407,15 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: Architecture) -> None:
         super().__init__()
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
         x = x.to(matmul_dtype(x))
-        y: Tensor = self.down_proj(silu_gate(self.up_proj(x), self.gate_proj(x)))
+        with fast_products(x):
+            y: Tensor = self.down_proj(silu_gate(self.up_proj(x), self.gate_proj(x)))
         return y
 
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv.model.cache import new_cache
-from sioconv.ops import cross_entropy_
-from sioconv.ops.onednn import ROWS_MULTIPLE
+from sioconv.ops import cross_entropy_, fast_products
+from sioconv.ops.onednn import ROWS_MULTIPLE, fast_products_on
 
 IGNORED = -100
 
@@ -48,7 +48,8 @@ def token_loss_gradient(
     chosen = F.pad(targets.flatten()[wanted], (0, missing), value=IGNORED)
     losses = []
     for part, target in zip(torch.split(leaf, rows), torch.split(chosen, rows), strict=True):
-        logits = head(part)
+        with fast_products(part):
+            logits = head(part)
         slope = logits.detach()  # the same memory: a linear layer doesn't need its result again
         losses.append(cross_entropy_(slope, target, scale).sum())
         logits.backward(slope)
@@ -157,9 +158,10 @@ def _piece_nats(
         for start in range(0, length - 1, chunk):
             stop = min(start + chunk, length - 1)
             piece = ids[:, start:stop].to(device)
-            hidden = model.base_model(piece, cache=cache, use_cache=cache is not None).last_hidden_state
             wanted = counts[:, start + 1 : stop + 1]
-            logits = head(hidden[wanted.to(device)]).float()
+            with fast_products_on(device, model.dtype):
+                hidden = model.base_model(piece, cache=cache, use_cache=cache is not None).last_hidden_state
+                logits = head(hidden[wanted.to(device)]).float()
             loss = F.cross_entropy(logits, ids[:, start + 1 : stop + 1][wanted].to(device), reduction="none")
             nats.index_add_(0, wanted.nonzero()[:, 0], loss.cpu().double())
         yield from zip(rows, nats.tolist(), strict=True)

@@ -2,7 +2,7 @@
 
 `scan` for whole sequences, `step` for one token, `scan_sequence_parallel` for a sequence split over processes,
 `scan_norm_gate` for a scan whose result is normalised and gated at once, `normalise_heads` for the normalisation alone,
-`linear`, `silu_gate`, `rms_norm` and `cross_entropy_` for the work beside it.
+`linear`, `fast_products`, `silu_gate`, `rms_norm` and `cross_entropy_` for the work beside it.
 """
 
 from sioconv.ops.cross_entropy import cross_entropy_
@@ -10,12 +10,13 @@ from sioconv.ops.glu import silu_gate
 from sioconv.ops.heads import normalise_heads
 from sioconv.ops.mix import scan_norm_gate
 from sioconv.ops.norm import rms_norm
-from sioconv.ops.onednn import linear
+from sioconv.ops.onednn import fast_products, linear
 from sioconv.ops.scan import scan, step
 from sioconv.ops.sequence_parallel import scan_sequence_parallel
 
 __all__ = [
     "cross_entropy_",
+    "fast_products",
     "linear",
     "normalise_heads",
     "rms_norm",

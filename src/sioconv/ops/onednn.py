@@ -2,12 +2,18 @@
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from llvmlite.binding import get_host_cpu_name
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import register_flop_formula
+
+from sioconv.ops.operators import operator, transformed
 
 # Found out here, because torch.compile can't trace the search.
 _FASTER = (
@@ -26,7 +32,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     On processors where MKL, which torch takes for fp32, leaves half of the vector unit unused (`takes_onednn`),
     512 and more rows of fp32 go through oneDNN, and so do both products of their backward pass. Otherwise, in exported
-    programs, and for every other dtype and device, it is torch's.
+    programs, under `torch.func`'s transformations, with tensors of other classes (sharded, quantised), and for every
+    other dtype and device, it is torch's.
 
     Args:
         x: [..., K].
@@ -40,11 +47,59 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> linear(torch.randn(2, 128, 64), torch.randn(32, 64)).shape
         torch.Size([2, 128, 32])
     """
-    known = takes_onednn(x.device, x.dtype) and weight.dtype == x.dtype and not torch.is_autocast_enabled("cpu")
-    if not known or math.prod(x.shape[:-1]) < FEWEST_ROWS or torch.compiler.is_exporting():
+    if not _suits(x) or weight.dtype != x.dtype or not _plain(x, weight, bias):
         return F.linear(x, weight, bias)
     y: Tensor = _forward(x, weight, bias)
     return y
+
+
+def fast_products(x: Tensor) -> AbstractContextManager[Any]:
+    """While it is entered, linear layers that read x multiply as `linear` does, whichever module calls torch's.
+
+    So they stay `torch.nn.Linear`, which other tools know by its class, and adapters on them are as fast.
+
+    Args:
+        x: [..., K]; where its products are torch's anyway, nothing is entered.
+
+    Example:
+        >>> with fast_products(x := torch.randn(2, 512, 64)):
+        ...     y = torch.nn.Linear(64, 32)(x)
+    """
+    return _FastProducts() if _suits(x) else nullcontext()
+
+
+def fast_products_on(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """`fast_products` around a whole model that computes on this device and in this precision, of whatever make."""
+    return _FastProducts() if takes_onednn(device, dtype) else nullcontext()
+
+
+class _FastProducts(TorchFunctionMode):
+    """While it is entered, `torch.nn.functional.linear` is `linear`."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return (linear if func is F.linear else func)(*args, **(kwargs or {}))
+
+
+def _suits(x: Tensor) -> bool:
+    """Whether products of x are faster by oneDNN, as far as x tells it."""
+    if not takes_onednn(x.device, x.dtype) or torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting():
+        return False
+    return math.prod(x.shape[:-1]) >= FEWEST_ROWS
+
+
+def _plain(*tensors: Tensor | None) -> bool:
+    """Whether these are tensors with their numbers in memory, which a kernel can read: none that stands for others."""
+    if torch.compiler.is_compiling():
+        return True
+    return not transformed(*tensors) and all(
+        tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in tensors
+    )
 
 
 def takes_onednn(device: torch.device, dtype: torch.dtype) -> bool:
@@ -68,7 +123,7 @@ def _padded(x: Tensor) -> Tensor:
     return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
-@torch.library.custom_op("sioconv::linear", mutates_args=(), device_types="cpu")
+@operator("sioconv::linear", F.linear)
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # Resized in place and not a view, so that what is computed next may be written over it.
     return product(_padded(x), weight, bias).resize_(*x.shape[:-1], len(weight))
@@ -79,7 +134,17 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-@torch.library.custom_op("sioconv::linear_weight_gradient", mutates_args=(), device_types="cpu")
+@register_flop_formula(torch.ops.sioconv.linear)
+def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """Two operations a number of x [..., K] and row of weight [N, K]."""
+    return 2 * math.prod(x) * weight[0]
+
+
+def _plain_weight_gradient(grad_y: Tensor, x: Tensor) -> Tensor:
+    return grad_y.flatten(0, -2).t() @ x.flatten(0, -2)
+
+
+@operator("sioconv::linear_weight_gradient", _plain_weight_gradient)
 def _weight_gradient(grad_y: Tensor, x: Tensor) -> Tensor:
     """grad_y.T @ x, [N, K], of grad_y [..., N] and x [..., K]."""
     left, right = _padded(grad_y), _padded(x)
@@ -95,6 +160,12 @@ def _weight_gradient(grad_y: Tensor, x: Tensor) -> Tensor:
 @_weight_gradient.register_fake
 def _(grad_y: Tensor, x: Tensor) -> Tensor:
     return x.new_empty(grad_y.shape[-1], x.shape[-1])
+
+
+@register_flop_formula(torch.ops.sioconv.linear_weight_gradient)
+def _weight_gradient_flops(grad_y: Sequence[int], x: Sequence[int], *_: Any, **__: Any) -> int:
+    """Two operations a number of grad_y [..., N] and channel of x [..., K]."""
+    return 2 * math.prod(grad_y) * x[-1]
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:  # noqa: ARG001

@@ -3,10 +3,11 @@
 The same functions as in `sioconv.ops`, with the arguments that the model gives them, by the `chunked` backend.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.functional import linear
 
 from sioconv.ops.chunked import scan_chunked
 from sioconv.ops.gates import advance
@@ -68,4 +69,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     return F.rms_norm(x, (x.shape[-1],), weight, eps).to(dtype)
 
 
-__all__ = ["linear", "normalise_heads", "rms_norm", "scan", "scan_norm_gate", "silu_gate", "step"]
+def fast_products(x: Tensor) -> AbstractContextManager[None]:  # noqa: ARG001
+    """`sioconv.ops.fast_products`: there are none here."""
+    return nullcontext()
+
+
+__all__ = ["fast_products", "normalise_heads", "rms_norm", "scan", "scan_norm_gate", "silu_gate", "step"]

@@ -23,8 +23,8 @@ from sioconv.data.order import rank_rows
 from sioconv.errors import UserError
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.initial_state import initial_states
-from sioconv.model.layers import Linear
 from sioconv.model.loss import IGNORED, token_loss_gradient
+from sioconv.ops.onednn import fast_products_on
 from sioconv.train.carry import Carry
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World, shard
@@ -113,7 +113,6 @@ class Stepper:
     ) -> None:
         self.model, self.config, self.world, self.dtype, self._seed = model, config, world, dtype, seed
         self.rows, self._pieces = rows_and_pieces(config, world)
-        _give_fast_products(model)
         self.base_fingerprint = _freeze_all_but_initial_states(model) if config.only == "initial_state" else None
         self.parameters = sum(p.numel() for p in model.parameters())
         self.trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -125,7 +124,9 @@ class Stepper:
         names = set(model._no_split_modules or ())
         blocks = [module for module in model.modules() if type(module).__name__ in names]
         if config.activation_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            # A block is computed again as it was computed: the backward pass leaves what is entered around it.
+            again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), self._products())}
+            model.activation_checkpointing_enable(again)
         if config.compile:
             for block in blocks:
                 _compile_for_training(block)
@@ -155,7 +156,7 @@ class Stepper:
         total = 0.0
         for number, piece in enumerate(zip(*(field.chunk(pieces) for field in fields), strict=True)):
             inputs = [tensor.to(self.world.device, non_blocking=True) for tensor in piece]
-            with self.autocast():
+            with self.autocast(), self._products():
                 cache = None if self.carry is None else self.carry.cache(number, pieces)
                 hidden, gradient, loss = self._loss(*inputs, cache, scale)
             hidden.backward(gradient)
@@ -200,6 +201,10 @@ class Stepper:
         """The precision of the matrix products."""
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.world.device.type, self.dtype)
 
+    def _products(self) -> AbstractContextManager[Any]:
+        """Makes the products of a baseline in fp32 as fast as they can be; our own layers do so by themselves."""
+        return fast_products_on(self.world.device, self.dtype)
+
     @contextmanager
     def whole_model(self) -> Iterator[Any]:
         """The model with all its weights, in eval mode, on the first process; None on the others.
@@ -233,13 +238,6 @@ def _freeze_all_but_initial_states(model: PreTrainedModel) -> str:
     for state in initial_states(model).values():
         state.requires_grad_(True)
     return model.fingerprint()
-
-
-def _give_fast_products(model: PreTrainedModel) -> None:
-    """Makes torch's linear layers ours, so that a baseline in fp32 is as fast as it can be."""
-    for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = Linear
 
 
 def _compile_for_training(block: nn.Module) -> None:
