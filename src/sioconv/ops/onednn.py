@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import register_flop_formula
 
-from sioconv.ops.operators import operator, transformed
-
 # Found out here, because torch.compile can't trace the search.
 _FASTER = (
     torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -97,9 +95,9 @@ def _plain(*tensors: Tensor | None) -> bool:
     """Whether these are tensors with their numbers in memory, which a kernel can read: none that stands for others."""
     if torch.compiler.is_compiling():
         return True
-    return not transformed(*tensors) and all(
-        tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in tensors
-    )
+    if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    return all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
 
 
 def takes_onednn(device: torch.device, dtype: torch.dtype) -> bool:
@@ -123,7 +121,7 @@ def _padded(x: Tensor) -> Tensor:
     return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
-@operator("sioconv::linear", F.linear)
+@torch.library.custom_op("sioconv::linear", mutates_args=(), device_types="cpu")
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # Resized in place and not a view, so that what is computed next may be written over it.
     return product(_padded(x), weight, bias).resize_(*x.shape[:-1], len(weight))
@@ -140,11 +138,7 @@ def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -
     return 2 * math.prod(x) * weight[0]
 
 
-def _plain_weight_gradient(grad_y: Tensor, x: Tensor) -> Tensor:
-    return grad_y.flatten(0, -2).t() @ x.flatten(0, -2)
-
-
-@operator("sioconv::linear_weight_gradient", _plain_weight_gradient)
+@torch.library.custom_op("sioconv::linear_weight_gradient", mutates_args=(), device_types="cpu")
 def _weight_gradient(grad_y: Tensor, x: Tensor) -> Tensor:
     """grad_y.T @ x, [N, K], of grad_y [..., N] and x [..., K]."""
     left, right = _padded(grad_y), _padded(x)
