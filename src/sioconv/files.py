@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import difflib
 import errno
 import hashlib
 import os
@@ -11,6 +12,29 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sioconv.errors import UserError
+
+# Characters that would end a line, move the cursor or turn the direction of what follows.
+UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path on one line that can be printed and written as UTF-8: other characters and bytes as they are escaped."""
+    return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), os.fspath(path))
+
+
+def missing(path: str | os.PathLike[str]) -> str:
+    """What is not there of a path, where it was looked for, and names there that are like it."""
+    place = Path(path).expanduser()
+    whole = Path.cwd() / place  # not resolved: the user's own words are to be found in it
+    first = next(part for part in [*reversed(whole.parents), whole] if not os.path.lexists(part))
+    try:
+        names = sorted(shown(each.name) for each in first.parent.iterdir())
+    except OSError:
+        names = []
+    alike = difflib.get_close_matches(shown(first.name), names, n=3, cutoff=0.6)
+    relative = "" if place.is_absolute() else ", where relative paths begin" * (first.parent == Path.cwd())
+    question = f"; did you mean {' or '.join(alike)}?" if alike else ""
+    return f"there is no {shown(first.name)} in {shown(first.parent)}{relative}{question}"
 
 
 @contextmanager

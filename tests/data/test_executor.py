@@ -1,7 +1,12 @@
 """Tasks run in this process or in others, and an end that nobody planned is an error, not a wait."""
 
+import multiprocessing
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +14,7 @@ from typing import Any
 import pytest
 from datatrove.pipeline.base import PipelineStep
 
+from sioconv.data import executor
 from sioconv.data.executor import TaskExecutor
 from sioconv.errors import UserError
 
@@ -32,6 +38,9 @@ class Mark(PipelineStep):
         if rank == self.fails:
             if self.error == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.error == "busy":
+                os.kill(os.getppid(), signal.SIGINT)
+                re.match("(a+)+$", "a" * 64 + "b")  # holds Python's lock for ages
             raise UserError(self.error)
         (self.folder / f"ran-{rank}").write_text(str(os.getpid()))
         return iter(())
@@ -76,3 +85,21 @@ def test_an_error_comes_out_and_finished_tasks_stay_finished(tmp_path: Path, wor
 def test_a_killed_worker_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a worker was killed"):
         run(tmp_path, 2, fails=1, error="killed")
+
+
+def test_ctrl_c_ends_workers_that_can_not_listen(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, 2, fails=0, error="busy")
+    assert multiprocessing.active_children() == []
+
+
+def test_ctrl_c_while_workers_are_started_reaches_their_parent_alone() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        with executor._without_ctrl_c():
+            signal.raise_signal(signal.SIGINT)
+            child = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True)
+        time.sleep(60)
+    assert child.stdout.strip() == "True"
+
+
+CHILD = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"

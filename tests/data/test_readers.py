@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import lzma
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ COMPRESSIONS: dict[str, Compress] = {
     "": bytes,
     ".gz": gzip.compress,
     ".bz2": bz2.compress,
+    ".xz": lzma.compress,
     ".zst": zstandard.ZstdCompressor().compress,
 }
 # The columns and types of wikimedia/wikipedia, and two articles.
@@ -71,6 +73,15 @@ def test_zstd_frames_one_after_the_other(tmp_path: Path) -> None:
     assert read(tmp_path) == ["一", "二"]
 
 
+@pytest.mark.parametrize("window", [27, 28, 31])
+def test_zstd_with_a_long_window(tmp_path: Path, window: int) -> None:
+    settings = zstandard.ZstdCompressionParameters(window_log=window, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    content = lines(*({"text": f"川は海へ流れます。{number}"} for number in range(20)))
+    (tmp_path / "a.jsonl.zst").write_bytes(packer.compress(content) + packer.flush())
+    assert len(read(tmp_path)) == 20
+
+
 @given(data=st.binary(max_size=200_000), cut=st.integers(1, 9))
 def test_zstd_gives_back_what_went_in(tmp_path_factory: pytest.TempPathFactory, data: bytes, cut: int) -> None:
     from sioconv.data.compressed import open_bytes
@@ -85,7 +96,7 @@ def test_zstd_gives_back_what_went_in(tmp_path_factory: pytest.TempPathFactory, 
         stream.read()
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
 def test_a_file_that_breaks_off_keeps_what_came_before(tmp_path: Path, suffix: str) -> None:
     rows = [
         {"text": f"{number} " + "".join(chr(0x4E00 + number * i % 20000) for i in range(99))} for number in range(9999)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sioconv.data.config import SourceConfig, TokenizerConfig
@@ -19,8 +21,11 @@ from sioconv.data.tokenizer import (
     END_OF_TURN,
     EOS,
     PAD,
+    PIECES,
     ROLE_TOKENS,
+    RUN,
     SPECIAL_TOKENS,
+    _short_runs,
     encode_texts,
     load_tokenizer,
     tokenizer_sha256,
@@ -231,3 +236,18 @@ def test_what_can_not_be_loaded(folder: Path, tmp_path: Path) -> None:
     (other / "tokenizer.json").write_text(text)
     with pytest.raises(UserError, match=r"not a tokenizer of this project: .*lacks <\|end_of_turn\|>"):
         load_tokenizer(other)
+
+
+def test_long_runs_without_a_space_are_learned_from_in_pieces(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dice = random.Random(0)
+    run = "".join(chr(0x4E00 + dice.randrange(500)) for _ in range(20_000))
+    text = f"前の文。{run}と、後の文。"
+    split = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    parts = list(_short_runs(["短い文。" * 200, text], split))
+    assert parts[0] == "短い文。" * 200 and "".join(parts[1:]) == text
+    assert max(last - first for part in parts for _, (first, last) in split.pre_tokenize_str(part)) == RUN
+    assert "1 runs of more than 256 characters" in capfd.readouterr().err
+    tokenizer = train_tokenizer(TokenizerConfig(vocab_size=400), [text], tmp_path / "tokenizer")
+    assert tokenizer.decode(encode_texts(tokenizer, [text])[0]) == text

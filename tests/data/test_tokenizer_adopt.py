@@ -101,6 +101,8 @@ def test_tokens_added_as_text_are_kept(tmp_path: Path) -> None:
 def test_one_of_this_projects_is_copied(tmp_path: Path) -> None:
     first = train_tokenizer(TokenizerConfig(vocab_size=300), TEXTS, tmp_path / "first")
     (tmp_path / "first" / "chat_template.jinja").write_text("{{ bos_token }}")
+    settings = tmp_path / "first" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chat_template": "{{ bos_token }}"}))
     second = adopt_tokenizer(str(tmp_path / "first"), tmp_path / "second")
     assert second.get_vocab() == first.get_vocab()
     assert second.chat_template == "{{ bos_token }}"

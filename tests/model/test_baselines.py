@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from sioconv.errors import UserError
 from sioconv.model import Architecture, parameter_count
-from sioconv.model.baselines import MODEL_TYPES, build_baseline, describe, solve
+from sioconv.model.baselines import MODEL_TYPES, OUT_PROJECTIONS, build_baseline, describe, solve
 
 NAMES = ("llama", "lstm", "mamba2")
 IDS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -89,6 +89,16 @@ def test_what_a_baseline_takes_from_the_shape(tied: bool) -> None:
     )  # fmt: skip
     assert llama.rms_norm_eps == lstm.rms_norm_eps == mamba2.layer_norm_epsilon == 1e-4
     assert make("mamba2", hidden_size=36).config.head_dim == 36  # 64 doesn't divide 72
+
+
+@pytest.mark.parametrize(("name", "count"), [("llama", 4), ("lstm", 2), ("mamba2", 1)])
+def test_blocks_start_as_the_identity_where_ours_do(name: str, count: int) -> None:
+    """An LSTM's own output has no linear layer to start at 0."""
+    usual, model = make(name), make(name, zero_out_projections=True)
+    zero = {key for key, value in model.named_parameters() if "norm" not in key and not value.any()}
+    found = zero - {key for key, value in usual.named_parameters() if not value.any()}
+    layers = model.config.num_hidden_layers if name == "mamba2" else 1
+    assert len(found) == count * layers and all(key.split(".")[-2] in OUT_PROJECTIONS for key in found)
 
 
 def test_an_lstm_keeps_a_feed_forward_layer() -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from sioconv.data.config import TokenizerConfig
-from sioconv.data.tokenizer import END_OF_TURN, train_tokenizer
+from sioconv.data.tokenizer import CHAT_TEMPLATE, END_OF_TURN, load_tokenizer, train_tokenizer
 from sioconv.errors import UserError
 from sioconv.model import Architecture, SioConvForCausalLM, load_model_folder, save_model_folder
 from sioconv.model.baselines import build_baseline
@@ -43,6 +43,30 @@ def test_what_is_in_a_folder(tiny_model_folder: Path, tiny_model: TinyModel) -> 
     assert generation.eos_token_id == [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TURN)]
     assert generation.pad_token_id == tokenizer.pad_token_id and generation.bos_token_id == tokenizer.bos_token_id
     assert all(tensor.dtype == torch.float32 for tensor in load_file(tiny_model_folder / "model.safetensors").values())
+
+
+def test_the_tokenizers_settings_are_for_every_tool(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """transformers.js reads the template from tokenizer_config.json; nobody else's paths or flags stand there."""
+    settings = json.loads((tiny_model_folder / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == (tiny_model_folder / "chat_template.jinja").read_text() == CHAT_TEMPLATE
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert set(settings) == {
+        *("bos_token", "chat_template", "clean_up_tokenization_spaces", "eos_token", "model_max_length", "pad_token"),
+        "tokenizer_class",
+    }
+    AutoTokenizer.from_pretrained(tiny_model_folder).save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == CHAT_TEMPLATE
+
+
+def test_two_chat_templates_that_differ_are_refused(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}")
+    for load in (load_model_folder, load_tokenizer):
+        with pytest.raises(UserError, match="two chat templates") as caught:
+            load(folder)
+        assert "\n" not in str(caught.value)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": "{{ bos_token }}"}))
+    assert load_tokenizer(folder).chat_template == load_model_folder(folder)[1].chat_template == "{{ bos_token }}"
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sioconv.data.tally import Counted, Tally, as_json
+from sioconv.data.tally import Counted, Tally, as_json, examples_of
 from sioconv.errors import UserError
 from sioconv.files import atomic_write
 from sioconv.terminal import one_line
@@ -24,7 +24,11 @@ TITLES = {
 
 
 def account_of(
-    name: str, tallies: Sequence[Tally], repeated_ids: Counted | None, documents: Mapping[str, int]
+    name: str,
+    tallies: Sequence[Tally],
+    repeated_ids: Counted | None,
+    documents: Mapping[str, int],
+    files: Tally | None = None,
 ) -> dict[str, Any]:
     """The statistics of a source.
 
@@ -33,6 +37,7 @@ def account_of(
         tallies: of reading, then of each step.
         repeated_ids: documents whose id has come before; None where ids aren't looked at.
         documents: documents that became shards, by split.
+        files: what was found where the source is, and isn't read.
     """
     return {
         "source": name,
@@ -41,6 +46,7 @@ def account_of(
         "steps": [as_json(tally) for tally in tallies],
         "repeated_ids": None if repeated_ids is None else asdict(repeated_ids),
         "documents": dict(documents),
+        "files_left_out": as_json(files or Tally("files"))["left_out"],
     }
 
 
@@ -83,20 +89,42 @@ def why_nothing_is_left(statistics: Mapping[str, Any]) -> str:
     if statistics["documents"]["heldout"]:
         return "all of it is held out: add text or lower data.heldout"
     largest = max(statistics["steps"], key=lambda step: sum(part["count"] for part in step["left_out"].values()))
-    return f"the step {largest['name']} left out the most: {', '.join(largest['left_out'])}: change its settings"
+    if not largest["left_out"]:
+        return "there is nothing in it: add text"
+    if largest["name"] == "read":
+        return f"none of its {statistics['rows']:,} rows can be used: {_of_each_reason(largest['left_out'])}: mend them"
+    left_out = _of_each_reason(largest["left_out"])
+    return f"the step {largest['name']} left out the most: {left_out}: change its settings"
+
+
+def _of_each_reason(left_out: Mapping[str, Mapping[str, Any]]) -> str:
+    return examples_of({reason: Counted(**values) for reason, values in left_out.items()})
 
 
 def summary(statistics: Mapping[str, Any], out: Path) -> str | None:
     """One line on what was kept and what wasn't; None where there is nothing to say."""
     kept, ids = sum(statistics["documents"].values()), statistics["repeated_ids"]
-    if kept == statistics["rows"] and not (ids and ids["count"]):
+    if kept == statistics["rows"] and not (ids and ids["count"]) and not statistics["files_left_out"]:
         return None
     line = f"data {statistics['source']}: {kept:,} of {statistics['rows']:,} rows became documents"
     if bad := statistics["bad_rows"]:
         line += f"; {bad:,} can't be used, such as {first_bad(statistics)}"
     if ids and ids["count"]:
         line += f"; {ids['count']:,} have an id that came before"
+    if files := statistics["files_left_out"]:
+        line += f"; files left out: {_of_each_reason(files)}"
     return f"{line} → {out / REPORT}"
+
+
+def side_without_documents(statistics: Mapping[str, Any], heldout: float) -> str | None:
+    """A line for a source of which nothing is held out although something should be; None for others."""
+    documents = statistics["documents"]
+    if not heldout or documents["heldout"]:
+        return None
+    return (
+        f"data {statistics['source']}: none of its {documents['train']:,} documents is held out (data.heldout is "
+        f"{heldout:g}), so nothing is measured on it: add text or raise data.heldout"
+    )
 
 
 def _lines(values: Mapping[str, Any]) -> Iterator[str]:
@@ -107,6 +135,9 @@ def _lines(values: Mapping[str, Any]) -> Iterator[str]:
         share = f"{count / step['seen']:.2%}" if step["seen"] else "–"
         yield f"| {TITLES[step['name']]} | {step['seen']:,} | {count:,} | {share} |"
     yield "\n" + ", ".join(f"{count:,} documents in {split}" for split, count in values["documents"].items()) + "."
+    if values["files_left_out"]:
+        yield "\n## Files that aren't read"
+        yield from _reasons(values["files_left_out"])
     for step in values["steps"]:
         if step["left_out"]:
             yield f"\n## {TITLES[step['name']]}"

@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -73,17 +74,23 @@ class TaskExecutor(LocalPipelineExecutor):  # type: ignore[misc]
         context = multiprocessing.get_context("spawn")  # forking a process that has threads can hang it
         lifeline, held = context.Pipe(duplex=False)
         workers = min(self.workers, len(ranks))
+        others = multiprocessing.active_children()
         with lifeline, held, ProcessPoolExecutor(workers, context, _start_worker, (lifeline,)) as pool:
             try:
-                done = as_completed([pool.submit(self._run_for_rank, rank) for rank in ranks])
-                for task in track(done, f"{self.label}, tasks", len(ranks)):
+                with _without_ctrl_c():
+                    tasks = [pool.submit(self._run_for_rank, rank) for rank in ranks]
+                for task in track(as_completed(tasks), f"{self.label}, tasks", len(ranks)):
                     task.result()
             except BaseException as error:
-                held.close()
+                # Killed, not asked: one that is still starting, or deep in a library, would answer late.
+                for worker in multiprocessing.active_children():
+                    if worker not in others:
+                        worker.kill()
                 pool.shutdown(cancel_futures=True)
                 if isinstance(error, BrokenProcessPool):
                     raise UserError(
-                        "a worker was killed, perhaps because memory ran out: lower data.workers and run again"
+                        "a worker was killed or couldn't start, perhaps because memory, processes or threads ran out: "
+                        "lower data.workers and run again"
                     ) from error
                 raise
 
@@ -95,8 +102,24 @@ class TaskExecutor(LocalPipelineExecutor):  # type: ignore[misc]
             logger.enable("datatrove")
 
 
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Keeps Ctrl-C back while workers are started; they inherit that, so it reaches only their parent, a little later.
+
+    Elsewhere a worker that is still starting would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(lifeline: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each worker has a core
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
 

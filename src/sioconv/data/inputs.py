@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sioconv.data.cleaning_config import Cleaning
+from sioconv.data.compressed import unreadable
 from sioconv.data.config import SourceConfig
+from sioconv.data.finding import IDENTITY, find
 from sioconv.data.hub import HUB, hub_identity
-from sioconv.data.source_rows import read_rows, resolve
+from sioconv.data.source_rows import read_rows
 from sioconv.errors import UserError
-from sioconv.files import atomic_write, sha256_file
+from sioconv.files import atomic_write, sha256_file, shown
 
 
 class Checksums:
@@ -59,11 +61,14 @@ def identify(source: SourceConfig, checksums: Checksums) -> list[dict[str, Any]]
         return identify(replace(source, cleaning=Cleaning()), checksums) + identify(apart, checksums)
     if source.path.startswith(HUB):
         return [hub_identity(source)]
-    files = resolve(source.path)
-    if not files:
+    if source.path.startswith(IDENTITY):
         rows = json.dumps([row.messages for row in read_rows(source)])
         return [{"rows_sha256": hashlib.sha256(rows.encode()).hexdigest()}]
+    return [_file_identity(file, checksums) for file in find(source.path).files]
+
+
+def _file_identity(file: Path, checksums: Checksums) -> dict[str, Any]:
     try:
-        return [{"file": file.name, "bytes": file.stat().st_size, "sha256": checksums.of(file)} for file in files]
+        return {"file": shown(file.name), "bytes": file.stat().st_size, "sha256": checksums.of(file)}
     except OSError as error:
-        raise UserError(f"can't read: {error.filename}: {error.strerror}: check the path and its rights") from error
+        raise unreadable(file, error) from error

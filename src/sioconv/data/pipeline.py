@@ -17,6 +17,7 @@ from sioconv.data.account import (
     account_of,
     read_statistics,
     refuse_bad_rows,
+    side_without_documents,
     summary,
     why_nothing_is_left,
     write_account,
@@ -25,13 +26,15 @@ from sioconv.data.chat import encode_batch
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.executor import run_tasks
+from sioconv.data.finding import BUNDLED, IDENTITY, find
 from sioconv.data.inputs import Checksums, identify
+from sioconv.data.interruptible import interruptible, stopped_by_sigterm
 from sioconv.data.long_texts import encode_long, is_long
 from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.rows import Split
 from sioconv.data.shard_writer import Ids, read_facts, task_writer, token_type, write_manifest
 from sioconv.data.shards import VERSION, ShardSet
-from sioconv.data.source_rows import BUNDLED, IDENTITY
+from sioconv.data.tally import Tally
 from sioconv.data.tokenizer import encode_texts, load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
 from sioconv.files import disk_errors
@@ -90,12 +93,14 @@ class ShardWriter(PipelineStep):  # type: ignore[misc]
         if self.masked:
             encoded = encode_batch(tokenizer, [document.metadata["messages"] for document in documents])
             return [ids for ids, _ in encoded], [mask for _, mask in encoded]
-        short = iter(encode_texts(tokenizer, [document.text for document in documents if not is_long(document.text)]))
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        return [
-            encode_long(tokenizer, document.text, bos, eos) if is_long(document.text) else [bos, *next(short), eos]
-            for document in documents
-        ], None
+        return interruptible(lambda: _encode_documents(tokenizer, [document.text for document in documents])), None
+
+
+def _encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[Ids]:
+    """bos, tokens and eos of each text."""
+    short = iter(encode_texts(tokenizer, [text for text in texts if not is_long(text)]))
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return [encode_long(tokenizer, text, bos, eos) if is_long(text) else [bos, *next(short), eos] for text in texts]
 
 
 def batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
@@ -142,7 +147,13 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
     Raises:
         UserError: a file, setting or tokenizer that can't be used, too many rows that can't, no text for training, a
             full disk, or a worker that was killed.
+        StoppedError: SIGTERM came.
     """
+    with stopped_by_sigterm(f"data {name}"):
+        _prepare_source(name, source, data, tokenizer_path, out)
+
+
+def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_path: Path, out: Path) -> None:
     if data.tasks < 1 or data.workers < 1:
         raise UserError(f"data.tasks and data.workers must be 1 or more: got {data.tasks} and {data.workers}")
     if not 0 <= data.heldout < 1:
@@ -163,15 +174,16 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
         if not made:
             try:
                 _run_stages(f"data {name}", source, data, tokenizer_path.absolute(), work)
-                statistics = _publish(work, out, about, data, vocabulary)
+                statistics = _publish(work, out, about, data, vocabulary, find(source.path).left_out)
             except BaseException:
                 _remove_unfinished(work)
                 with suppress(OSError):  # it may hold older shard sets, or not be there
                     out.rmdir()
                 raise
             shutil.rmtree(work)
-            if line := summary(statistics, out):
-                say(line)
+            for line in (summary(statistics, out), side_without_documents(statistics, data.heldout)):
+                if line:
+                    say(line)
     checksums.save()
     if statistics is not None:
         refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
@@ -233,7 +245,9 @@ def _is_made(folder: Path, about: dict[str, Any]) -> bool:
     return all(manifest.get(key) == value for key, value in about.items())
 
 
-def _publish(work: Path, out: Path, about: dict[str, Any], data: DataConfig, vocabulary: int) -> dict[str, Any]:
+def _publish(
+    work: Path, out: Path, about: dict[str, Any], data: DataConfig, vocabulary: int, files: Tally
+) -> dict[str, Any]:
     """Writes the account and the manifests and moves both shard sets to their places; returns the statistics.
 
     Goes on where an earlier call was stopped. Raises UserError for no text to train on, or too many bad rows.
@@ -243,7 +257,7 @@ def _publish(work: Path, out: Path, about: dict[str, Any], data: DataConfig, voc
     documents: dict[str, int] = {split: sum(task.documents for task in tasks[split]) for split in SPLITS}
     tallies = read_accounts(work / "accounts", count)
     ids = repeated_ids(work / "accounts", count) if about["columns"][1] is not None else None
-    statistics = account_of(about["source"], tallies, ids, documents)
+    statistics = account_of(about["source"], tallies, ids, documents, files)
     refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
     if not documents["train"]:
         shutil.rmtree(work)

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.data.account import first_bad, why_nothing_is_left
 from sioconv.data.config import DataConfig, TokenizerConfig
+from sioconv.data.interruptible import stopped_by_sigterm
 from sioconv.data.tokenizer import TOKENIZER_FILE, load_tokenizer, train_tokenizer
 from sioconv.data.tokenizer_adopt import adopt_tokenizer
 from sioconv.data.tokenizer_report import JSON_FILE, TABLE_FILE, write_report
 from sioconv.data.tokenizer_sample import tokenizer_samples
+from sioconv.errors import UserError
 from sioconv.progress import say
 
 
@@ -29,7 +32,15 @@ def prepare_tokenizer(
 
     Raises:
         UserError: no text, or a source, setting or tokenizer that can't be used.
+        StoppedError: SIGTERM came.
     """
+    with stopped_by_sigterm("tokenizer"):
+        return _prepare_tokenizer(config, adopted, data, folder)
+
+
+def _prepare_tokenizer(
+    config: TokenizerConfig, adopted: str | None, data: DataConfig, folder: Path
+) -> PreTrainedTokenizerFast:
     made = (folder / TOKENIZER_FILE).exists()
     if made and _compared(folder / JSON_FILE).issuperset({"this one", *config.compare}):
         return load_tokenizer(folder)
@@ -38,6 +49,13 @@ def prepare_tokenizer(
         say(f"tokenizer: {len(tokenizer):,} tokens from {adopted} → {folder}")
         made = True
     samples = tokenizer_samples(data, config.sample_bytes)
+    for sample in samples.values():
+        if bad := sample.statistics["bad_rows"]:
+            rows, example = sample.statistics["rows"], first_bad(sample.statistics)
+            say(f"tokenizer: {bad:,} of {rows:,} rows can't be used, such as {example}")
+    if not made and not any(sample.train for sample in samples.values()):
+        reasons = (f"{name}: {why_nothing_is_left(sample.statistics)}" for name, sample in samples.items())
+        raise UserError(f"no text to train a tokenizer on: {'; '.join(reasons)}")
     if not made:
         start = time.monotonic()
         texts = (piece for sample in samples.values() for piece in sample.train)

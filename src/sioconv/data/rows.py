@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sioconv.data.conversations import FORMS, conversation_of, text_of
+from sioconv.data.encodings import likely_encoding, why_no_text
 from sioconv.errors import UserError
 
 Kind = Literal["text", "chat"]
@@ -96,9 +97,20 @@ def parse_json(line: bytes, kind: Kind, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise bad_row(where, f"invalid UTF-8 at byte {error.start} of the line", kind) from error
+        raise bad_row(where, invalid_utf8(line, error, "line"), kind) from error
     except (ValueError, RecursionError) as error:
         raise bad_row(where, f"not JSON ({error})", kind) from error
+    return object_of(record, kind, where)
+
+
+def invalid_utf8(data: bytes, error: UnicodeDecodeError, what: str) -> str:
+    """The problem of bytes that aren't UTF-8, with the encoding that they are likely to be in."""
+    likely = likely_encoding(data[data.rfind(b"\n", 0, error.start) + 1 :])
+    return f"invalid UTF-8 at byte {error.start} of the {what}" + (f": it looks like {likely}" if likely else "")
+
+
+def object_of(record: Any, kind: Kind, where: str) -> dict[str, Any]:
+    """A JSON value if it is an object. Raises `BadInput` if it isn't."""
     if not isinstance(record, dict):
         raise bad_row(where, f"JSON {type(record).__name__} instead of an object", kind)
     return record
@@ -109,11 +121,16 @@ def row_of(record: Mapping[str, Any], kind: Kind, where: str, text_column: str =
     try:
         if kind == "chat":
             messages, extra = conversation_of(record)
-            return Row(where, messages=messages, extra=extra)
-        extra = dict(record)
-        return Row(where, text=text_of(extra.pop(text_column, None), f'"{text_column}"'), extra=extra)
+            row = Row(where, messages=messages, extra=extra)
+        else:
+            extra = dict(record)
+            row = Row(where, text=text_of(extra.pop(text_column, None), f'"{text_column}"'), extra=extra)
+        for text in row.texts:
+            if problem := why_no_text(text):
+                raise ValueError(problem)
     except ValueError as error:
         raise bad_row(where, str(error), kind) from error
+    return row
 
 
 def bad_row(where: str, problem: str, kind: Kind) -> BadInput:

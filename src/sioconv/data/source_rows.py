@@ -1,49 +1,23 @@
 """Where rows come from: files, folders, globs, the Hub, text that ships with the package, turns built from a name."""
 
-import glob
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from sioconv.data.bundled import bundled_path
 from sioconv.data.config import SourceConfig
+from sioconv.data.finding import IDENTITY, find
 from sioconv.data.hub import HUB, read_hub
 from sioconv.data.identity import identity_rows
-from sioconv.data.readers import SUFFIXES, Record, Share, reader_of
+from sioconv.data.readers import Record, Share, reader_of
 from sioconv.data.rows import PARTS_LEFT_OUT, BadInput, LeftOut, Row, row_of
 from sioconv.data.tally import Counted, Tally
 from sioconv.errors import UserError
-
-BUNDLED = "bundled:"
-IDENTITY = "identity:"
+from sioconv.files import shown
 
 
 def resolve(path: str) -> list[Path]:
-    """The files behind a source's path, sorted; none for `identity:NAME` and `hf:NAME`, which aren't files.
-
-    A folder stands for all files of a known kind in it and below, hidden ones left out.
-
-    Raises `UserError` when nothing matches, or when a file isn't of a known kind.
-    """
-    if path.startswith((IDENTITY, HUB)):
-        return []
-    if path.startswith(BUNDLED):
-        return [bundled_path(path.removeprefix(BUNDLED))]
-    place = Path(path).expanduser()
-    if place.is_file():
-        files = [place]
-    elif place.is_dir():
-        files = [file for file in place.rglob("*") if file.is_file() and _is_visible_text(file.relative_to(place))]
-    else:
-        matches = glob.glob(str(place), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        files = [Path(match) for match in matches if Path(match).is_file()]
-    if not files:
-        kinds = ", ".join(SUFFIXES)
-        raise UserError(f"no text found: {path}: name a file, a folder or a glob of {kinds} files")
-    for file in files:
-        if not file.name.endswith(SUFFIXES):
-            raise UserError(f"unknown kind of file: {file}: expected one of {', '.join(SUFFIXES)}")
-    return sorted(files, key=lambda file: file.as_posix())
+    """The files behind a source's path, sorted: those that `finding.find` gives. Raises UserError as that does."""
+    return find(path).files
 
 
 def read_rows(source: SourceConfig, *, rank: int = 0, world_size: int = 1, tally: Tally | None = None) -> Iterator[Row]:
@@ -90,11 +64,8 @@ def read_rows(source: SourceConfig, *, rank: int = 0, world_size: int = 1, tally
 
 
 def _file_rows(file: Path, source: SourceConfig, share: Share, tally: Tally) -> Iterator[Row]:
-    number = 0
     for number, record in reader_of(file)(file, source, share):
-        yield from _counted(record, source, f"{file}:{number}", tally)
-    if number == 0 and share.takes(1):
-        raise BadInput("empty file", str(file), "nothing in it", "put text in it or take it out of the source")
+        yield from _counted(record, source, f"{shown(file)}:{number}", tally)
 
 
 def _counted(record: Record, source: SourceConfig, where: str, tally: Tally) -> Iterator[Row]:
@@ -115,7 +86,3 @@ def _counted(record: Record, source: SourceConfig, where: str, tally: Tally) -> 
     for part, count in parts.items():
         tally.parts.setdefault(part, Counted()).add(where, "", count)
     yield row
-
-
-def _is_visible_text(file: Path) -> bool:
-    return file.name.endswith(SUFFIXES) and not any(part.startswith(".") for part in file.parts)

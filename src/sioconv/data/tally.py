@@ -1,7 +1,7 @@
 """Counting what is read, left out and dropped, with examples: nothing is lost without being said."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from sioconv.errors import UserError
 
 EXAMPLES = 5  # of each reason
 REASONS = 40  # counted apart; what else there is goes together
+REASONS_SAID = 3  # in one line
 OTHER = "other reasons"
 HOPELESS = 1000  # so many bad rows and not a good one: the source isn't what the recipe says
 
@@ -93,6 +94,16 @@ def merged(parts: Iterable[Tally]) -> Tally:
     if whole is None:
         raise ValueError("merged: at least one tally expected")
     return whole
+
+
+def examples_of(left_out: Mapping[str, Counted]) -> str:
+    """One line: for the first reasons where it was, what it was, and how many more there are of it."""
+    parts = []
+    for reason, counted in list(left_out.items())[:REASONS_SAID]:
+        where, what = counted.examples[0]
+        parts.append(f"{where}: {what or reason}" + f" and {counted.count - 1:,} more" * (counted.count > 1))
+    more = len(left_out) - len(parts)
+    return "; ".join(parts) + f"; and {more} other reasons" * (more > 0)
 
 
 def _join(whole: dict[str, Counted], name: str, counted: Counted) -> None:

@@ -4,9 +4,12 @@ import hashlib
 import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from sioconv.data.account import account_of, refuse_bad_rows
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.sources import Split, read_clean, split_of
+from sioconv.data.tally import Tally
 from sioconv.progress import track
 
 PIECE = 10_000  # characters; longer documents are sampled in pieces, so that no single one decides
@@ -23,12 +26,14 @@ class Sample:
         templated: whether it is generated from facts, and left out of its language's figures.
         train: pieces of its training documents.
         heldout: pieces of its held-out documents, none where nothing is held out.
+        statistics: what became of the rows that were read, as `account.account_of` has it.
     """
 
     language: str
     templated: bool
     train: list[str]
     heldout: list[str]
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tokenizer_samples(data: DataConfig, sample_bytes: int) -> dict[str, Sample]:
@@ -36,26 +41,34 @@ def tokenizer_samples(data: DataConfig, sample_bytes: int) -> dict[str, Sample]:
 
     A sample is spread over its whole source (the first `REACH` times its size, where the source is larger still) and
     depends on the text alone, not on its order or the files that it is in.
+
+    Raises UserError for a source that can't be read, or has more unusable rows than `data` allows.
     """
     whole = sum(source.weight for source in data.sources.values())
     return {
-        name: _sample(name, source, data.heldout, sample_bytes * source.weight / whole)
+        name: _sample(name, source, data, sample_bytes * source.weight / whole)
         for name, source in data.sources.items()
         if source.weight
     }
 
 
-def _sample(name: str, source: SourceConfig, heldout: float, budget: float) -> Sample:
+def _sample(name: str, source: SourceConfig, data: DataConfig, budget: float) -> Sample:
     chosen: Mapping[Split, _Smallest] = {"train": _Smallest(budget), "heldout": _Smallest(budget * MEASURED)}
+    documents: dict[str, int] = dict.fromkeys(chosen, 0)
+    tallies: list[Tally] = []
     read = 0
-    for row in track(read_clean(source), f"tokenizer sample {name}"):
-        split = chosen[split_of(row, heldout)]
+    for row in track(read_clean(source, strict=data.strict, tallies=tallies), f"tokenizer sample {name}"):
+        split = split_of(row, data.heldout)
+        documents[split] += 1
         for text in row.texts:
             for piece in pieces(text):
-                read += split.offer(piece)
+                read += chosen[split].offer(piece)
         if read >= REACH * budget:
             break
-    return Sample(source.language, source.templated, chosen["train"].pieces(), chosen["heldout"].pieces())
+    statistics = account_of(name, tallies, None, documents)
+    if read < REACH * budget:  # of a part of the source nobody knows how many there are in all of it
+        refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
+    return Sample(source.language, source.templated, chosen["train"].pieces(), chosen["heldout"].pieces(), statistics)
 
 
 def pieces(text: str, size: int = PIECE) -> Iterator[str]:

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from sioconv.data.account import why_nothing_is_left
 from sioconv.data.config import DataConfig, SourceConfig
+from sioconv.data.finding import find
 from sioconv.data.questions import build_questions
-from sioconv.data.sources import IDENTITY, read_rows
+from sioconv.data.sources import IDENTITY, account_of_source, read_rows
+from sioconv.data.tally import Tally, examples_of
 from sioconv.device import pick_device
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import (
@@ -34,6 +37,7 @@ from sioconv.generate import SamplingConfig, generate_text
 from sioconv.model import SioConvForCausalLM, load_model_folder
 from sioconv.model.cache import new_cache
 from sioconv.model.initial_state import INITIAL_STATE_FILE
+from sioconv.progress import say
 from sioconv.train.metrics import read_jsonl
 
 SEED = 1  # of the continuations
@@ -73,9 +77,7 @@ def evaluate_run(
     where = pick_device(device)
     texts = heldout_texts(data, config.heldout_bytes)
     if not any(texts.values()) and chat is None:
-        raise UserError(
-            f"no held-out text: the sources of {name}: raise data.heldout or name sources with more documents"
-        )
+        raise UserError(f"no held-out text: the sources of {name}: {_why_nothing_is_held_out(data)}")
     start_folder = base or run / "base"
     model, tokenizer = load_model_folder(start_folder, where)
     sources = measure_text(model, tokenizer, data, texts, "pretrained")
@@ -137,11 +139,11 @@ def evaluate_model(
     """
     if text is not None:
         data = DataConfig({text: SourceConfig(text)})
-        texts = {text: [row.text or "" for row in read_rows(data.sources[text])]}
+        texts = {text: _given_text(data.sources[text])}
     else:
         texts = heldout_texts(data, max_bytes)
     if not any(texts.values()):
-        raise UserError("no text to evaluate on: give --text FILE, or sources with a held-out part")
+        raise UserError(f"no text to evaluate on: {_why_nothing_is_held_out(data)}, or give --text FILE")
     model, tokenizer = load_model_folder(folder, pick_device(device), state=state, baselines=True)
     sources = measure_text(model, tokenizer, data, texts, str(folder))
     languages = {} if text is not None else language_totals(sources)
@@ -151,6 +153,33 @@ def evaluate_model(
         "parameters": model.num_parameters(),
         "state_bytes": state_bytes(model),
     }
+
+
+def _why_nothing_is_held_out(data: DataConfig) -> str:
+    """What became of the rows of each source of text, and what to do."""
+    reasons = []
+    for name, source in data.sources.items():
+        if source.kind == "text":
+            statistics = account_of_source(name, source, data.heldout)
+            train = statistics["documents"]["train"]
+            why = f"{train:,} documents, all for training" if train else why_nothing_is_left(statistics)
+            reasons.append(f"{name}: {why}")
+    return f"{'; '.join(reasons) or 'there are none'}: raise data.heldout or name sources with more documents"
+
+
+def _given_text(source: SourceConfig) -> list[str]:
+    """The documents of a source that somebody named; says what of it isn't read.
+
+    Raises UserError for what can't be read, the first row that can't be used, and where nothing is left.
+    """
+    reading = Tally("read", strict=True)
+    texts = [row.text or "" for row in read_rows(source, tally=reading)]
+    left_out = find(source.path).left_out.left_out | reading.left_out
+    if not texts:
+        raise UserError(f"no text to evaluate on: {source.path}: {examples_of(left_out)}: name other text")
+    if left_out:
+        say(f"evaluate {source.path}: left out: {examples_of(left_out)}")
+    return texts
 
 
 def ask(

@@ -3,8 +3,20 @@
 Names are imported when they are first asked for: `SamplingConfig` needs neither torch nor transformers.
 """
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+from sioconv.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from sioconv.generate.baseline import continue_text as continue_text
+    from sioconv.generate.chat import chat_loop as chat_loop
+    from sioconv.generate.config import SamplingConfig as SamplingConfig
+    from sioconv.generate.sampling import Sampler as Sampler
+    from sioconv.generate.session import Generation as Generation
+    from sioconv.generate.session import Session as Session
+    from sioconv.generate.session import generate_text as generate_text
+    from sioconv.generate.stream import TextStream as TextStream
+    from sioconv.generate.stream import Vocabulary as Vocabulary
 
 _HOMES = {
     "SamplingConfig": "config",
@@ -19,8 +31,5 @@ _HOMES = {
 }
 __all__ = list(_HOMES)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # or a type checker would take any name for one of these
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -3,8 +3,26 @@
 Names are imported when they are first asked for, so that `SioConvLayer` works where transformers isn't installed.
 """
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+from sioconv.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from sioconv.model.architecture import PRESETS as PRESETS
+    from sioconv.model.architecture import Architecture as Architecture
+    from sioconv.model.architecture import parameter_count as parameter_count
+    from sioconv.model.cache import SioConvCache as SioConvCache
+    from sioconv.model.causal_lm import SioConvForCausalLM as SioConvForCausalLM
+    from sioconv.model.causal_lm import SioConvForSequenceClassification as SioConvForSequenceClassification
+    from sioconv.model.causal_lm import SioConvForTokenClassification as SioConvForTokenClassification
+    from sioconv.model.causal_lm import SioConvModel as SioConvModel
+    from sioconv.model.configuration import SioConvConfig as SioConvConfig
+    from sioconv.model.folder import load_model_folder as load_model_folder
+    from sioconv.model.folder import save_model_folder as save_model_folder
+    from sioconv.model.initial_state import load_initial_state as load_initial_state
+    from sioconv.model.initial_state import save_initial_state as save_initial_state
+    from sioconv.model.layers import LayerState as LayerState
+    from sioconv.model.layers import SioConvLayer as SioConvLayer
 
 _HOMES = {
     "Architecture": "architecture",
@@ -25,8 +43,5 @@ _HOMES = {
 }
 __all__ = list(_HOMES)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # or a type checker would take any name for one of these
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES)

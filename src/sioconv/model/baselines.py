@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Mamba2Config, Mamba2ForCausalLM, PreTrainedModel
 
 from sioconv.errors import UserError
@@ -18,6 +19,7 @@ NOTES = {
     "window into the next"
 }
 STEP = 8  # widths that are solved for are multiples of this: products of other sizes are slow on tensor cores
+OUT_PROJECTIONS = ("o_proj", "down_proj", "out_proj")  # the last layers of the blocks' branches, where they are linear
 SHOWN = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_heads", "intermediate_size", "state_size")
 
 Build = Callable[[int], PreTrainedModel]
@@ -26,7 +28,8 @@ Build = Callable[[int], PreTrainedModel]
 def build_baseline(name: str, shape: Architecture, vocab_size: int, **token_ids: int | None) -> PreTrainedModel:
     """A model of another architecture with fresh weights and as many parameters as SioConv's of this shape, or nearly.
 
-    It takes D = hidden_size, rms_norm_eps and tie_word_embeddings from the shape, and initialises as its authors do:
+    It takes D = hidden_size, rms_norm_eps and tie_word_embeddings from the shape, and initialises as its authors do,
+    but for the linear layers that end a block's branches: with `zero_out_projections` they start at 0, as ours do.
 
     - `llama`: transformers' Llama with the shape's layers and heads; the width of its feed-forward layers is solved
       for, a multiple of 8.
@@ -56,7 +59,12 @@ def build_baseline(name: str, shape: Architecture, vocab_size: int, **token_ids:
         build = _lstm(shape, common, layers)
     else:
         build = _mamba2(shape, common)
-    return build(max(1, solve(build, target)))
+    model = build(max(1, solve(build, target)))
+    if shape.zero_out_projections:
+        for module in [module for name, module in model.named_modules() if name.endswith(OUT_PROJECTIONS)]:
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+    return model
 
 
 def solve(build: Build, target: int) -> int:

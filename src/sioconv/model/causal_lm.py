@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import fields
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -271,6 +271,13 @@ class CausalLMOnStates:
     ) -> Any:
         if generation_config.use_cache is not False and model_kwargs.get("cache") is None:
             model_kwargs["cache"] = self.new_cache()
+
+    def init_continuous_batching(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused: `generate_batch` and `transformers serve --continuous-batching` page keys and values."""
+        raise ValueError(
+            f"continuous batching pages keys and values, which {type(self).__name__} doesn't have: give generate() the "
+            "prompts as one padded batch, and run transformers serve without --continuous-batching"
+        )
 
     @staticmethod
     def create_masks_for_generate(attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:

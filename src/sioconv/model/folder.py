@@ -14,6 +14,7 @@ from sioconv.errors import UserError
 from sioconv.files import atomic_folder
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.initial_state import load_initial_state
+from sioconv.tokenizer_files import check_template, settle_tokenizer
 
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -54,6 +55,7 @@ def save_model_folder(
         config.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+            settle_tokenizer(folder)
         for file in folder.iterdir():  # safetensors lets nobody but the owner read the weights
             file.chmod(0o644)
 
@@ -86,6 +88,7 @@ def load_model_folder(
         kind = _check_files(folder)
         if kind != "sioconv" and not (baselines and _is_baseline(kind)):
             raise UserError(f"{folder} holds a model of type {kind!r}: this command takes a sioconv model")
+        check_template(folder)
     elif str(path).count("/") != 1 or folder.parent.is_dir():  # a folder that is there is no owner on the Hub
         raise UserError(
             f"no model folder at {path}: give the path of a folder with config.json, or a Hub id owner/name"

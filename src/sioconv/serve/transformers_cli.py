@@ -50,6 +50,9 @@ def main() -> None:
     if sys.argv[1:2] == ["serve"] and not is_serve_available():
         say("transformers serve needs fastapi, uvicorn, pydantic and openai: pip install 'transformers[serving]'")
         sys.exit(2)
+    if sys.argv[1:2] == ["serve"] and "--continuous-batching" in sys.argv:
+        say("continuous batching pages keys and values, which this model doesn't have: leave --continuous-batching out")
+        sys.exit(2)
     app(with_safe_text(sys.argv[1:]), prog_name="python -m sioconv.serve.transformers_cli")
 
 

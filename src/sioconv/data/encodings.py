@@ -1,0 +1,124 @@
+"""Telling text in UTF-8 from other encodings and from what is no text, so that none of it is learned as text.
+
+Japanese is what matters here. charset-normalizer names short pieces in EUC-JP wrongly (docs/decisions.md), so what a
+file is likely to be comes from the few lines below: they only word a message, and never change what is read.
+"""
+
+import re
+
+UTF8_MARK = b"\xef\xbb\xbf"
+# The longer marks come first: that of UTF-32 begins with that of UTF-16.
+MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    UTF8_MARK: "utf-8-sig",
+}
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# How files of other kinds begin: what they are, and the ending that their name should have to be read.
+MAGIC = (
+    (re.compile(rb"\x1f\x8b"), "gzip data", ".gz"),
+    (re.compile(rb"BZh[1-9]1AY&SY"), "bzip2 data", ".bz2"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "zstd data", ".zst"),
+    (re.compile(rb"\xfd7zXZ\x00"), "xz data", ".xz"),
+    (re.compile(rb"PAR1\x15"), "a Parquet table", ".parquet"),
+    (re.compile(rb"PK\x03\x04"), "a ZIP archive or an office document", ""),
+    (re.compile(rb"%PDF-"), "a PDF document", ""),
+    (re.compile(rb"\{\\rtf"), "an RTF document", ""),
+    (re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8[79]a"), "a picture", ""),
+    (re.compile(rb"SQLite format 3\x00"), "a database", ""),
+)
+NAMES = {
+    "utf_32_le": "UTF-32LE",
+    "utf_32_be": "UTF-32BE",
+    "utf_16_le": "UTF-16LE",
+    "utf_16_be": "UTF-16BE",
+    "cp932": "CP932 (Shift_JIS)",
+    "euc_jp": "EUC-JP",
+}
+LOOKED_AT = 1 << 16  # bytes that are enough to tell an encoding
+JIS = re.compile(r"\x1b\$(?:[@AB]|\([CDOPQ])")  # where ISO-2022-JP and its siblings leave ASCII
+CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\ufffd-\uffff]")
+MOST_CONTROLS = 0.02  # of a text's characters
+JAPANESE = re.compile(r"[ぁ-ゖァ-ヺー、。「」一-鿿\n\r\t -~　-〿！-～]")
+KANA = re.compile(r"[ぁ-ゖァ-ヺー、。]")
+HALF_KANA = re.compile(r"[｡-ﾟ]")  # what EUC-JP looks like when it is read as CP932
+
+
+def mark_of(head: bytes) -> str | None:
+    """The encoding that a byte-order mark at the beginning of a file names; None where there is no mark."""
+    return next((encoding for mark, encoding in MARKS.items() if head.startswith(mark)), None)
+
+
+def other_kind(head: bytes, ending: str) -> tuple[str, str] | None:
+    """What a file of another kind is and what to do, by how it begins; None for what may be text.
+
+    Args:
+        head: its first bytes, as they are on the disk.
+        ending: the last ending of its name.
+    """
+    if head.startswith(LFS_POINTER):
+        return "a Git LFS pointer, not the file itself", "fetch it with git lfs pull"
+    for magic, kind, proper in MAGIC:
+        if magic.match(head) and not (proper and proper == ending):
+            return kind, f"give its name the ending {proper}" if proper else "take the text out of it"
+    return None
+
+
+def not_utf8(data: bytes) -> str | None:
+    """Why bytes without a mark can't be text in UTF-8 although they may be valid as such; None where nothing is wrong.
+
+    Args:
+        data: the beginning of a file, or all of it.
+    """
+    if b"\x00" in data:
+        likely = likely_encoding(data)
+        return f"it looks like {likely}" if likely else "it holds NUL bytes, which text doesn't"
+    if JIS.search(data[:LOOKED_AT].decode("latin-1")):
+        return "it looks like ISO-2022-JP"
+    return None
+
+
+def likely_encoding(data: bytes) -> str | None:
+    """The name of the encoding that bytes which aren't UTF-8 are most likely in; None where none fits well."""
+    data = data[:LOOKED_AT]
+    if JIS.search(data.decode("latin-1")):
+        return "ISO-2022-JP"
+    foreign = sum(byte >= 0x80 for byte in data)
+    scores = {codec: _japanese_score(data, codec, foreign) for codec in NAMES}
+    best = max(scores, key=lambda codec: scores[codec])
+    if scores[best] > 0.8:
+        return NAMES[best]
+    if b"\x00" not in data and re.search(rb"[A-Za-z][\xc0-\xff]|[\xc0-\xff][a-z]", data):
+        return "Latin-1 or Windows-1252"
+    return None
+
+
+def _japanese_score(data: bytes, codec: str, foreign: int) -> float:
+    """How much of what `codec` makes of the bytes is Japanese or ASCII, in [0, 1.5]; kana count more."""
+    width = {"utf_32": 4, "utf_16": 2}.get(codec[:6], 1)
+    try:
+        text = data[: len(data) - len(data) % width].decode(codec)
+    except UnicodeDecodeError as error:
+        if len(data) < LOOKED_AT or len(data) - error.start > 4:
+            return 0.0
+        text = data[: error.start].decode(codec)  # the last character was cut
+    kana = len(KANA.findall(text))
+    if width > 1 and data.count(0) < 0.2 * len(data) and kana < 0.1 * len(text):
+        return 0.0  # Latin letters in pairs would do for kanji
+    if not text or (width == 1 and not kana and foreign < 0.3 * len(data)):
+        return 0.0
+    return (len(JAPANESE.findall(text)) + 0.5 * kana - len(HALF_KANA.findall(text))) / len(text)
+
+
+def why_no_text(text: str) -> str | None:
+    """Why a string says nothing that a reader could read; None for text.
+
+    Such are other encodings that were taken for UTF-8, and data with many control or replacement characters.
+    """
+    if "\x1b$" in text and JIS.search(text):
+        return "it looks like ISO-2022-JP that was taken for UTF-8"
+    if CONTROLS.search(text) and len(CONTROLS.findall(text)) > MOST_CONTROLS * len(text):
+        return "more than a fiftieth of it is control or replacement characters: binary data, or a wrong encoding"
+    return None

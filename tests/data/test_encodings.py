@@ -1,0 +1,106 @@
+"""sioconv.data.encodings: text in other encodings and what is no text is refused by name, never learned."""
+
+from pathlib import Path
+
+import pytest
+
+from sioconv.data.config import SourceConfig
+from sioconv.data.encodings import likely_encoding, why_no_text
+from sioconv.data.source_rows import read_rows
+from sioconv.errors import UserError
+
+JAPANESE = "川は海へ流れます。\nカタカナも、漢字もあります。\n"
+NAMED = {
+    "cp932": "CP932",
+    "euc_jp": "EUC-JP",
+    "iso2022_jp": "ISO-2022-JP",
+    "utf_16_le": "UTF-16LE",
+    "utf_16_be": "UTF-16BE",
+    "utf_32_le": "UTF-32LE",
+    "utf_32_be": "UTF-32BE",
+}
+
+
+def read(path: Path) -> list[str]:
+    return [row.text or "" for row in read_rows(SourceConfig(str(path)))]
+
+
+@pytest.mark.parametrize("codec", NAMED)
+@pytest.mark.parametrize("text", [JAPANESE, "River 1 runs to the sea.\n川へ\n", "海へ\n"])
+def test_text_in_another_encoding_is_refused_by_name(tmp_path: Path, codec: str, text: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode(codec))
+    with pytest.raises(UserError, match=rf"a\.txt.*{NAMED[codec]}"):
+        read(path)
+
+
+@pytest.mark.parametrize("codec", NAMED)
+def test_json_lines_in_another_encoding_are_refused_by_name(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "川は海へ流れます。"}\n{"text": "山"}\n'.encode(codec))
+    with pytest.raises(UserError, match=rf"a\.jsonl.*{NAMED[codec]}"):
+        read(path)
+
+
+def test_ascii_in_wide_characters_without_a_mark_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for codec in ("utf_16_le", "utf_16_be", "utf_32_le"):
+        path.write_bytes("The river runs to the sea.\n".encode(codec))
+        with pytest.raises(UserError, match=NAMED[codec]):
+            read(path)
+
+
+def test_latin_text_is_named() -> None:
+    assert likely_encoding("Les rivières coulent, là où l'été".encode("latin-1")) == "Latin-1 or Windows-1252"
+    assert likely_encoding(b"\xff\xfe\xfd\x80") is None
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_tells_the_encoding(tmp_path: Path, codec: str) -> None:
+    (tmp_path / "a.txt").write_bytes(JAPANESE.encode(codec))
+    (tmp_path / "b.jsonl").write_bytes('{"text": "一\u2028"}\r\n\r\n{"text": "二"}'.encode(codec))
+    (tmp_path / "c.json").write_bytes('[{"text": "三"},\r\n {"text": "四"}]'.encode(codec))
+    assert read(tmp_path) == [JAPANESE, "一\u2028", "二", "三", "四"]
+
+
+def test_text_behind_a_mark_that_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("川".encode("utf-16") + b"\x00\xd8")
+    with pytest.raises(UserError, match=r"a\.txt:1: invalid UTF-16"):
+        read(tmp_path)
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfabc\xff")
+    with pytest.raises(UserError, match=r"a\.txt:1: invalid UTF-8 at byte 6 of the file"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "Git LFS pointer.*git lfs pull"),
+        (b"\x1f\x8b\x08rest", r"gzip data.*\.gz"),
+        (b"PK\x03\x04rest", "ZIP archive"),
+        (b"%PDF-1.7\nrest", "PDF document"),
+        (b"PAR1\x15rest", r"Parquet table.*\.parquet"),
+        (b"text and \x00 more", "NUL bytes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
+def test_files_of_other_kinds_are_no_text(tmp_path: Path, content: bytes, problem: str, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=problem) as caught:
+        read(tmp_path / name)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz", "a.txt.zst", "a.xml"])
+def test_pointers_are_named_whatever_they_stand_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+    with pytest.raises(UserError, match=r"git lfs pull"):
+        read(tmp_path / name)
+
+
+def test_text_full_of_control_characters_is_refused_and_a_stray_one_is_not() -> None:
+    assert why_no_text("line\n" * 100 + "\x00") is None
+    assert why_no_text("\x1b[31mred\x1b[0m") is None
+    assert "control" in (why_no_text("a\x01b\x02c") or "")
+    assert "control" in (why_no_text("\ufffd\ufffd文字\ufffd") or "")
+    assert "ISO-2022-JP" in (why_no_text("\x1b$B@n\x1b(B") or "")
