@@ -47,7 +47,7 @@ def test_the_commands_take_their_recipes(recipes: Path, command: str) -> None:
     if verb in ("pretrain", "finetune") or (verb == "data" and arguments[0] != "inspect"):
         count = next((i for i, argument in enumerate(arguments) if argument.startswith("--")), len(arguments))
         recipe = load_recipe(arguments[:count], arguments[count:])
-        assert recipe.name in ("mine", "talks") and (recipe.data.sources or recipe.finetune.data.sources)
+        assert recipe.name in ("mine", "talks", "wiki") and (recipe.data.sources or recipe.finetune.data.sources)
 
 
 def test_the_forms_of_conversations_are_read(tmp_path: Path) -> None:

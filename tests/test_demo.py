@@ -21,7 +21,7 @@ from sioconv.train.metrics import KEYS, read_jsonl
 TINY = str(Path(__file__).parent / "recipes" / "tiny.yaml")
 MODEL_FILES = {
     *("config.json", "model.safetensors", "generation_config.json"),
-    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "SHA256SUMS"),
     FILE,
 }
 
@@ -73,7 +73,7 @@ def test_the_run_folder_is_as_documented(finished: Finished) -> None:
     run = finished.run
     assert {path.name for path in run.iterdir()} == {
         *("recipe.yaml", "metrics.jsonl", "samples.jsonl", "tensorboard", "tokenizer", "data"),
-        *("checkpoints", "base", "model", "report"),
+        *("checkpoints", "base", "model", "report", "made.json", "SHA256SUMS"),
     }
     for name in ("base", "model"):
         assert {path.name for path in (run / name).iterdir()} == MODEL_FILES

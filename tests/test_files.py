@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -64,6 +65,50 @@ def test_a_failure_leaves_the_older_one(tmp_path: Path, atomic: Atomic, error: B
     assert raised.value is error
     assert content(target) == "old"
     assert names(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o007, 0o002])
+def test_rights_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_write(tmp_path / "file") as temporary:
+            temporary.write_text("x")
+        with atomic_folder(tmp_path / "folder") as temporary:
+            (temporary / "inside").write_text("x")
+            (temporary / "inside").chmod(0o600)  # as safetensors leaves it
+        with atomic_write(tmp_path / "private", private=True) as temporary:
+            temporary.write_text("x")
+    finally:
+        os.umask(before)
+    for name, rights in (("file", 0o666), ("folder", 0o777), ("folder/inside", 0o666)):
+        assert (tmp_path / name).stat().st_mode & 0o777 == rights & ~umask, name
+    shared = umask & 0o070 == 0  # the group has all rights
+    assert (tmp_path / "private").stat().st_mode & 0o777 == (0o660 if shared else 0o600)
+
+
+def test_a_file_that_takes_the_place_of_another_has_its_rights(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    target.chmod(0o640)
+    with atomic_write(target) as temporary:
+        temporary.write_text("new")
+    assert target.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("leads", ["a file", "a folder", "nowhere", "to itself"])
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, atomic: Atomic, leads: str) -> None:
+    away, target = tmp_path / "away", tmp_path / "target"
+    if leads == "a folder":
+        away.mkdir()
+        (away / "kept").write_text("x")
+    elif leads == "a file":
+        away.write_text("x")
+    target.symlink_to(target if leads == "to itself" else away)
+    with atomic(target) as temporary:
+        fill(temporary, "new")
+    assert content(target) == "new" and not target.is_symlink()
+    assert names(tmp_path) == (["away", "target"] if leads.startswith("a ") else ["target"])
+    assert leads != "a folder" or names(away) == ["kept"]
 
 
 def test_others_may_read_them(tmp_path: Path) -> None:

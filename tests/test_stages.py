@@ -233,9 +233,11 @@ def test_a_run_from_before_there_were_architectures_goes_on(load: Load) -> None:
     old = read_yaml(path)
     del old["architecture"]
     write_yaml(old, path)
+    (run / "SHA256SUMS").unlink()  # nor were there any
     stages.open_run(load())
     assert read_yaml(path)["architecture"] == "sioconv"
     write_yaml(old, path)
+    (run / "SHA256SUMS").unlink()
     with pytest.raises(UserError, match="was made with another recipe: architecture: 'sioconv' there, 'lstm' here"):
         stages.open_run(load("--architecture=lstm"))
 
@@ -327,6 +329,7 @@ def test_a_run_of_an_older_version_goes_on(load: Load) -> None:
     older = re.sub(r"^ *only: all\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert older != path.read_text(encoding="utf-8")
     path.write_text(older, encoding="utf-8")
+    (path.parent / "SHA256SUMS").unlink()
     stages.open_run(load())
     with pytest.raises(UserError, match="was made with another recipe"):
         stages.open_run(load("--train.lr=1e-4"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sioconv import __version__
+from sioconv.completion import complete
 from sioconv.errors import UserError
 from sioconv.last_net import exit_code_of
 from sioconv.terminal import VisibleFormatter, prepare_streams, read_prompt, show, show_json
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     75 where a signal ended it and there is more to do; 130 on Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    complete(_parsers())
     prepare_streams()
     _quiet_libraries()
     sys.exit(exit_code_of(lambda: run(arguments)))
@@ -150,6 +152,18 @@ def _plan(arguments: list[str]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- the others
+
+
+def _parsers() -> dict[str, Callable[[], "ArgumentParser"]]:
+    """What makes the parser of each verb."""
+
+    def recipe() -> "ArgumentParser":
+        from sioconv.recipe import recipe_parser
+
+        return recipe_parser("sioconv")
+
+    verbs = {verb: build for verb, (build, _) in VERBS.items()}
+    return {**dict.fromkeys(RECIPE_VERBS, recipe), **verbs, "data inspect": _data_inspect_parser}
 
 
 def _parser(verb: str, purpose: str, example: str) -> "ArgumentParser":

@@ -19,6 +19,7 @@ from sioconv.evaluate.figures import Minutes, ReportFigures
 from sioconv.progress import say
 from sioconv.recipe import Recipe, as_values, load_recipe, saved_values
 from sioconv.recipe_files import first_difference
+from sioconv.run.folder import only_one
 from sioconv.terminal import visible, write_out
 
 SHOWN_ANSWERS = 8
@@ -76,7 +77,8 @@ def set_aside(recipe: Recipe) -> None:
     if not path.exists() or not first_difference(saved_values(path), as_values(recipe)):
         return
     moved = recipe.folder.with_name(f"{recipe.folder.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    recipe.folder.rename(moved)
+    with only_one(recipe.folder):  # not while another demo works in it
+        recipe.folder.rename(moved)
     say(f"demo: the run made with other settings is now {moved}")
 
 

@@ -5,14 +5,16 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sioconv.errors import UserError
 
+OLD = ".old"  # ends the name of a folder that has been moved aside
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(\.old)?", re.DOTALL)  # the names of `_temporary`, and tempfile's
 # Characters that would end a line, move the cursor or turn the direction of what follows.
 UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -56,6 +58,10 @@ def disk_errors(target: Path) -> Iterator[None]:
             raise UserError(f"not allowed to write: {target}: choose another folder") from error
         if number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise UserError(f"a file is in the way: writing {target}: move it or choose another folder") from error
+        if number == errno.ELOOP or (number == errno.ENOENT and target.is_symlink()):
+            raise UserError(f"a link that leads nowhere is in the way: writing {target}: remove it") from error
+        if number in (errno.ENOENT, errno.ESTALE) and not target.parent.is_dir():
+            raise gone(target.parent) from error
         raise
 
 
@@ -71,19 +77,29 @@ def _system_error(error: BaseException | None) -> int | None:
 
 
 @contextmanager
-def atomic_write(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path, private: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `target`; renames it onto `target` on success, removes it on failure.
 
-    Raises `UserError` when the disk is full or the folder can't be written.
+    The file gets the rights that the user's umask leaves, or those of the file whose place it takes.
+
+    Args:
+        target: the file. Where it is a link, the link is replaced and what it leads to stays as it is.
+        private: whether nobody but the owner may read it; and the group, where the umask leaves it all rights.
+
+    Raises:
+        UserError: the disk is full, or the folder can't be written or is gone.
     """
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _temporary(target)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
+            if target.is_file() and not target.is_symlink():
+                temporary.chmod(target.stat().st_mode & 0o777)
+            elif private:
+                shared = temporary.stat().st_mode & 0o060 == 0o060
+                temporary.chmod(0o660 if shared else 0o600)
             yield temporary
-            temporary.chmod(0o644)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -93,21 +109,109 @@ def atomic_write(target: Path) -> Iterator[Path]:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yields a new empty folder beside `target`; it takes `target`'s place on success, is removed on failure.
 
-    An older `target` is moved aside before the rename and removed after it, so that a crash leaves one of the two.
+    An older `target` is moved aside before the rename and removed after it, so that a crash leaves one of the two:
+    `remove_leftovers` puts it back. Where it is a link, the link is replaced and what it leads to stays as it is.
     """
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        temporary = hidden_folder(target)
         try:
             yield temporary
-            temporary.chmod(0o755)
-            old = temporary.with_name(temporary.name + ".old")
-            if target.exists():
+            rights = temporary.stat().st_mode & 0o666
+            for file in temporary.iterdir():  # safetensors lets nobody but the owner read what it writes
+                if file.is_file():
+                    file.chmod(rights | file.stat().st_mode & 0o111)
+            old = temporary.with_name(temporary.name + OLD)
+            if os.path.lexists(target):
                 target.rename(old)
             temporary.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove(temporary)
+
+
+def hidden_folder(target: Path) -> Path:
+    """A new empty folder beside `target`, in which what shall become `target` is made."""
+    temporary = _temporary(target)
+    temporary.mkdir()
+    return temporary
+
+
+def _temporary(target: Path) -> Path:
+    """A new name beside `target`: hidden, so that nothing takes it for the file, and known to `remove_leftovers`."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+
+
+def leftovers(folder: Path, names: re.Pattern[str]) -> Iterator[Path]:
+    """What killed writers of files and folders with such names have left in a folder.
+
+    Args:
+        folder: is looked through, but not what is below it.
+        names: what was written, as a pattern of the whole name.
+    """
+    for path in sorted(folder.iterdir()):
+        match = LEFTOVER.fullmatch(path.name)
+        if match and names.fullmatch(match["name"]):
+            yield path
+
+
+def remove_leftovers(folder: Path, names: re.Pattern[str]) -> None:
+    """Removes the `leftovers` of a folder in which nobody else is working.
+
+    What was moved aside for a new one that never came is put back.
+
+    Raises UserError where something may not be removed.
+    """
+    with disk_errors(folder):
+        for path in leftovers(folder, names):
+            match = LEFTOVER.fullmatch(path.name)
+            target = path.with_name(match["name"]) if match else path
+            if path.name.endswith(OLD) and not os.path.lexists(target):
+                path.rename(target)
+            else:
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a folder with all that is in it, or a link and not what it leads to; nothing where none is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class Whereabouts:
+    """Where a folder is when work in it begins, to notice that it was renamed or removed meanwhile.
+
+    Args:
+        folder: the folder; it must be there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with disk_errors(folder / "."):
+            self._place = self._look()
+
+    def _look(self) -> tuple[int, int]:
+        found = self.folder.stat()
+        return found.st_dev, found.st_ino
+
+    def check(self) -> None:
+        """Raises UserError when the folder isn't there any more, or is another one."""
+        try:
+            same = self._look() == self._place
+        except OSError:
+            same = False
+        if not same:
+            raise gone(self.folder)
+
+
+def gone(folder: Path) -> UserError:
+    """What is said of a folder that isn't there any more."""
+    return UserError(
+        f"{folder} is no longer there: it was renamed or removed while this was working in it: "
+        "put it back and run the same line again"
+    )
 
 
 def sha256_file(path: Path) -> str:

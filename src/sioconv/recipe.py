@@ -239,8 +239,13 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
 
 def saved_values(path: Path) -> dict[str, Any]:
     """The values of a recipe that was saved, with the defaults of keys that have been added to recipes since."""
+    return with_defaults(read_yaml(path))
+
+
+def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a recipe, with the defaults of keys that they lack."""
     values = as_values(Recipe())
-    merge(values, read_yaml(path))
+    merge(values, saved)
     return values
 
 

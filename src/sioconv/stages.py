@@ -5,7 +5,8 @@ same line again goes on where it stopped.
 """
 
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from sioconv.checksums import check_sums, read_sums, summed
 from sioconv.data import chat
 from sioconv.data.config import FREE, DataConfig
 from sioconv.data.lanes import Lanes
@@ -27,31 +29,48 @@ from sioconv.device import describe_device, pick_device
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.evaluate.figures import Minutes, ReportFigures
+from sioconv.files import Whereabouts, atomic_folder
 from sioconv.generate import SamplingConfig, continue_text, generate_text
 from sioconv.model.architecture import parameter_count
 from sioconv.model.baselines import NOTES, build_baseline, describe
 from sioconv.model.cache import new_cache
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.configuration import SioConvConfig
-from sioconv.model.folder import load_model_folder, save_model_folder, vocabulary_fingerprint
+from sioconv.model.folder import load_model_folder, save_model_folder, vocabulary_fingerprint, weights_sum
 from sioconv.model.initial_state import INITIAL_STATE_FILE, save_initial_state
 from sioconv.model.loss import bits_per_byte
 from sioconv.progress import say
-from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe, saved_values
+from sioconv.recipe import Recipe, as_values, load_recipe, save_recipe, saved_values, with_defaults
 from sioconv.recipe_files import first_difference
+from sioconv.run.folder import (
+    BASE,
+    CHECKPOINTS,
+    DATA,
+    MODEL,
+    RECIPE,
+    TOKENIZER,
+    at_work,
+    made_by,
+    note_made,
+)
 from sioconv.train.config import TrainConfig
 from sioconv.train.costs import costs_of, on_this_machine
 from sioconv.train.distributed import World, join_world
-from sioconv.train.interrupt import only_one
 from sioconv.train.loop import Trainer
 from sioconv.train.speed import matrix_speed, pick_precision
 from sioconv.train.watch import Validate, Validation
 
 VALIDATION_CONVERSATIONS = 100
+PARTS = {  # the parts of a recipe that a stage depends on, beside its data
+    "pretrain": ("seed", "size", "architecture", "model", "train"),
+    "finetune": ("seed", "finetune"),
+}
 FIXED_BY = {  # what a run has made: the parts of the recipe that it was made from
-    "tokenizer": ("tokenizer", "data"),
-    "checkpoints/pretrain": ("seed", "size", "architecture", "model", "train"),
-    "checkpoints/finetune": ("seed", "finetune"),
+    TOKENIZER: ("tokenizer", "data"),
+    f"{CHECKPOINTS}/pretrain": PARTS["pretrain"],
+    BASE: PARTS["pretrain"],
+    f"{CHECKPOINTS}/finetune": PARTS["finetune"],
+    INITIAL_STATE_FILE: PARTS["finetune"],
 }
 
 
@@ -60,18 +79,30 @@ def open_run(recipe: Recipe) -> Path:
 
     Raises UserError when something in the folder was made with another recipe: it would no longer fit.
     """
-    path = recipe.folder / "recipe.yaml"
+    run, path = recipe.folder, recipe.folder / RECIPE
     if path.exists():
-        old, new = _lasting(saved_values(path)), _lasting(as_values(recipe))
-        fixed = [key for made, keys in FIXED_BY.items() if (recipe.folder / made).exists() for key in keys]
-        difference = first_difference({key: old.get(key) for key in fixed}, {key: new[key] for key in fixed})
-        if difference:
-            raise UserError(
-                f"{recipe.folder} was made with another recipe: {difference}: "
-                "choose another --name or remove the folder"
-            )
-    save_recipe(recipe, path)
-    return recipe.folder
+        check_sums(run, RECIPE)
+        fixed = [key for made, keys in FIXED_BY.items() if (run / made).exists() for key in keys]
+        _refuse_another(recipe, saved_values(path), fixed)
+    elif RECIPE in read_sums(run):
+        raise UserError(f"{path} is missing, and {run} was made with it: put it back or choose another --name")
+    for made in made_by(run).values():
+        _refuse_another(recipe, with_defaults(made["recipe"]), list(made["recipe"]))
+    if not path.exists() or saved_values(path) != as_values(recipe) or RECIPE not in read_sums(run):
+        run.mkdir(parents=True, exist_ok=True)
+        with summed(path):
+            save_recipe(recipe, path)
+    return run
+
+
+def _refuse_another(recipe: Recipe, saved: dict[str, Any], fixed: list[str]) -> None:
+    """Raises UserError where the parts `fixed` of a saved recipe are others now."""
+    old, new = _lasting(saved), _lasting(as_values(recipe))
+    difference = first_difference({key: old.get(key) for key in fixed}, {key: new[key] for key in fixed})
+    if difference:
+        raise UserError(
+            f"{recipe.folder} was made with another recipe: {difference}: choose another --name or remove the folder"
+        )
 
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:
@@ -89,27 +120,37 @@ def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
 
     The one that the recipe names is adopted, or that of the model that fine-tuning starts from.
     """
+    with at_work(recipe.folder):
+        return _make_tokenizer(recipe)
+
+
+def _make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     run = open_run(recipe)
     data = recipe.data if recipe.data.sources else recipe.finetune.data
     if not data.sources:
         raise UserError("recipe: data.sources is empty: name at least one source of text")
-    return prepare_tokenizer(recipe.tokenizer, recipe.tokenizer.path or recipe.finetune.base, data, run / "tokenizer")
+    return prepare_tokenizer(recipe.tokenizer, recipe.tokenizer.path or recipe.finetune.base, data, run / TOKENIZER)
 
 
 def make_data(recipe: Recipe) -> None:
     """Turns every source of both stages into token shards under the run's `data/`."""
-    make_tokenizer(recipe)
-    run = open_run(recipe)
+    with at_work(recipe.folder):
+        _make_data(recipe)
+
+
+def _make_data(recipe: Recipe) -> None:
+    _make_tokenizer(recipe)
+    run = recipe.folder
     for data in (recipe.data, recipe.finetune.data):
         for name, source in data.sources.items():
-            prepare_source(name, source, data, run / "tokenizer", run / "data" / name)
+            prepare_source(name, source, data, run / TOKENIZER, run / DATA / name)
 
 
 def open_windows(recipe: Recipe, data: DataConfig, train: TrainConfig) -> tuple[Mixture | Lanes, float | None]:
     """The windows of a stage, from the shards that `make_data` wrote; and the mean bytes of a token, for text alone."""
     run = recipe.folder
-    sha256 = tokenizer_sha256(run / "tokenizer")
-    sets = {name: ShardSet.open(run / "data" / name / "train", sha256) for name in data.sources}
+    sha256 = tokenizer_sha256(run / TOKENIZER)
+    sets = {name: ShardSet.open(run / DATA / name / "train", sha256) for name in data.sources}
     weights = {name: source.weight for name, source in data.sources.items()}
     windows: Mixture | Lanes
     if train.carry_state:
@@ -129,7 +170,7 @@ def _at_work(recipe: Recipe, config: TrainConfig) -> Iterator[World]:
     """The processes that train together, and the lock on the run's folder, which the first of them holds."""
     with (
         join_world(config.device, config.timeout) as world,
-        only_one(recipe.folder) if world.leads else nullcontext(),
+        at_work(recipe.folder) if world.leads else nullcontext(),
     ):
         yield world
 
@@ -137,16 +178,19 @@ def _at_work(recipe: Recipe, config: TrainConfig) -> Iterator[World]:
 def pretrain(recipe: Recipe) -> Path:
     """Trains from random weights; returns the model folder `base/`."""
     with _at_work(recipe, recipe.train) as world:
-        return _pretrain(recipe, world)
+        world.leader(lambda: _make_data(recipe))
+        base = _pretrain(recipe, world)
+        if not recipe.finetune.data.sources:
+            world.leader(lambda: _copy_base(recipe))
+        return base
 
 
 def _pretrain(recipe: Recipe, world: World) -> Path:
-    world.leader(lambda: make_data(recipe))
     run = recipe.folder
-    if world.share((run / "base").exists()):
-        say(f"pretrain: {run / 'base'} is there already")
-        return run / "base"
-    tokenizer = load_tokenizer(run / "tokenizer")
+    inputs = world.leader(lambda: _inputs(recipe, recipe.data))
+    if world.leader(lambda: _is_done(recipe, "pretrain", run / BASE, inputs)):
+        return run / BASE
+    tokenizer = load_tokenizer(run / TOKENIZER)
     model = build_model(recipe, tokenizer)
     if recipe.size:
         shape, train = recipe.model, recipe.train
@@ -159,9 +203,56 @@ def _pretrain(recipe: Recipe, world: World) -> Path:
     if recipe.architecture != "sioconv":
         alike = parameter_count(recipe.model, len(tokenizer))
         say(f"architecture {recipe.architecture}: {describe(model)}, SioConv of this recipe: {alike:,}")
-    targets = [run / "base"] if recipe.finetune.data.sources else [run / "base", run / "model"]
-    _run_stage(recipe, "pretrain", model, tokenizer, recipe.data, recipe.train, world, targets)
-    return run / "base"
+    _run_stage(recipe, "pretrain", model, tokenizer, world, run / BASE, inputs)
+    return run / BASE
+
+
+def _made_in(run: Path, name: str) -> str | None:
+    """The stage that has made a result; None where that isn't known."""
+    stage: str | None = made_by(run).get(name, {}).get("stage")
+    return stage
+
+
+def _copy_base(recipe: Recipe) -> None:
+    """Makes `model/` of what was pretrained, where nothing is tuned: it is always the latest stage's."""
+    base, model = recipe.folder / BASE, recipe.folder / MODEL
+    if model.exists():
+        return
+    check_sums(base)
+    with atomic_folder(model) as folder:
+        shutil.copytree(base, folder, dirs_exist_ok=True)
+    made = made_by(recipe.folder).get(BASE, {"recipe": {}, "inputs": {}})
+    note_made(recipe.folder, MODEL, "pretrain", made["recipe"], made["inputs"])
+
+
+def _inputs(recipe: Recipe, data: DataConfig, base: Path | None = None) -> dict[str, str]:
+    """What a stage is made from, by name, as checksums: the text of its sources, and the model that it starts from."""
+    folder = recipe.folder / DATA
+    inputs = {f"the text of {name}": ShardSet.open(folder / name / "train").fingerprint for name in data.sources}
+    if base is not None and base.is_dir():
+        inputs["the base model"] = weights_sum(base)
+    return inputs
+
+
+def _is_done(recipe: Recipe, stage: str, target: Path, inputs: Mapping[str, str]) -> bool:
+    """Whether a stage has made `target`; says so, and what of its inputs is another now.
+
+    That it was made with this recipe's part, `open_run` has seen to.
+    """
+    run = recipe.folder
+    if not target.exists():
+        return False
+    made = made_by(run).get(target.name)
+    if made is None:  # a run of an older version: what equals the base was put there by pretraining
+        copied = stage == "finetune" and target.name == MODEL and (run / BASE).is_dir()
+        if copied and weights_sum(target) == weights_sum(run / BASE):
+            return False
+    elif made["stage"] != stage:
+        return False
+    before = {} if made is None else made["inputs"]
+    changed = [name for name, now in inputs.items() if before.get(name, now) != now]
+    say(f"{stage}: {target} is there already" + (f"; since then {', '.join(changed)} has changed" if changed else ""))
+    return True
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -181,26 +272,24 @@ def finetune(recipe: Recipe) -> Path:
     if not recipe.finetune.data.sources:
         raise UserError("recipe: finetune.data.sources is empty: name at least one source of conversations")
     with _at_work(recipe, recipe.finetune.train) as world:
+        world.leader(lambda: _make_data(recipe))
         start = Path(recipe.finetune.base) if recipe.finetune.base else _pretrain(recipe, world)
-        world.leader(lambda: make_data(recipe))
-        run = recipe.folder
-        target = tuned_path(recipe)
-        if world.share(target.exists()):
-            say(f"finetune: {target} is there already")
+        run, tuning, target = recipe.folder, recipe.finetune, tuned_path(recipe)
+        inputs = world.leader(lambda: _inputs(recipe, tuning.data, start))
+        if world.leader(lambda: _is_done(recipe, "finetune", target, inputs)):
             return target
         model, tokenizer = load_model_folder(start, baselines=True)
-        if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / "tokenizer")):
+        if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / TOKENIZER)):
             raise UserError(
                 f"{run} has another tokenizer than the model in {start}: choose another --name for its tuning"
             )
-        tuning = recipe.finetune
-        _run_stage(recipe, "finetune", model, tokenizer, tuning.data, tuning.train, world, [target])
+        _run_stage(recipe, "finetune", model, tokenizer, world, target, inputs)
         return target
 
 
 def tuned_path(recipe: Recipe) -> Path:
     """What `finetune` makes: a model folder, or a file of initial states."""
-    return recipe.folder / ("model" if recipe.finetune.train.only == "all" else INITIAL_STATE_FILE)
+    return recipe.folder / (MODEL if recipe.finetune.train.only == "all" else INITIAL_STATE_FILE)
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, base_fingerprint: str | None, path: Path) -> None:
@@ -230,12 +319,12 @@ def _run_stage(
     stage: str,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    data: DataConfig,
-    config: TrainConfig,
     world: World,
-    targets: list[Path],
+    target: Path,
+    inputs: Mapping[str, str],
 ) -> None:
-    """Trains the model and writes what was trained to `targets`."""
+    """Trains the model and writes what was trained to `target`."""
+    data, config = (recipe.data, recipe.train) if stage == "pretrain" else (recipe.finetune.data, recipe.finetune.train)
     sampling = SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=config.sample_tokens, seed=recipe.seed)
     if note := NOTES.get(model.config.model_type):
         say(note)
@@ -253,12 +342,20 @@ def _run_stage(
         world=world if world.size > 1 else World(pick_device(config.device)),
         seed=recipe.seed,
         bytes_per_token=bytes_per_token,
+        inputs=inputs,
     )
+    place = Whereabouts(recipe.folder)
     trainer.train()
+    parts = {key: value for key, value in _lasting(as_values(recipe)).items() if key in PARTS[stage]}
+
+    def keep(whole: PreTrainedModel) -> None:
+        place.check()
+        _save(whole, tokenizer, trainer.stepper.base_fingerprint, target)
+        note_made(recipe.folder, target.name, stage, parts, inputs)
+
     with trainer.stepper.whole_model() as whole:
-        for target in targets:
-            world.leader(partial(_save, whole, tokenizer, trainer.stepper.base_fingerprint, target))
-    say(f"{stage}: → {targets[0]}")
+        world.leader(partial(keep, whole))
+    say(f"{stage}: → {target}")
 
 
 def _validation(tokenizer: PreTrainedTokenizerFast, data: DataConfig, max_bytes: int) -> Validate:
@@ -298,7 +395,7 @@ def plan_costs(recipe: Recipe) -> dict[str, Any]:
     """
     only_sioconv(recipe, "plan", "leave --architecture out: the other would have about as many parameters")
     vocabulary = recipe.tokenizer.vocab_size
-    folders = [recipe.folder / "tokenizer"]
+    folders = [recipe.folder / TOKENIZER]
     if adopted := recipe.tokenizer.path or recipe.finetune.base:
         folders.append(Path(adopted))
     for folder in folders:
@@ -317,14 +414,16 @@ def report(recipe: Recipe, run: Path, minutes: Minutes | None = None) -> ReportF
 
     Raises UserError for another architecture than sioconv, and as `evaluate_run` does.
     """
-    only_sioconv(recipe, "report", f"take `sioconv evaluate {run / 'base'}`")
+    only_sioconv(recipe, "report", f"take `sioconv evaluate {run / BASE}`")
     from sioconv.evaluate.run import evaluate_run  # brings matplotlib, which training doesn't need
 
-    tuned = any((run / name).exists() for name in ("model", INITIAL_STATE_FILE))
-    chats = recipe.finetune.data if recipe.finetune.data.sources and tuned else None
-    return evaluate_run(
-        run, recipe.name, recipe.data, chats, recipe.evaluate, minutes, recipe.train.device, recipe.finetune.base
-    )
+    check_sums(run, RECIPE)
+    with at_work(run):
+        tuned = any((run / name).exists() and _made_in(run, name) != "pretrain" for name in (MODEL, INITIAL_STATE_FILE))
+        chats = recipe.finetune.data if recipe.finetune.data.sources and tuned else None
+        return evaluate_run(
+            run, recipe.name, recipe.data, chats, recipe.evaluate, minutes, recipe.train.device, recipe.finetune.base
+        )
 
 
 def evaluate(model: str, text: str | None, device: str, state: str | None = None) -> dict[str, Any]:
@@ -336,7 +435,9 @@ def evaluate(model: str, text: str | None, device: str, state: str | None = None
     """
     from sioconv.evaluate.run import evaluate_model
 
-    recipe = Path(model).parent / "recipe.yaml"
+    recipe = Path(model).parent / RECIPE
+    if text is None:
+        check_sums(recipe.parent, RECIPE)
     if text is None and not recipe.is_file():
         raise UserError(f"no text to measure {model} on: it isn't in a run's folder: give --text FILE")
     data = DataConfig() if text is not None else load_recipe([str(recipe)]).data

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sioconv.checksums import write_sealed
 from sioconv.data.shard_writer import task_writer, token_type
 from sioconv.data.shards import MANIFEST, ShardSet
 from sioconv.errors import UserError
@@ -136,7 +137,7 @@ def test_a_bad_manifest_is_refused(
     elif isinstance(change, str):
         path.write_text(change)
     else:
-        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        write_sealed(path, {**json.loads(path.read_text()), **change})
     with pytest.raises(UserError, match=complaint) as caught:
         ShardSet.open(shards.folder)
     assert "\n" not in str(caught.value)

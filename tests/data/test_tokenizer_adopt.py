@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.checksums import SUMS
 from sioconv.data.chat import encode
 from sioconv.data.config import TokenizerConfig
 from sioconv.data.tokenizer import (
@@ -103,6 +104,9 @@ def test_one_of_this_projects_is_copied(tmp_path: Path) -> None:
     (tmp_path / "first" / "chat_template.jinja").write_text("{{ bos_token }}")
     settings = tmp_path / "first" / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chat_template": "{{ bos_token }}"}))
+    with pytest.raises(UserError, match=r"first/chat_template\.jinja isn't what was written"):
+        adopt_tokenizer(str(tmp_path / "first"), tmp_path / "second")
+    (tmp_path / "first" / "SHA256SUMS").unlink()
     second = adopt_tokenizer(str(tmp_path / "first"), tmp_path / "second")
     assert second.get_vocab() == first.get_vocab()
     assert second.chat_template == "{{ bos_token }}"
@@ -310,6 +314,7 @@ def test_attack_vocabularies_that_cant_be_adopted(
 def test_attack_one_of_this_projects_that_was_tampered_with(tmp_path: Path) -> None:
     train_tokenizer(TokenizerConfig(vocab_size=300), TEXTS, tmp_path / "ours")
     file = tmp_path / "ours" / "tokenizer.json"
+    (tmp_path / "ours" / SUMS).unlink()  # whoever changes the file doesn't leave the checksums of before
     good = json.loads(file.read_text())
     plain = json.loads(json.dumps(good))
     next(token for token in plain["added_tokens"] if token["content"] == "<|user|>")["special"] = False

@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.checksums import read_sealed
 from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
 from sioconv.data.prepare_tokenizer import prepare_tokenizer
 from sioconv.data.tokenizer import encode_texts, load_tokenizer
@@ -28,7 +29,7 @@ def test_sizes_are_measured_on_held_out_text(tokenizer: PreTrainedTokenizerFast,
         "c": Sample("ja", True, [], ["県" * 9]),
     }
     report = write_report(tokenizer, samples, [], tmp_path)
-    assert json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8")) == report
+    assert read_sealed(tmp_path / JSON_FILE) == report
     for name, measured, split, texts in (
         ("a", JA, "heldout", 5),
         ("b", EN, "train", 3),

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ def saved(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def metadata_of(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as file:
-        return dict(file.metadata())
+        metadata = dict(file.metadata())
+    assert len(metadata.pop("sha256")) == 64
+    return metadata
 
 
 def test_the_file_is_plain_safetensors(tiny_model: TinyModel, saved: Path) -> None:
@@ -137,6 +140,33 @@ def test_another_models_state_is_refused(
     tiny_model: TinyModel, make_model: Callable[..., SioConvForCausalLM], saved: Path
 ) -> None:
     refused(saved, make_model(tiny_model[1], conv_width=3), "state file of another model")
+
+
+@pytest.mark.parametrize("private", [0o022, 0o077, 0o007])
+def test_a_conversation_is_its_owners_and_a_groups_that_shares_everything(
+    tiny_model: TinyModel, saved: Path, tmp_path: Path, private: int
+) -> None:
+    before = os.umask(private)
+    try:
+        Session.load(saved, *tiny_model).save(tmp_path / "talk")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "talk").stat().st_mode & 0o777 == (0o660 if private == 0o007 else 0o600)
+
+
+def test_a_flipped_bit_is_refused_wherever_it_is(tiny_model: TinyModel, saved: Path, tmp_path: Path) -> None:
+    whole = saved.read_bytes()
+    for place in range(0, len(whole), 37):
+        path = tmp_path / "flipped"
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(UserError, match="state file"):
+            read_state(path, tiny_model[0])
+
+
+def test_a_file_without_a_checksum_is_read(tiny_model: TinyModel, saved: Path, tmp_path: Path) -> None:
+    """Older versions wrote none."""
+    save_file(load_file(saved), tmp_path / "old", metadata_of(saved))
+    assert read_state(tmp_path / "old", tiny_model[0])[0] == read_state(saved, tiny_model[0])[0]
 
 
 def test_another_version_is_refused(tiny_model: TinyModel, saved: Path, tmp_path: Path) -> None:

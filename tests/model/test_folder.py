@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
+from sioconv.checksums import SUMS, write_sums
 from sioconv.data.config import TokenizerConfig
 from sioconv.data.tokenizer import CHAT_TEMPLATE, END_OF_TURN, load_tokenizer, train_tokenizer
 from sioconv.errors import UserError
@@ -21,13 +23,14 @@ TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
 
 @pytest.fixture
 def folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
-    """A model folder that the test may break."""
-    return Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    """A model folder that the test may break, as one from elsewhere: without checksums."""
+    return Path(shutil.copytree(tiny_model_folder, tmp_path / "model", ignore=shutil.ignore_patterns(SUMS)))
 
 
 def test_what_is_in_a_folder(tiny_model_folder: Path, tiny_model: TinyModel) -> None:
     tokenizer = tiny_model[1]
     assert sorted(path.name for path in tiny_model_folder.iterdir()) == [
+        "SHA256SUMS",
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
@@ -184,6 +187,51 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path, name: str) -> None:
     assert "\n" not in str(error.value) and "None" not in str(error.value)
 
 
+@pytest.mark.parametrize("kind", ["flipped", "empty", "missing"])
+def test_a_file_that_is_not_what_was_written_is_named(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
+    """Any of them; and the message says how to go on where the change is meant."""
+    for name in [path.name for path in tiny_model_folder.iterdir() if path.name != SUMS]:
+        folder = Path(shutil.copytree(tiny_model_folder, tmp_path / name))
+        data = bytearray((folder / name).read_bytes())
+        data[-1] ^= 1
+        (folder / name).write_bytes(data if kind == "flipped" else b"")
+        if kind == "missing":
+            (folder / name).unlink()
+        with pytest.raises(UserError, match=re.escape(name)) as error:
+            load_model_folder(folder)
+        assert "\n" not in str(error.value)
+
+
+def test_a_template_that_was_changed_on_purpose_is_taken_without_the_checksums(folder: Path) -> None:
+    write_sums(folder)
+    load_model_folder(folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"if you have changed it on purpose, remove .*model/{SUMS}$"):
+        load_model_folder(folder)
+    (folder / SUMS).unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["chat_template"] = "{{ messages[0]['content'] }}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert load_model_folder(folder)[1].chat_template == "{{ messages[0]['content'] }}"
+
+
+def test_saving_into_a_folder_with_transformers_ends_its_checksums(folder: Path) -> None:
+    """Trainer and `save_pretrained` know nothing of them, and the folder must not be stuck."""
+    write_sums(folder)
+    model, tokenizer = load_model_folder(folder)
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    model.save_pretrained(folder)
+    assert torch.equal(load_model_folder(folder)[0].lm_head.weight, model.lm_head.weight)
+    write_sums(folder)
+    tokenizer.chat_template = "{{ messages }}"
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(
+        UserError, match=rf"chat_template\.jinja isn't what was written: .* on purpose, remove .*{SUMS}"
+    ):
+        load_model_folder(folder)
+
+
 def test_a_file_is_no_folder(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json"):
         load_model_folder(folder / "config.json")
@@ -217,6 +265,7 @@ def test_the_folder_of_a_baseline(tiny_model: TinyModel, tmp_path: Path, name: s
     assert GenerationConfig.from_pretrained(folder).eos_token_id == [2]
     train_tokenizer(TokenizerConfig(vocab_size=384), ["a wholly different text"] * 50, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "tokenizer.json", folder)
+    (folder / SUMS).unlink()
     with pytest.raises(UserError, match="is not the one that the model was trained with"):
         load_model_folder(folder, baselines=True)
 

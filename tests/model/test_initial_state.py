@@ -48,7 +48,9 @@ def persona(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def metadata_of(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as file:
-        return dict(file.metadata())
+        metadata = dict(file.metadata())
+    assert len(metadata.pop("sha256")) == 64
+    return metadata
 
 
 def values_of(model: SioConvForCausalLM) -> dict[str, Tensor]:

@@ -293,6 +293,7 @@ def test_progress_is_plain_json(tmp_path: Path, make_stepper: MakeStepper) -> No
     path = save(tmp_path, make_stepper(), progress)
     values = json.loads((path / "progress.json").read_text(encoding="utf-8"))
     files = values.pop("files")
+    assert len(values.pop("checksum")) == 64
     assert values == asdict(replace(progress, good_steps=2))
     assert values["versions"] == {"sioconv": version("sioconv"), "torch": torch.__version__}
     assert set(files) == {file.name for file in path.iterdir()} - {"progress.json"}

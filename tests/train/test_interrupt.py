@@ -1,4 +1,4 @@
-"""Signals that are remembered, and a folder that only one works in."""
+"""Signals that are remembered."""
 
 import os
 import signal
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sioconv.errors import UserError
-from sioconv.train.interrupt import SIGNALS, StopSignals, only_one
+from sioconv.train.interrupt import SIGNALS, StopSignals
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -17,7 +16,7 @@ def test_a_signal_is_remembered_and_the_handler_before_it_comes_back(number: sig
     with StopSignals() as stop:
         assert stop.came is None
         os.kill(os.getpid(), number)
-        assert stop.came == signal.Signals(number).name
+        assert stop.came == ("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
     assert signal.getsignal(number) == before
 
 
@@ -35,10 +34,30 @@ def test_another_thread_leaves_signals_alone() -> None:
     assert seen == [None, before]
 
 
-def test_a_folder_is_worked_in_by_one_and_free_afterwards(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "new"
-    with only_one(folder), pytest.raises(UserError, match="another process is working in") as refused, only_one(folder):
-        pass
-    assert str(folder) in str(refused.value)
-    with only_one(folder), only_one(tmp_path / "runs" / "other"):
-        assert list(folder.iterdir()) == []
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_the_second_ctrl_c_ends_at_once(tmp_path: Path, second: signal.Signals) -> None:
+    """And the first is remembered; what torchrun sends on at once is the same one again."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(write, 2)
+        from sioconv.train import interrupt
+
+        with interrupt.StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            if stop.came != "Ctrl-C":
+                os._exit(1)
+            interrupt.SAME_SECONDS = 0.0
+            os.kill(os.getpid(), second)  # SIGTERM is what torchrun makes of it
+            os._exit(2)
+    os.close(write)
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(read, encoding="utf-8") as stream:
+        said = stream.read().split("\n")
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert [line for line in said if line] == [
+        "sioconv: Ctrl-C: finishes this step and saves; once more ends at once",
+        "sioconv: interrupted",
+    ]
+    assert not list(tmp_path.iterdir())

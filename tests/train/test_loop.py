@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sioconv.train import loop
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.loop import Trainer, is_due
 from sioconv.train.metrics import KEYS, read_jsonl
+from sioconv.train.plan import write_plan
 from sioconv.train.watch import Validation
 from tests.train import small
 
@@ -172,7 +174,7 @@ def test_calibration_leaves_the_weights_as_they_were(
     assert list(plan.samples)[-1] == plan.steps
     # The plan is kept: measuring again would give another number of steps.
     path = trainer.folder / "plan.json"
-    path.write_text(path.read_text(encoding="utf-8").replace(f'"steps": {plan.steps}', '"steps": 12345'))
+    write_plan(replace(plan, steps=12345), path)
     assert make_trainer(steps=None, minutes=0.02).plan().steps == 12345
 
 

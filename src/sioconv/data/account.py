@@ -1,11 +1,11 @@
 """What became of a source's rows, as numbers (`statistics.json`) and to read (`report.md`)."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sioconv.checksums import read_sealed, write_sealed
 from sioconv.data.tally import Counted, Tally, as_json, examples_of
 from sioconv.errors import UserError
 from sioconv.files import atomic_write
@@ -52,19 +52,28 @@ def account_of(
 
 def write_account(out: Path, statistics: Mapping[str, Any]) -> None:
     """Writes both files into the source's folder."""
-    with atomic_write(out / STATISTICS) as temporary:
-        temporary.write_text(json.dumps(statistics, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_sealed(out / STATISTICS, statistics, indent=1)
+    write_report(out, statistics)
+
+
+def write_report(out: Path, statistics: Mapping[str, Any]) -> None:
+    """Writes what is to be read of the statistics, unless it is there as it should be."""
+    text = ("\n".join(_lines(statistics)) + "\n").encode()
+    try:
+        if (out / REPORT).read_bytes() == text:
+            return
+    except OSError:  # missing, or something else is there: writing tells
+        pass
     with atomic_write(out / REPORT) as temporary:
-        temporary.write_text("\n".join(_lines(statistics)) + "\n", encoding="utf-8")
+        temporary.write_bytes(text)
 
 
 def read_statistics(out: Path) -> dict[str, Any] | None:
     """What `write_account` has written; None where there is nothing, or nothing that can be read."""
     try:
-        values = json.loads((out / STATISTICS).read_text(encoding="utf-8"))
+        return read_sealed(out / STATISTICS)
     except (OSError, ValueError):
         return None
-    return values if isinstance(values, dict) else None
 
 
 def refuse_bad_rows(statistics: Mapping[str, Any], strict: bool, most: float) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sioconv.checksums import read_sealed, write_sealed
 from sioconv.data.cleaning_config import Cleaning
 from sioconv.data.compressed import unreadable
 from sioconv.data.config import SourceConfig
@@ -14,7 +15,7 @@ from sioconv.data.finding import IDENTITY, find
 from sioconv.data.hub import HUB, hub_identity
 from sioconv.data.source_rows import read_rows
 from sioconv.errors import UserError
-from sioconv.files import atomic_write, sha256_file, shown
+from sioconv.files import sha256_file, shown
 
 
 class Checksums:
@@ -30,10 +31,9 @@ class Checksums:
         self._memory = memory
         self._used: dict[str, list[Any]] = {}
         try:
-            known = json.loads(memory.read_text(encoding="utf-8"))
+            self._known: dict[str, list[Any]] = read_sealed(memory)
         except (OSError, ValueError):
-            known = {}
-        self._known: dict[str, list[Any]] = known if isinstance(known, dict) else {}
+            self._known = {}
 
     def of(self, file: Path) -> str:
         """The file's checksum in hexadecimal."""
@@ -47,8 +47,8 @@ class Checksums:
     def save(self) -> None:
         """Keeps what was used, if anything of it is new; a folder that can't be written costs only time."""
         if self._used != self._known:
-            with suppress(UserError), atomic_write(self._memory) as temporary:
-                temporary.write_text(json.dumps(self._used), encoding="utf-8")
+            with suppress(UserError):
+                write_sealed(self._memory, self._used)
 
 
 def identify(source: SourceConfig, checksums: Checksums) -> list[dict[str, Any]]:

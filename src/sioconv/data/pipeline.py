@@ -21,6 +21,7 @@ from sioconv.data.account import (
     summary,
     why_nothing_is_left,
     write_account,
+    write_report,
 )
 from sioconv.data.chat import encode_batch
 from sioconv.data.config import DataConfig, SourceConfig
@@ -33,11 +34,11 @@ from sioconv.data.long_texts import encode_long, is_long
 from sioconv.data.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.rows import Split
 from sioconv.data.shard_writer import Ids, read_facts, task_writer, token_type, write_manifest
-from sioconv.data.shards import VERSION, ShardSet
+from sioconv.data.shards import VERSION, DamagedShards, ShardSet
 from sioconv.data.tally import Tally
 from sioconv.data.tokenizer import encode_texts, load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
-from sioconv.files import disk_errors
+from sioconv.files import disk_errors, remove
 from sioconv.progress import say
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -135,7 +136,7 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
     The files depend on the source's text and cleaning, `heldout`, `tasks` and the tokenizer, not on who runs the tasks.
     What finished tasks have made is kept in a hidden folder of `out` until all have, so a run that was stopped goes on
     from there; the shard sets then take their places whole. `out/statistics.json` and `out/report.md` say what was left
-    out and why.
+    out and why. Every file of shards that are there is compared with its checksum; damaged ones are made again.
 
     Args:
         name: the source's name.
@@ -170,7 +171,7 @@ def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer
             if old == work and not made:
                 _remove_unfinished(old)
             else:
-                shutil.rmtree(old)
+                remove(old)
         if not made:
             try:
                 _run_stages(f"data {name}", source, data, tokenizer_path.absolute(), work)
@@ -184,6 +185,8 @@ def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer
             for line in (summary(statistics, out), side_without_documents(statistics, data.heldout)):
                 if line:
                     say(line)
+        elif statistics is not None:
+            write_report(out, statistics)
     checksums.save()
     if statistics is not None:
         refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
@@ -238,11 +241,18 @@ def _reading(source: SourceConfig, inputs: list[dict[str, Any]]) -> dict[str, in
 
 
 def _is_made(folder: Path, about: dict[str, Any]) -> bool:
+    """Whether shards of that origin are there, and are what was written."""
     try:
-        manifest = ShardSet.open(folder).manifest
+        shards = ShardSet.open(folder)
+        if any(shards.manifest.get(key) != value for key, value in about.items()):
+            return False
+        shards.verify()
+    except DamagedShards as error:
+        say(f"warning: the shards in {folder} are damaged ({error.problem}): made again")
+        return False
     except UserError:
         return False
-    return all(manifest.get(key) == value for key, value in about.items())
+    return True
 
 
 def _publish(
@@ -267,7 +277,7 @@ def _publish(
         if _is_made(out / split, about):
             continue
         write_manifest(work / split, tasks[split], token_type(vocabulary), {**about, "split": split})
-        shutil.rmtree(out / split, ignore_errors=True)
+        remove(out / split)
         (work / split).rename(out / split)
     return statistics
 

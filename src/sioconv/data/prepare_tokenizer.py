@@ -1,6 +1,5 @@
 """The tokenizer of a run: sampled and trained, or adopted, then measured."""
 
-import json
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from sioconv.data.config import DataConfig, TokenizerConfig
 from sioconv.data.interruptible import stopped_by_sigterm
 from sioconv.data.tokenizer import TOKENIZER_FILE, load_tokenizer, train_tokenizer
 from sioconv.data.tokenizer_adopt import adopt_tokenizer
-from sioconv.data.tokenizer_report import JSON_FILE, TABLE_FILE, write_report
+from sioconv.data.tokenizer_report import TABLE_FILE, read_report, write_report
 from sioconv.data.tokenizer_sample import tokenizer_samples
 from sioconv.errors import UserError
 from sioconv.progress import say
@@ -22,7 +21,7 @@ def prepare_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Makes the tokenizer in `folder` and the report beside it, unless they are there already.
 
-    A report that lacks one of the tokenizers to compare with is made again.
+    A report that is missing or damaged, or lacks one of the tokenizers to compare with, is made again.
 
     Args:
         config: how a tokenizer is trained, and which ones the report compares it with.
@@ -42,7 +41,7 @@ def _prepare_tokenizer(
     config: TokenizerConfig, adopted: str | None, data: DataConfig, folder: Path
 ) -> PreTrainedTokenizerFast:
     made = (folder / TOKENIZER_FILE).exists()
-    if made and _compared(folder / JSON_FILE).issuperset({"this one", *config.compare}):
+    if made and (known := read_report(folder)) and set(config.compare).issubset(known["peers"]):
         return load_tokenizer(folder)
     if adopted and not made:
         tokenizer = adopt_tokenizer(adopted, folder)
@@ -70,10 +69,3 @@ def _prepare_tokenizer(
     if count := sum(one["broken"] for one in report["sources"].values()):
         say(f"tokenizer: {count:,} texts of the sample don't come back as they were: see {folder / TABLE_FILE}")
     return tokenizer
-
-
-def _compared(file: Path) -> set[str]:
-    """The tokenizers that a report has looked at, itself among them; nothing where there is no report."""
-    if not file.exists():
-        return set()
-    return {*json.loads(file.read_text(encoding="utf-8"))["peers"], "this one"}

@@ -1,7 +1,6 @@
 """Writing token shards, task by task; `data/shards.py` says what is in the files and reads them."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -11,7 +10,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from sioconv.checksums import read_sealed, write_sealed
 from sioconv.data.shards import FORMAT, INDEX, INDEX_TYPE, MANIFEST, MASK, MASK_TYPE, TOKEN_TYPES, TOKENS, VERSION
+from sioconv.errors import UserError
 from sioconv.files import atomic_write
 
 Ids = Sequence[int] | NDArray[Any]
@@ -99,13 +100,16 @@ def task_writer(folder: Path, task: int, dtype: str, masked: bool, facts: Path) 
             streams[suffix] = stack.enter_context(temporary.open("wb"))
         writer = TaskWriter(streams, dtype)
         yield writer
-    with atomic_write(facts) as temporary:
-        temporary.write_text(json.dumps(asdict(writer.written(name))), encoding="utf-8")
+    write_sealed(facts, asdict(writer.written(name)))
 
 
 def read_facts(facts: Path) -> TaskFiles:
-    """What `task_writer` has written beside a task's files."""
-    return TaskFiles(**json.loads(facts.read_text(encoding="utf-8")))
+    """What `task_writer` has written beside a task's files. Raises UserError when it is damaged."""
+    try:
+        return TaskFiles(**read_sealed(facts))
+    except (OSError, ValueError, TypeError) as error:
+        work = facts.parents[1]
+        raise UserError(f"damaged: {facts}: remove {work} and run the same line again: it begins anew") from error
 
 
 def write_manifest(folder: Path, tasks: Sequence[TaskFiles], dtype: str, about: Mapping[str, Any]) -> None:
@@ -124,8 +128,7 @@ def write_manifest(folder: Path, tasks: Sequence[TaskFiles], dtype: str, about: 
         for suffix, sha256 in task.sha256.items()
     }
     values = {"format": FORMAT, "version": VERSION, "dtype": dtype, **about, **totals, "files": files}
-    with atomic_write(folder / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_sealed(folder / MANIFEST, values, indent=1)
 
 
 def _join(lists: Sequence[Ids], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -6,6 +6,7 @@ for conversations, `{n:05d}.ds.mask` (uint8, 1 where a token is to be learned). 
 lists them; what it doesn't list is never opened.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sioconv.checksums import checksums, read_sealed
 from sioconv.errors import UserError
-from sioconv.files import sha256_file
-from sioconv.progress import track
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "sioconv-shards", 1
 TOKENS, INDEX, MASK = ".ds", ".ds.index", ".ds.mask"
 TOKEN_TYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 INDEX_TYPE, MASK_TYPE = np.dtype("<u8"), np.dtype("u1")
+
+
+class DamagedShards(UserError):
+    """Shards that are there and aren't what was written.
+
+    Args:
+        folder: the shard set.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(f"damaged token shards: {folder}: {problem}: remove the folder and make them again")
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -80,19 +93,28 @@ class ShardSet:
             masked = f"{name}{MASK}" in manifest["files"]
             mask = _map(folder, f"{name}{MASK}", manifest, MASK_TYPE) if masked else None
             if (ends[-1] if len(ends) else 0) != len(tokens) or (mask is not None and len(mask) != len(tokens)):
-                raise _damaged(folder, f"the files of {name} don't fit each other")
+                raise DamagedShards(folder, f"the files of {name} don't fit each other")
             shards.append(_Shard(tokens, ends, mask))
         counted = (sum(len(shard.tokens) for shard in shards), sum(len(shard.ends) for shard in shards))
         if counted != (manifest["tokens"], manifest["documents"]):
-            raise _damaged(folder, f"{MANIFEST} counts other tokens or documents than its files hold")
+            raise DamagedShards(folder, f"{MANIFEST} counts other tokens or documents than its files hold")
         return cls(folder, manifest, shards)
 
     def verify(self) -> None:
-        """Compares every file with its checksum. Raises UserError naming the first one that differs."""
+        """Compares every file with its checksum, by all cores. Raises UserError naming the first one that differs."""
         files: dict[str, Any] = self.manifest["files"]
-        for name, facts in track(files.items(), f"verify {self.folder}", len(files)):
-            if sha256_file(self.folder / name) != facts["sha256"]:
-                raise _damaged(self.folder, f"{name} isn't what was written")
+        try:
+            found = checksums(self.folder / name for name in files)
+        except OSError as error:
+            raise DamagedShards(self.folder, f"{Path(error.filename).name} can't be read") from error
+        for (name, facts), sha256 in zip(files.items(), found, strict=True):
+            if sha256 != facts["sha256"]:
+                raise DamagedShards(self.folder, f"{name} isn't what was written")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the tokens, whatever the names of the files that they came from."""
+        return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
 
     @property
     def document_ends(self) -> NDArray[np.int64]:
@@ -158,19 +180,19 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no token shards: {folder}: {MANIFEST} isn't there: make them with `sioconv data RECIPE`")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_sealed(path)
         known = values["format"] == FORMAT and values["version"] == VERSION
         numbers = [values[key] for key in ("tokens", "documents", "bytes")]
         numbers += [facts["bytes"] for facts in values["files"].values()]
         texts = [values["tokenizer_sha256"], *(facts["sha256"] for facts in values["files"].values())]
         sound = all(isinstance(number, int) for number in numbers) and all(isinstance(text, str) for text in texts)
         sound = sound and values["dtype"] in TOKEN_TYPES and all(Path(name).name == name for name in values["files"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(folder, f"{MANIFEST} can't be read") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedShards(folder, f"{MANIFEST} can't be read") from error
     if not known:
         raise UserError(f"shards of another format: {folder}: this version reads {FORMAT} {VERSION}: make them again")
     if not sound:
-        raise _damaged(folder, f"{MANIFEST} can't be read")
+        raise DamagedShards(folder, f"{MANIFEST} can't be read")
     return dict(values)
 
 
@@ -178,11 +200,7 @@ def _map(folder: Path, name: str, manifest: Mapping[str, Any], dtype: np.dtype[A
     path = folder / name
     expected = manifest["files"].get(name, {"bytes": None})["bytes"]
     if not path.is_file() or path.stat().st_size != expected or expected % dtype.itemsize:
-        raise _damaged(folder, f"{name} is missing or not as long as {MANIFEST} says")
+        raise DamagedShards(folder, f"{name} is missing or not as long as {MANIFEST} says")
     if expected == 0:  # nothing can't be mapped
         return np.empty(0, dtype)
     return np.asarray(np.memmap(path, dtype, mode="r"))
-
-
-def _damaged(folder: Path, problem: str) -> UserError:
-    return UserError(f"damaged token shards: {folder}: {problem}: remove the folder and make them again")

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.checksums import check_sums, write_sums
 from sioconv.data.config import TokenizerConfig
 from sioconv.data.interruptible import interruptible
 from sioconv.data.rows import ROLES
@@ -153,10 +154,12 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], out: Path) ->
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder that `train_tokenizer` or a model's training has written.
 
-    Raises `UserError` when it isn't there, can't be read, lacks one of `SPECIAL_TOKENS`, or takes text for one.
+    Raises `UserError` when it isn't there, can't be read, isn't what was written, lacks one of `SPECIAL_TOKENS`, or
+    takes text for one.
     """
     if not (path / TOKENIZER_FILE).is_file():
         raise UserError(f"no tokenizer: {path}: {TOKENIZER_FILE} isn't there: train one or check the path")
+    check_sums(path)
     check_template(path)
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
@@ -274,3 +277,4 @@ def write_tokenizer(backend: Tokenizer, folder: Path) -> None:
     backend.save(str(folder / TOKENIZER_FILE))
     write_settings(folder, settings)
     (folder / TEMPLATE).write_text(CHAT_TEMPLATE, encoding="utf-8")
+    write_sums(folder)

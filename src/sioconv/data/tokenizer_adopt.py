@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.checksums import check_sums, write_sums
 from sioconv.data.tokenizer import (
     SPECIAL_TOKENS,
     TOKENIZER_FILE,
@@ -35,6 +36,7 @@ def adopt_tokenizer(name: str, out: Path) -> PreTrainedTokenizerFast:
             become one of the special tokens.
     """
     file = tokenizer_file(name)
+    check_sums(file.parent, TOKENIZER_FILE)
     _check_vocabulary(file, name)
     backend = read_backend(file)
     if all(token in special_tokens(backend) for token in SPECIAL_TOKENS):
@@ -42,6 +44,7 @@ def adopt_tokenizer(name: str, out: Path) -> PreTrainedTokenizerFast:
         _check_attack(tokenizer.backend_tokenizer, name)
         with atomic_folder(out) as folder:
             tokenizer.save_pretrained(folder)
+            write_sums(folder)
         return load_tokenizer(out)
     adopted = _with_special_tokens(backend)
     _check_attack(adopted, name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.checksums import read_sealed, write_sealed
 from sioconv.data.tokenizer import encode_texts
 from sioconv.data.tokenizer_peers import measure_peers
 from sioconv.data.tokenizer_sample import Sample
@@ -54,13 +55,19 @@ def write_report(
         if not sample.templated:
             measured.setdefault(sample.language, []).extend(sample.heldout or sample.train)
     report["peers"] = measure_peers(tokenizer, measured, compare) if compare else {}
-    for name, text in (
-        (JSON_FILE, json.dumps(report, ensure_ascii=False, indent=1) + "\n"),
-        (TABLE_FILE, table(report)),
-    ):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_sealed(folder / JSON_FILE, report, indent=1)
+    with atomic_write(folder / TABLE_FILE) as temporary:
+        temporary.write_text(table(report), encoding="utf-8", newline="\n")
     return report
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """What `write_report` has returned; None where either file is missing or isn't what was written."""
+    try:
+        report = read_sealed(folder / JSON_FILE)
+        return report if table(report).encode() == (folder / TABLE_FILE).read_bytes() else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _measure(tokenizer: PreTrainedTokenizerFast, samples: Mapping[str, Sample]) -> dict[str, Any]:

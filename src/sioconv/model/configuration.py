@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PretrainedConfig
 
+from sioconv.checksums import SUMS  # in the package only
 from sioconv.model.architecture import Architecture
 from sioconv.model.modelling_code import write_code  # in the package only
 
@@ -56,8 +57,12 @@ class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-
     def save_pretrained(  # in the package only
         self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """transformers' own, and the model's code beside it: models save their configuration by this method too."""
+        """transformers' own, and the model's code beside it: models save their configuration by this method too.
+
+        Checksums of what was in the folder before go: they are no longer true.
+        """
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        (Path(save_directory) / SUMS).unlink(missing_ok=True)
         if type(self) is SioConvConfig:
             write_code(Path(save_directory))
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from sioconv.checksums import check_sums, checksums, read_sums, write_sums
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder
 from sioconv.model.causal_lm import SioConvForCausalLM
@@ -22,6 +23,13 @@ def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
+def weights_sum(folder: Path) -> str:
+    """A hash of the weights of a model folder, from its checksums where it has them: loading compares these."""
+    files, known = sorted(folder.glob("*.safetensors")), read_sums(folder)
+    sums = [known[file.name] for file in files] if all(file.name in known for file in files) else checksums(files)
+    return hashlib.sha256(" ".join(sums).encode()).hexdigest()
+
+
 def save_model_folder(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast | None,
@@ -30,6 +38,8 @@ def save_model_folder(
     generation: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes config, weights (fp32 safetensors), tokenizer and generation defaults into `path`, whole or not at all.
+
+    Their checksums are in the folder's `SHA256SUMS`.
 
     Args:
         model: the model; its weights are written in fp32.
@@ -56,8 +66,7 @@ def save_model_folder(
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
             settle_tokenizer(folder)
-        for file in folder.iterdir():  # safetensors lets nobody but the owner read the weights
-            file.chmod(0o644)
+        write_sums(folder)
 
 
 def load_model_folder(
@@ -80,14 +89,15 @@ def load_model_folder(
         A `SioConvForCausalLM`, or with `baselines` a `PreTrainedModel`, in eval mode; and the tokenizer.
 
     Raises:
-        UserError: no such folder, no weights, another kind of model, a tokenizer that isn't the model's, or a `state`
-            that isn't of this model.
+        UserError: no such folder, no weights, another kind of model, a file that isn't what was written, a tokenizer
+            that isn't the model's, or a `state` that isn't of this model.
     """
     folder, kind = Path(path), "sioconv"
     if folder.exists():
         kind = _check_files(folder)
         if kind != "sioconv" and not (baselines and _is_baseline(kind)):
             raise UserError(f"{folder} holds a model of type {kind!r}: this command takes a sioconv model")
+        check_sums(folder)
         check_template(folder)
     elif str(path).count("/") != 1 or folder.parent.is_dir():  # a folder that is there is no owner on the Hub
         raise UserError(

@@ -1,10 +1,13 @@
 """Small files of tensors that belong to one model, as safetensors: written whole or not at all, checked when read."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -25,6 +28,7 @@ class Kind:
         option: where it is to be given.
         renew: what to do with one of another version.
         owner: the model that it belongs to.
+        private: whether it is for its owner's eyes only.
     """
 
     format: str
@@ -34,6 +38,7 @@ class Kind:
     option: str
     renew: str
     owner: str
+    private: bool = False
 
 
 SESSION = Kind(
@@ -44,6 +49,7 @@ SESSION = Kind(
     option="chat --load",
     renew="save the session again",
     owner="the model, and the --state file where there was one, that it was saved with",
+    private=True,
 )
 INITIAL_STATE = Kind(
     format="sioconv-initial-state",
@@ -55,12 +61,13 @@ INITIAL_STATE = Kind(
     owner="the model that it was tuned from",
 )
 KINDS = (SESSION, INITIAL_STATE)
+CHECKSUM = "sha256"  # in the metadata
 
 
 def write_tensors(
     path: Path, kind: Kind, fingerprint: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Writes tensors and metadata to `path`, whole or not at all.
+    """Writes tensors, metadata and their checksum to `path`, whole or not at all.
 
     Args:
         path: the file; an older one is replaced.
@@ -73,9 +80,10 @@ def write_tensors(
         UserError: the file can't be written.
     """
     said = {"format": kind.format, "version": str(kind.version), "model": fingerprint, **metadata}
-    data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, said)
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    data = save(plain, said | {CHECKSUM: _checksum(said, plain)})
     try:
-        with atomic_write(path) as temporary:
+        with atomic_write(path, kind.private) as temporary:
             temporary.write_bytes(data)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UserError(f"can't write a {kind.name}: {path}: {error}: choose another name") from error
@@ -85,7 +93,8 @@ def read_tensors(path: Path, kind: Kind, fingerprint: str) -> tuple[dict[str, st
     """The metadata and tensors of a file, these on the CPU.
 
     Raises:
-        UserError: no such file, not one of this kind, another version, or one that belongs to another model.
+        UserError: no such file, not one of this kind, another version, one that belongs to another model, or one that
+            isn't what was written.
     """
     try:
         if not path.is_file():
@@ -104,7 +113,19 @@ def read_tensors(path: Path, kind: Kind, fingerprint: str) -> tuple[dict[str, st
         raise UserError(f"{kind.name} of another version: {path}: {version} and not {kind.version}: {kind.renew}")
     if metadata.get("model") != fingerprint:
         raise UserError(f"{kind.name} of another model: {path}: load {kind.owner}")
+    checksum = metadata.pop(CHECKSUM, None)  # older files have none
+    if checksum is not None and checksum != _checksum(metadata, tensors):
+        raise UserError(f"damaged {kind.name}: {path}: it isn't what was written: restore it from a copy")
     return metadata, tensors
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that such a file says: safetensors has no checksum of its own."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager

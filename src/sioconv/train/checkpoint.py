@@ -6,13 +6,11 @@ is, with its SHA-256. Nothing else has to be kept: data order, learning rate and
 step. It can be read by another number of processes than wrote it.
 """
 
-import json
 import os
 import shutil
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -23,15 +21,16 @@ from typing import Any
 
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.utils._pytree import tree_map_only
 
+from sioconv.checksums import read_sealed, sealed
 from sioconv.errors import UserError
-from sioconv.files import disk_errors, sha256_file
+from sioconv.files import disk_errors, hidden_folder, remove, sha256_file
 from sioconv.progress import say
 from sioconv.train.distributed import World
 from sioconv.train.step import Stepper
@@ -95,17 +94,28 @@ class Checkpointer:
     def __init__(self, folder: Path, world: World, keep: Keep) -> None:
         self.folder, self._world, self._keep = folder, world.apart(), keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._begun = False
         self._job: Future[None] | None = None
 
-    def save(self, stepper: Stepper, progress: Progress) -> None:
+    def save(self, stepper: Stepper, progress: Progress, plan: Mapping[str, Any] | None = None) -> None:
         """Begins to write `folder/step-N`, when the one before it is done, and then removes those that don't stay.
 
-        Raises UserError when the one before it failed: the disk is full. Those before that stay.
+        Args:
+            stepper: what is written.
+            progress: how far the stage is.
+            plan: is kept with it: see `plan_in`.
+
+        Raises:
+            UserError: the one before it failed: the disk is full. Those before that stay.
         """
         self.wait()
+        if self._world.leads and not self._begun:  # only now: a run that is renamed later mustn't come into being again
+            with disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+        self._begun = True
         state = _copied(_state_of(stepper, self._world))
         progress = replace(progress, scale=stepper.scale.value, good_steps=stepper.scale.good_steps)
-        self._job = self._thread.submit(self._write, state, asdict(progress))
+        self._job = self._thread.submit(self._write, state, asdict(progress) | ({"plan": plan} if plan else {}))
 
     @property
     def failed(self) -> bool:
@@ -139,16 +149,14 @@ class Checkpointer:
     def _finish(self, temporary: Path, target: Path, progress: dict[str, Any]) -> None:
         with disk_errors(target):
             with (temporary / PROGRESS).open("w", encoding="utf-8") as stream:
-                json.dump(progress, stream)
+                stream.write(sealed(progress))
                 stream.flush()
                 os.fsync(stream.fileno())
-            temporary.chmod(0o755)
-            if target.exists():  # it was damaged, or training wouldn't have come here again
-                shutil.rmtree(target)
+            remove(target)  # it was damaged, or training wouldn't have come here again
             temporary.rename(target)
             _sync_folder(self.folder)
         for old in _superfluous(self.folder, self._keep):
-            shutil.rmtree(old)
+            remove(old)
 
 
 def _state_of(stepper: Stepper, world: World) -> dict[str, Any]:
@@ -173,15 +181,23 @@ def _copied(state: dict[str, Any]) -> dict[str, Any]:
 def _new_folder(target: Path) -> Path:
     """A new folder beside `target`; removes what a killed process has left unfinished."""
     with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
         for unfinished in target.parent.glob(".step-*"):
-            shutil.rmtree(unfinished)
-        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            remove(unfinished)
+        return hidden_folder(target)
+
+
+class _Disk(FileSystem):
+    """torch's own makes a folder with all that is above it: a run that was renamed meanwhile would come back, empty."""
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        """Makes a folder in one that must be there."""
+        Path(path).mkdir(exist_ok=True)
 
 
 def _save(state: dict[str, Any], folder: Path, target: Path, world: World) -> None:
     # Synced before the rename: a power cut must not leave a whole-looking folder with empty files.
     writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
+    writer.fs = _Disk()
     with disk_errors(target), _plain_errors():
         save(state, storage_writer=writer, process_group=world.patient, no_dist=world.size == 1)
 
@@ -206,7 +222,7 @@ def _sync_folder(folder: Path) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     """The finished checkpoints in `folder`, oldest first."""
     return sorted(
-        (path for path in folder.glob("step-*") if (path / PROGRESS).is_file()),
+        (path for path in folder.glob("step-*") if path.name[5:].isdecimal() and (path / PROGRESS).is_file()),
         key=lambda path: int(path.name.removeprefix("step-")),
     )
 
@@ -224,8 +240,8 @@ def _superfluous(folder: Path, keep: Keep) -> list[Path]:
 
 def _heldout(path: Path) -> float | None:
     try:
-        loss: float | None = json.loads((path / PROGRESS).read_text(encoding="utf-8"))["heldout"]
-    except (ValueError, KeyError):  # damaged: it has no claim to stay
+        loss: float | None = read_sealed(path / PROGRESS)["heldout"]
+    except (OSError, ValueError, KeyError):  # damaged: it has no claim to stay
         return None
     return loss
 
@@ -246,14 +262,15 @@ def newest_good(folder: Path, world: World) -> Path | None:
 
 def _move_aside(path: Path) -> None:
     aside = path.with_name(f"damaged-{path.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    path.rename(aside)
+    with disk_errors(aside):
+        remove(aside)
+        path.rename(aside)
 
 
 def _damage(path: Path, rank: int, size: int) -> str | None:
     """What is wrong with this process's share of a checkpoint's files; None where nothing is."""
     try:
-        files = sorted(json.loads((path / PROGRESS).read_text(encoding="utf-8"))["files"].items())
+        files = sorted(read_sealed(path / PROGRESS)["files"].items())
         for name, (bytes_, sha256) in files[rank::size]:
             if (path / name).stat().st_size != bytes_:
                 return f"{name} has {(path / name).stat().st_size:,} bytes of {bytes_:,}"
@@ -264,6 +281,12 @@ def _damage(path: Path, rank: int, size: int) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{PROGRESS} can't be read: {' '.join(str(error).split())}"
     return None
+
+
+def plan_in(path: Path) -> dict[str, Any]:
+    """The plan that was kept with a checkpoint. Raises OSError, ValueError or KeyError where it can't be had."""
+    plan: dict[str, Any] = read_sealed(path / PROGRESS)["plan"]
+    return plan
 
 
 def load_checkpoint(path: Path, stepper: Stepper, world: World) -> Progress:
@@ -283,7 +306,7 @@ def load_checkpoint(path: Path, stepper: Stepper, world: World) -> Progress:
             state["carry"] = stepper.carry.allocate(sizes, world)
         with _plain_errors():
             load(state, storage_reader=reader, process_group=world.patient, no_dist=world.size == 1)
-        values = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+        values = read_sealed(path / PROGRESS)
         progress = Progress(**{item.name: values[item.name] for item in fields(Progress)})
     except Exception as error:  # torch raises many types, pickle's among them, for what it can't read
         reason = " ".join(str(error).split())[:200]

@@ -1,35 +1,36 @@
-"""A polite end on SIGTERM or SIGUSR1, and one process at a time in a run's folder."""
+"""A polite end on Ctrl-C, SIGTERM or SIGUSR1."""
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import time
 from types import FrameType
 from typing import Any, Self
 
-from sioconv.errors import UserError
-from sioconv.files import disk_errors
-
-if sys.platform != "win32":
-    import fcntl
-
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# torchrun hands Ctrl-C, which its processes have from the terminal already, on to them: that isn't the second one.
+SAME_SECONDS = 1.0
 
 
 class StopSignals:
-    """Remembers that SIGTERM or SIGUSR1 came, in place of ending the process; a context manager.
+    """Remembers that Ctrl-C, SIGTERM or SIGUSR1 came, in place of ending the process; a context manager.
 
-    Only the main thread may ask for signals: elsewhere it does nothing.
+    A second Ctrl-C, which torchrun hands on as SIGTERM, ends the process at once, with code 130: what is half-written
+    then is hidden, and the next command removes it. Only the main thread may ask for signals: elsewhere it does
+    nothing.
+
+    Args:
+        speaks: whether this process says what the first Ctrl-C does.
 
     Attributes:
         came: the signal's name; None while there was none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, speaks: bool = True) -> None:
         self.came: str | None = None
+        self._speaks = speaks
+        self._interrupted: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -42,28 +43,19 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _: FrameType | None) -> None:
-        self.came = signal.Signals(number).name
+        self.came = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        now = time.monotonic()
+        if self._interrupted is None:
+            if number == signal.SIGINT:
+                self._interrupted = now
+                if self._speaks:
+                    _tell("Ctrl-C: finishes this step and saves; once more ends at once")
+        elif number in (signal.SIGINT, signal.SIGTERM) and now - self._interrupted >= SAME_SECONDS:
+            if sys.stderr.isatty():
+                os.write(2, b"\x1b[?25h")  # the bar has hidden the cursor
+            _tell("interrupted")
+            os._exit(130)  # an exception would first wait for what is being written
 
 
-@contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Holds a lock on a folder while a run works in it; when the process ends, however it does, the system frees it.
-
-    Raises UserError when another process holds it. On Windows, which has no such locks of folders, it does nothing.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process is working in {folder}: wait for it or stop it, or choose another --name"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
+def _tell(text: str) -> None:
+    os.write(2, f"\nsioconv: {text}\n".encode())  # not by `print`, which this may have interrupted

@@ -7,8 +7,9 @@ from the schedule. So a run that is killed and started again from a checkpoint e
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from sioconv.data.loader import Batch
 from sioconv.data.prefetch import prefetch
 from sioconv.device import describe_device, pick_device
 from sioconv.errors import StoppedError, UserError
+from sioconv.files import Whereabouts
 from sioconv.ops.onednn import takes_onednn
 from sioconv.progress import say
 from sioconv.train.checkpoint import Checkpointer, Keep, Progress, checkpoints, load_checkpoint, newest_good
@@ -26,7 +28,7 @@ from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World
 from sioconv.train.interrupt import StopSignals
 from sioconv.train.metrics import MetricsLog, TrainingBar
-from sioconv.train.plan import Plan, make_plan, read_plan, write_plan
+from sioconv.train.plan import PLAN, Plan, make_plan, read_plan, write_plan
 from sioconv.train.speed import keep_freed_memory, matrix_speed, memory_used, pick_precision, synchronize
 from sioconv.train.step import Stepper
 from sioconv.train.watch import Sample, Validate, Watch
@@ -55,6 +57,7 @@ class Trainer:
         world: the processes; by default this one alone.
         seed: of what a step draws at random.
         bytes_per_token: of the text, to show the loss in bits per byte.
+        inputs: what the stage is made from, by name, as checksums; going on with others is said.
 
     Raises:
         UserError: the device isn't there, or the windows can't be shared out to the processes.
@@ -72,6 +75,7 @@ class Trainer:
         world: World | None = None,
         seed: int = 0,
         bytes_per_token: float | None = None,
+        inputs: Mapping[str, str] | None = None,
     ) -> None:
         self.run_folder, self.stage, self.config, self.windows = run, stage, config, windows
         self.world = world or World(pick_device(config.device))
@@ -80,7 +84,7 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.folder = run / "checkpoints" / stage
         self.tokens_per_step = config.batch_size * config.sequence_length
-        self._saved_plan = self.world.leader(lambda: read_plan(self.folder / "plan.json"))
+        self._saved_plan = self.world.leader(lambda: read_plan(self.folder / PLAN))
         if self._saved_plan is not None:
             dtype = self._saved_plan.dtype
         else:
@@ -90,17 +94,19 @@ class Trainer:
         keep = Keep(config.keep_checkpoints, config.keep_every, config.keep_best)
         self._checkpointer = Checkpointer(self.folder, self.world, keep)
         self._bytes_per_token = bytes_per_token
+        self._inputs = dict(inputs or {})
 
     def train(self) -> Progress:
         """Trains from the newest good checkpoint, or from the start, to the end of the plan.
 
         Raises:
-            UserError: the loss isn't finite (the optimizer hasn't stepped, the last checkpoint stays), or the disk is
-                full.
-            StoppedError: SIGTERM or SIGUSR1 came; everything is saved.
+            UserError: the loss isn't finite (the optimizer hasn't stepped, the last checkpoint stays), the disk is
+                full, or the run's folder was renamed or removed.
+            StoppedError: Ctrl-C, SIGTERM or SIGUSR1 came; everything is saved.
         """
-        with StopSignals() as stop, ExitStack() as stack:
+        with StopSignals(self.world.leads) as stop, ExitStack() as stack:
             plan = self.plan()
+            self._place = Whereabouts(self.run_folder)
             progress = self._resume()
             by_onednn = " by oneDNN" if takes_onednn(self.world.device, plan.dtype) else ""
             say(
@@ -132,6 +138,7 @@ class Trainer:
                 progress.tokens += self.tokens_per_step
                 progress.seconds += seconds
                 recent.append((loss, seconds))
+                self._place.check()
                 stopped, failed = self.world.sums(stop.came is not None, self._checkpointer.failed)
                 if failed:
                     self._checkpointer.wait()
@@ -144,7 +151,7 @@ class Trainer:
                 self._watch.sample(plan, progress)
                 improved = validates and self._watch.validate(progress)
                 if saves or (improved and self.config.keep_best):
-                    self._checkpointer.save(self.stepper, progress)
+                    self._checkpointer.save(self.stepper, progress, asdict(plan))
                 if stopped and not last:
                     self._checkpointer.wait()
                     raise StoppedError(
@@ -202,12 +209,18 @@ class Trainer:
     def plan(self) -> Plan:
         """The stage's plan: read from the run if it was begun before, else made by a calibration and written there."""
         if self._saved_plan is not None:
+            self._tell_changes(self._saved_plan.inputs)
             return self._saved_plan
         timed = self.config.minutes or self.config.sample_seconds
         seconds = self._seconds_per_step() if timed else math.inf
-        plan = self.world.share(make_plan(self.config, self.stepper.dtype, seconds))
-        self.world.leader(lambda: write_plan(plan, self.folder / "plan.json"))
+        plan = self.world.share(replace(make_plan(self.config, self.stepper.dtype, seconds), inputs=self._inputs))
+        self.world.leader(lambda: write_plan(plan, self.folder / PLAN))
         return plan
+
+    def _tell_changes(self, before: Mapping[str, str]) -> None:
+        """Says what isn't any more what the stage began with; plans of older versions don't know."""
+        for name in [name for name, now in self._inputs.items() if before.get(name, now) != now]:
+            say(f"warning: {self.stage}: {name} has changed since this stage began: it goes on with what is there now")
 
     def _seconds_per_step(self) -> float:
         """Median time of a step, measured with a learning rate of 0: the weights stay what they are."""

@@ -1,5 +1,6 @@
 """metrics.jsonl, TensorBoard and the line on the terminal."""
 
+import hashlib
 import json
 import os
 import socket
@@ -14,10 +15,12 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar, text
 
+from sioconv.checksums import read_sums, set_sum, summed, unlike
 from sioconv.errors import UserError
 from sioconv.files import atomic_write, disk_errors
 from sioconv.progress import console, say
 
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 KEYS = (
     "stage",
     "step",
@@ -36,11 +39,56 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file that this project wrote; an unfinished last line (a crash) is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")  # bytes, because the crash may have come in the middle of a character
-    return [json.loads(line) for line in lines[:-1]]
+    """The rows of a JSON-lines file that this project wrote; an unfinished last line (a crash) is left out.
+
+    Raises UserError when the file isn't what was written.
+    """
+    data = _read(path)
+    rows = []
+    # Bytes, because the crash may have come in the middle of a character.
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise unlike(path, f"isn't what was written, at line {number}") from error
+        if not isinstance(row, dict):
+            raise unlike(path, f"isn't what was written, at line {number}")
+        rows.append(row)
+    return rows
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes, nothing where there is none; compared with its checksum as far as it had got in a crash."""
+    expected = read_sums(path.parent).get(path.name)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        if expected is not None:
+            raise unlike(path, "is missing") from None
+        return b""
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}: check what it is and its rights") from error
+    if expected in (None, hashlib.sha256(data).hexdigest()):
+        return data
+    digest = hashlib.sha256()
+    for line in data.splitlines(keepends=True):
+        if digest.hexdigest() == expected:
+            return data
+        digest.update(line)
+    raise unlike(path)
+
+
+def set_damaged_aside(path: Path) -> None:
+    """Moves a JSON-lines file that isn't what was written to `damaged-…`, with a warning: training goes on without."""
+    try:
+        read_jsonl(path)
+    except UserError:
+        aside = path.with_name(f"damaged-{path.name}")
+        with disk_errors(aside):
+            set_sum(path, None)
+            if path.is_file():
+                path.replace(aside)
+        say(f"warning: {path} isn't what was written: moved aside and begun anew")
 
 
 def forget_after(path: Path, stage: str, step: int) -> None:
@@ -48,9 +96,9 @@ def forget_after(path: Path, stage: str, step: int) -> None:
 
     With step 0 the stage begins anew, and all its rows are taken out.
     """
-    rows = [row for row in read_jsonl(path) if row["stage"] != stage or (step > 0 and row["step"] <= step)]
+    rows = [row for row in read_jsonl(path) if row.get("stage") != stage or (step > 0 and row["step"] <= step)]
     if path.exists():
-        with atomic_write(path) as temporary:
+        with summed(path), atomic_write(path) as temporary:
             temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -95,6 +143,8 @@ class Board:
 class MetricsLog:
     """Appends rows to `metrics.jsonl` and `samples.jsonl` of a run and mirrors them to TensorBoard.
 
+    Their checksums in the run's `SHA256SUMS` follow row by row.
+
     Args:
         run: the run's folder.
         stage: pretrain or finetune.
@@ -107,8 +157,11 @@ class MetricsLog:
     def __init__(self, run: Path, stage: str, step: int, wandb: bool = False) -> None:
         self.stage, self.run = stage, run
         run.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        self._digests = {}
+        for name in (METRICS, SAMPLES):
+            set_damaged_aside(run / name)
             forget_after(run / name, stage, step)
+            self._digests[name] = hashlib.sha256(_read(run / name))
         self._board = Board(run / "tensorboard" / stage, step)
         self._wandb = _start_wandb(run, stage) if wandb else None
 
@@ -117,7 +170,7 @@ class MetricsLog:
         row = {key: values.pop(key, None) for key in KEYS} | {"stage": self.stage}
         if values:
             raise TypeError(f"unknown metrics: {', '.join(values)}")
-        self._append("metrics.jsonl", row)
+        self._append(METRICS, row)
         name = row["split"] + (f"/{row['source']}" if row["source"] else "")
         shown = {f"{key}/{name}": row[key] for key in SHOWN if row[key] is not None}
         for tag, value in shown.items():
@@ -127,13 +180,15 @@ class MetricsLog:
 
     def write_sample(self, row: dict[str, Any]) -> None:
         """One continuation written by the model during training."""
-        self._append("samples.jsonl", {"stage": self.stage} | row)
+        self._append(SAMPLES, {"stage": self.stage} | row)
         self._board.add(f"sample/{row['prompt']}", row["prompt"] + row["text"], row["step"])
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
-        path = self.run / name
-        with disk_errors(path), path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        path, line = self.run / name, (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        with disk_errors(path), path.open("ab") as stream:
+            stream.write(line)
+        self._digests[name].update(line)
+        set_sum(path, self._digests[name].hexdigest())
 
     def close(self) -> None:
         """Closes TensorBoard's file and ends the run of Weights & Biases."""

@@ -1,13 +1,19 @@
 """What is fixed before the first step and kept by a run that is resumed."""
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sioconv.files import atomic_write
+from sioconv.checksums import read_sealed, write_sealed
+from sioconv.errors import UserError
+from sioconv.progress import say
+from sioconv.train.checkpoint import checkpoints, plan_in
 from sioconv.train.config import TrainConfig
+
+PLAN = "plan.json"  # in the folder of a stage's checkpoints
 
 
 @dataclass
@@ -18,11 +24,13 @@ class Plan:
         steps: optimizer steps in all.
         precision: dtype of the matrix products: bfloat16, float16 or float32.
         samples: step → label of the moments at which text is sampled.
+        inputs: what the stage began with, by name, as checksums: the text of each source, the base model.
     """
 
     steps: int
     precision: str
     samples: dict[int, str]
+    inputs: dict[str, str] = field(default_factory=dict)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -50,15 +58,42 @@ def make_plan(config: TrainConfig, dtype: torch.dtype, seconds: float) -> Plan:
 
 
 def read_plan(path: Path) -> Plan | None:
-    """The plan of a stage that was begun before; None where there is none."""
-    if not path.exists():
-        return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    samples = {int(step): label for step, label in saved["samples"].items()}
-    return Plan(saved["steps"], saved["precision"], samples)
+    """The plan of a stage that was begun before; None where there is none.
+
+    Where the file is missing or isn't what was written, the plan that the newest checkpoint holds takes its place.
+
+    Raises UserError where there are checkpoints without a plan: their stage can't go on as it began.
+    """
+    try:
+        return _parse(read_sealed(path))
+    except FileNotFoundError:
+        problem = "missing"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        problem = "damaged"
+    kept = checkpoints(path.parent)
+    for checkpoint in reversed(kept):
+        try:
+            plan = _parse(plan_in(checkpoint))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of an older version, or damaged too
+            continue
+        say(f"warning: {path} is {problem}: taken from {checkpoint.name}")
+        write_plan(plan, path)
+        return plan
+    if kept:
+        raise UserError(f"{path} is {problem}: restore it from a copy, or remove {path.parent} to begin the stage anew")
+    if problem == "damaged":
+        say(f"warning: {path} is damaged: made anew, since the stage has no checkpoint yet")
+    return None
+
+
+def _parse(saved: Mapping[str, Any]) -> Plan:
+    samples = {int(step): str(label) for step, label in saved["samples"].items()}
+    plan = Plan(int(saved["steps"]), str(saved["precision"]), samples, dict(saved.get("inputs", {})))
+    if plan.dtype.is_complex:  # looks the name up, which raises KeyError where it is none
+        raise ValueError(plan.precision)
+    return plan
 
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Writes the plan, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(asdict(plan), indent=1), encoding="utf-8")
+    write_sealed(path, asdict(plan), indent=1)

@@ -1,0 +1,105 @@
+"""A run's folder: what is in it, who works in it, what a killed command has left in it, what made what."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sioconv.checksums import SUMS, read_sealed, write_sealed
+from sioconv.data.account import REPORT as SOURCE_REPORT
+from sioconv.data.account import STATISTICS
+from sioconv.data.pipeline import INPUTS
+from sioconv.data.shards import INDEX, MANIFEST, MASK, TOKENS
+from sioconv.data.tokenizer_report import JSON_FILE, TABLE_FILE
+from sioconv.errors import UserError
+from sioconv.files import disk_errors, remove_leftovers
+from sioconv.model.initial_state import INITIAL_STATE_FILE
+from sioconv.progress import say
+from sioconv.train.metrics import METRICS, SAMPLES
+from sioconv.train.plan import PLAN
+
+if sys.platform != "win32":
+    import fcntl
+
+RECIPE, MADE = "recipe.yaml", "made.json"
+TOKENIZER, DATA, CHECKPOINTS, BASE, MODEL, REPORT = "tokenizer", "data", "checkpoints", "base", "model", "report"
+# Below the run's folder, where commands write; and what, so that a user's own hidden files aren't taken for theirs.
+FOLDERS = (".", TOKENIZER, f"{CHECKPOINTS}/*", f"{DATA}/*", f"{DATA}/*/train", f"{DATA}/*/heldout")
+NAMES = re.compile(
+    "|".join(
+        [
+            *map(re.escape, (RECIPE, MADE, SUMS, METRICS, SAMPLES, INITIAL_STATE_FILE)),
+            *map(re.escape, (TOKENIZER, BASE, MODEL, REPORT, PLAN, JSON_FILE, TABLE_FILE)),
+            *map(re.escape, (STATISTICS, SOURCE_REPORT, INPUTS, MANIFEST)),
+            rf"\d+({'|'.join(map(re.escape, (TOKENS, INDEX, MASK)))})",
+            r"step-\d+",
+        ]
+    )
+)
+
+
+@contextmanager
+def at_work(run: Path) -> Iterator[None]:
+    """Holds the lock on a run's folder, and first removes what a killed command has left half-written in it.
+
+    Raises UserError when another process holds it.
+    """
+    with only_one(run):
+        for pattern in FOLDERS:
+            for folder in [run] if pattern == "." else sorted(run.glob(pattern)):
+                if folder.is_dir():
+                    remove_leftovers(folder, NAMES)
+        yield
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Holds a lock on a folder while a run works in it; when the process ends, however it does, the system frees it.
+
+    On Windows, which has no such locks of folders, and on a network's disk without locks it does nothing.
+
+    Raises UserError when another process holds it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is working in {folder}: wait for it or stop it, or choose another --name"
+            ) from error
+        except OSError as error:
+            say(f"warning: {folder} can't be locked ({error.strerror}): let no other command work in it now")
+        yield
+    finally:
+        os.close(handle)
+
+
+def made_by(run: Path) -> dict[str, Any]:
+    """What each result of a run was made by: name → `stage`, `recipe` (the parts that it depends on) and `inputs`.
+
+    Empty where nothing is known: runs of older versions have no such file.
+    """
+    try:
+        made = read_sealed(run / MADE)
+        if not all(isinstance(each, dict) and {"stage", "recipe", "inputs"} <= each.keys() for each in made.values()):
+            raise ValueError("it isn't what a run notes")
+        return made
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        say(f"warning: {run / MADE} is damaged ({error}): what made the run's models is told by their files")
+        return {}
+
+
+def note_made(run: Path, name: str, stage: str, recipe: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    """Notes what has made a result."""
+    write_sealed(run / MADE, made_by(run) | {name: {"stage": stage, "recipe": recipe, "inputs": inputs}}, indent=1)

@@ -1,0 +1,83 @@
+"""Kills and full disks before operations that change a file: `python -m tests.faults.campaign OUT FAULTS STEP FIRST`.
+
+Prints a line for each that didn't end as it must, and at the end how many there were. The suite takes a sample.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from tests.faults.workplace import RUN, Server, copy, hidden, result, rows, serving, write_workplace
+
+COMMANDS = (("finetune", "recipe.yaml"), ("report", "runs/small"))
+
+
+def judge(server: Server, fresh: Path, whole: Path, folder: Path, fault: str, at: int) -> list[str]:
+    """Strikes a run at one operation, repeats its commands, and says what is not as it must be then.
+
+    Args:
+        server: runs the commands.
+        fresh: the workplace before.
+        whole: the workplace after the same commands without a fault.
+        folder: where to try.
+        fault: see `Fault`.
+        at: the operation's number, over all commands.
+    """
+    copy(fresh, folder)
+    problems: list[str] = []
+    for command in COMMANDS:
+        struck = server.run(folder, *command, fault=fault, at=at)
+        at -= len(struck.operations)
+        if fault == "full" and struck.code and not struck.refused:
+            problems.append(f"{command[0]}: code {struck.code}: {struck.said[-300:]}")
+        if struck.code:
+            break
+    for command in COMMANDS:
+        again = server.run(folder, *command)
+        if again.code:
+            problems.append(f"again, {command[0]}: code {again.code}: {again.said[-300:]}")
+    if left := hidden(folder / RUN):
+        problems.append(f"left behind: {left}")
+    found, expected = result(folder / RUN), result(whole / RUN)
+    if found != expected:
+        differing = [name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name)]
+        problems.append(f"other results: {sorted(differing)}")
+    if rows(folder / RUN) != rows(whole / RUN) or rows(folder / RUN, "samples.jsonl") != rows(
+        whole / RUN, "samples.jsonl"
+    ):
+        problems.append("other rows of metrics or samples")
+    if not (folder / RUN / "report/summary.json").is_file():
+        problems.append("no report")
+    shutil.rmtree(folder)
+    return problems
+
+
+def finished(server: Server, folder: Path) -> tuple[Path, Path, list[str]]:
+    """A workplace before and after all commands, and the operations that they made."""
+    fresh, operations = write_workplace(folder / "fresh"), []
+    whole = copy(fresh, folder / "whole")
+    for command in COMMANDS:
+        answer = server.run(whole, *command)
+        assert answer.code == 0, answer.said
+        operations += answer.operations
+    return fresh, whole, operations
+
+
+def main() -> None:
+    """See above."""
+    folder, step, first = Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4])
+    tried = bad = 0
+    with serving() as server:
+        fresh, whole, operations = finished(server, folder)
+        print(f"{len(operations)} operations", flush=True)
+        for at in range(first, len(operations), step):
+            for fault in sys.argv[2].split(","):
+                problems = judge(server, fresh, whole, folder / "try", fault, at)
+                tried, bad = tried + 1, bad + bool(problems)
+                for problem in problems:
+                    print(f"{fault} before operation {at} ({operations[at]}): {problem}", flush=True)
+                print(f"{tried} tried, {bad} bad", flush=True)
+
+
+if __name__ == "__main__":
+    main()

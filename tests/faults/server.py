@@ -1,0 +1,116 @@
+"""Runs `sioconv` commands in children that are forked, each with a fault of its own: no start-up of seconds for each.
+
+`python -m tests.faults.server` reads a JSON object a line: `folder`, `arguments`, `fault` (see `Fault`), `seconds`; and
+answers with `code` (negative: the signal that ended it), `said` (its standard error), `out` and `operations`.
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+CHANGING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "os.symlink", "os.truncate"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+NEEDS_ROOM = {"open", "os.mkdir", "os.rename", "os.link", "os.symlink"}
+
+
+class Fault:
+    """Counts the operations that change files below `runs/` and does something at one of them, before it happens.
+
+    Args:
+        kind: `kill` (-9), `full` (no space from there on), or `none`.
+        at: the operation's number, from 0.
+        log: gets a line for each operation.
+    """
+
+    def __init__(self, kind: str, at: int, log: Path) -> None:
+        self.kind, self.at, self.count, self.pid = kind, at, 0, os.getpid()
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """The audit hook."""
+        if event == "open":
+            path, _, flags = arguments
+            if not isinstance(flags, int) or not flags & WRITING:
+                return
+        elif event in CHANGING:
+            path = arguments[0]
+        else:
+            return
+        if not isinstance(path, str | os.PathLike) or os.getpid() != self.pid:
+            return
+        name = os.fspath(path)
+        # What `shutil.rmtree` removes has a name that is relative to a folder of its own.
+        inside = "runs" in Path(name).parts or (event in CHANGING and arguments[-1] not in (-1, None))
+        if not inside:
+            return
+        os.write(self._log, f"{event} {name}\n".encode(errors="replace"))
+        number, self.count = self.count, self.count + 1
+        if self.kind == "kill" and number == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "full" and number >= self.at and event in NEEDS_ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+
+
+def child(job: dict[str, Any], folder: Path) -> int:
+    """The command, in a process of its own; returns its exit code."""
+    from sioconv import cli
+
+    os.chdir(folder)
+    for number, name in ((1, "out"), (2, "said")):
+        handle = os.open(f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, number)
+    sys.addaudithook(Fault(job.get("fault", "none"), job.get("at", -1), folder / "operations.log"))
+    try:
+        cli.main(job["arguments"])
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 99
+
+
+def serve() -> None:
+    """Answers until the input ends."""
+    import torch
+
+    from sioconv import stages  # noqa: F401 - imported here, for all children
+    from sioconv.evaluate import run  # noqa: F401
+    from sioconv.train import loop
+
+    torch.set_num_threads(1)
+    setattr(loop, "matrix_speed", lambda *_: 1e9)  # noqa: B010 - what is shown on the terminal, and nothing else
+    for line in sys.stdin:
+        job = json.loads(line)
+        folder = Path(job["folder"])
+        process = os.fork()
+        if process == 0:
+            code = child(job, folder)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        end = time.monotonic() + job["seconds"]
+        ended, status = 0, 0
+        while not ended:
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if not ended and time.monotonic() > end:
+                os.kill(process, signal.SIGKILL)
+                end = time.monotonic() + job["seconds"]
+            time.sleep(0.005)
+        said, out, log = (folder / f"{name}.log" for name in ("said", "out", "operations"))
+        answer = {
+            "code": os.waitstatus_to_exitcode(status),
+            "said": said.read_text(encoding="utf-8", errors="replace"),
+            "out": out.read_text(encoding="utf-8", errors="replace"),
+            "operations": log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else [],
+        }
+        print(json.dumps(answer), file=sys.__stdout__, flush=True)
+
+
+if __name__ == "__main__":
+    serve()
