@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sioconv.device import describe_device, pick_device
+from sioconv.device import describe_device, memory_of, pick_device
 from sioconv.errors import UserError
 
 
@@ -27,3 +27,16 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(UserError, match="auto, cpu, cuda or mps") as refused:
         pick_device(name)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["meta", "privateuseone", "xla", "hpu", "cpu:x", "", "\ud800"])
+def test_a_device_that_holds_no_numbers_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=r"can't be used: .*: try auto, cpu, cuda or mps") as refused:
+        pick_device(name)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_memory_of_this_machine_is_known() -> None:
+    memory = memory_of(torch.device("cpu"))
+    assert memory is None or memory > 1 << 28
+    assert memory_of(torch.device("meta")) is None

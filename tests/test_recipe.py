@@ -9,7 +9,8 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sioconv.data.config import SourceConfig
+from sioconv.data.config import LEAST_VOCABULARY, SourceConfig
+from sioconv.data.tokenizer import BYTES, SPECIAL_TOKENS
 from sioconv.errors import UserError
 from sioconv.model.architecture import PRESETS
 from sioconv.recipe import Recipe, as_values, load_recipe, recipe_parser, save_recipe, saved_values
@@ -152,7 +153,6 @@ def test_keys_that_may_be_null_may_be_empty(basic: str, key: str) -> None:
         ("seed", "1.5"),
         ("seed", "one"),
         ("name", "[a]"),
-        ("name", "2024-01-01"),
         ("train", "3"),
         ("train.lr", "fast"),
         ("train.tokens", "1.5"),
@@ -165,10 +165,8 @@ def test_keys_that_may_be_null_may_be_empty(basic: str, key: str) -> None:
         ("data.sources", "[1]"),
         ("data.sources.rivers", "x"),
         ("data.sources.rivers.weight", "much"),
-        ("data.sources.rivers.path", "3"),
         ("data.sources.rivers.kind", "poem"),
         ("finetune", "x"),
-        ("finetune.from", "3"),
         ("finetune.data", "3"),
         ("evaluate.questions", "many"),
     ],
@@ -201,7 +199,6 @@ def test_a_source_without_a_path_is_named(basic: str) -> None:
         (["--name=a/b"], "recipe: name: 'a/b' can't be a folder's name"),
         (["--name=.."], "recipe: name: '..' can't be a folder's name"),
         (["--data.sources={a/b: {path: x}}"], "recipe: data.sources: 'a/b' can't be a folder's name"),
-        (["--data.sources={1: {path: x}}"], "recipe: data.sources: 1 can't be a folder's name"),
         (["--finetune.data.sources.t.path=x"], "recipe: finetune.train.tokens: give exactly one"),
         (["--finetune.data.sources.rivers.path=x"], "recipe: finetune.data.sources.rivers: "),
         (
@@ -228,9 +225,12 @@ def test_a_stage_without_sources_needs_no_budget(tmp_path: Path) -> None:
 
 FINITE = st.floats(min_value=1e-9, max_value=1e9)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-NAMES = TEXTS.filter(lambda text: not set(text) & set("/\\\0") and not text.startswith("."))
+NAMES = TEXTS.filter(
+    lambda text: not set(text) & set("/\\\0") and not text.startswith(".") and len(text.encode()) <= 200
+)
+PATHS = TEXTS.filter(lambda text: "\0" not in text)
 SOURCES = st.dictionaries(
-    NAMES, st.fixed_dictionaries({"path": TEXTS}, optional={"weight": FINITE, "licence": TEXTS}), min_size=1, max_size=2
+    NAMES, st.fixed_dictionaries({"path": PATHS}, optional={"weight": FINITE, "licence": TEXTS}), min_size=1, max_size=2
 )
 
 
@@ -278,3 +278,66 @@ def test_help_explains_every_key() -> None:
         assert key in text
     assert "shares that" not in text
     assert "share of the steps over which the learning rate rises" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "name", ["2024", "2024-12-01", "on", "no", "1e6", "0x1F", "007", "12:30:45", "#1", "1_000", "~a"]
+)
+def test_a_name_may_look_like_something_else(basic: str, tmp_path: Path, name: str) -> None:
+    assert load_recipe([basic], ["--name", name]).name == name
+    if name != "#1":  # a comment in a file
+        path = tmp_path / "named.yaml"
+        text = f"name: {name}\ndata: {{sources: {{{name}: {{path: {name}, licence: {name}}}}}}}\n"
+        path.write_text(text, encoding="utf-8")
+        recipe = load_recipe([basic, str(path)])
+        assert (recipe.name, recipe.data.sources[name].path, recipe.data.sources[name].licence) == (name,) * 3
+        save_recipe(recipe, tmp_path / "saved.yaml")
+        assert load_recipe([str(tmp_path / "saved.yaml")]) == recipe
+
+
+def test_a_whole_number_may_be_written_as_a_power_of_ten(basic: str) -> None:
+    recipe = load_recipe([basic], ["--train.tokens", "1e6", "--train.lr", "1e-3", "--train.batch_size=1.6e1"])
+    assert (recipe.train.tokens, recipe.train.lr, recipe.train.batch_size) == (1_000_000, 1e-3, 16)
+    assert type(recipe.train.tokens) is int
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--name", "あ" * 100], "recipe: name: 'あああ"),
+        (["--name", '"a\\0b"'], "recipe: name: 'a\\x00b' can't be a folder's name"),
+        (["--name", '"\\ud800"'], "recipe: name: '\\ud800' is not Unicode"),
+        (["--train.sample_prompts", '["\\udfff"]'], "recipe: train.sample_prompts: '\\udfff' holds half a surrogate"),
+        (["--data.sources.rivers.path", '"a\\0b"'], "recipe: data.sources.rivers.path: 'a\\x00b' is no path"),
+        (["--data.sources.rivers.path", '""'], "recipe: data.sources.rivers.path: '' is no path"),
+        (["--seed", "-1"], "recipe: seed: -1 is negative"),
+        (["--seed", "1e30"], "recipe: seed: the number is beyond 64 bits"),
+        (["--seed", "0x" + "f" * 10_000], "recipe: seed: the number is beyond 64 bits"),
+        (["--train.lr", "2024-13-45"], 'recipe: Parser key "train.lr"'),
+        (["--train.device", "meta"], "recipe: train.device: 'meta' can't train"),
+        (["--train.device", "cuda:99999999999999999999"], "recipe: train.device"),
+        (["--train.threads", "1e9"], "recipe: train.threads: 1000000000 is not from 1 to 1024"),
+        (["--train.batch_size", "1e12"], "recipe: train.batch_size: 1000000000000 is more than"),
+        (["--train.sequence_length", "1e13"], "recipe: train.sequence_length: 10000000000000 is more than"),
+        (["--train.timeout", "1e300"], "recipe: train.timeout: 1e+300 is more than"),
+        (["--train.tokens=", "--train.minutes=1e300"], "recipe: train.minutes: 1e+300 is more than"),
+        (["--train.sample_tokens", "0"], "recipe: train.sample_tokens: 0 is less than 1"),
+        (["--train.validate_bytes", "-1"], "recipe: train.validate_bytes: -1 is negative"),
+        (["--model.hidden_size", "1e18", "--model.num_heads", "1"], "recipe: model: 1.6e+37 parameters are more than"),
+        (["--tokenizer.vocab_size", "10"], "recipe: tokenizer.vocab_size: 10 is not from 2"),
+        (["--tokenizer.vocab_size", "1e10"], "recipe: tokenizer.vocab_size: 10000000000 is not from 2"),
+        (["--tokenizer.sample_bytes", "0"], "recipe: tokenizer.sample_bytes: 0 is less than 1"),
+        (["--tokenizer.compare", '[""]'], "recipe: tokenizer.path, compare: a name is empty"),
+        (["--evaluate.heldout_bytes", "0"], "recipe: evaluate.heldout_bytes: 0 is less than 1"),
+        (["--evaluate.questions", "-1"], "recipe: evaluate.questions: -1 is less than 0"),
+        (["--data.tasks", "1e9"], "recipe: data.tasks: 1000000000 is more than 100,000"),
+        (["--data.workers", "1e9"], "recipe: data.workers: 1000000000 is more than 1,024"),
+        (["--data.cluster.memory_gb", "0"], "recipe: data.cluster.memory_gb: 0 is less than 1"),
+    ],
+)
+def test_the_ends_of_each_range_are_known(basic: str, overrides: list[str], message: str) -> None:
+    assert refusal([basic], *overrides).startswith(message)
+
+
+def test_the_smallest_vocabulary_is_that_of_the_tokenizer() -> None:
+    assert BYTES + len(SPECIAL_TOKENS) == LEAST_VOCABULARY

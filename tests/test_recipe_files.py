@@ -161,3 +161,37 @@ def test_nothing_differs_from_itself(values: dict[str, Any]) -> None:
 )
 def test_the_first_difference_is_named(old: Any, new: Any, message: str) -> None:
     assert first_difference(old, new) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [*a]", "not YAML: it contains itself"),
+        ("a: &a {b: *a}", "not YAML: it contains itself"),
+        ("a: &a {<<: *a}", "not YAML: it contains itself"),
+        (
+            "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+            "not YAML: its aliases stand for ",
+        ),
+        ("a: " + "[" * 100_000, "not YAML: its parts are nested too deeply"),
+        ("a: 1\n---\nb: 2\n", "not YAML: expected a single document"),
+        ("a: " + "9" * 5000, "not YAML: Exceeds the limit"),
+        ("a: b\n" * 300_000, "more than 1,048,576 bytes"),
+        ("a: !!python/name:os.system", "not YAML"),
+    ],
+)
+def test_what_would_never_end_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(UserError) as refused:
+        read_yaml(path)
+    assert str(refused.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+    assert read_yaml(written(tmp_path, "\ufeffname: a")) == {"name": "a"}
+
+
+def test_keys_are_text_as_they_are_written(tmp_path: Path) -> None:
+    text = "no: 1\n1: 2\n2024-12-01: 3\nnull: 4\n1.50: 5\n"
+    assert read_yaml(written(tmp_path, text)) == {"no": 1, "1": 2, "2024-12-01": 3, "null": 4, "1.50": 5}

@@ -3,6 +3,7 @@
 Everything heavy is imported inside the verb that needs it, so that `sioconv --help` answers at once.
 """
 
+import json
 import logging
 import os
 import sys
@@ -219,24 +220,42 @@ def _model_options(parser: "ArgumentParser") -> None:
 def _sampling_options(parser: "ArgumentParser") -> None:
     from sioconv.generate.config import SamplingConfig
 
-    parser.add_class_arguments(SamplingConfig)
+    parser.add_class_arguments(SamplingConfig, skip={"stop"})
+    parser.add_argument(
+        "--stop", type=str, action="append", default=[],
+        help='a reply ends before this text; may be given several times, or as a list: ["。", "\\n"]',
+    )  # fmt: skip
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, mps or auto")
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads")
+
+
+def _strings(text: str) -> list[str]:
+    """The strings of one `--stop`: a list in brackets, else the text as it is."""
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            values = json.loads(text)
+        except ValueError:
+            values = [part.strip() for part in text[1:-1].split(",")]
+        if isinstance(values, list) and all(isinstance(value, str) for value in values):
+            return values
+    return [text]
 
 
 def _load(arguments: "Namespace") -> tuple[Any, Any, Any]:
     """Model, tokenizer and sampling of a verb that generates."""
     from sioconv.generate.config import SamplingConfig
 
-    sampling = SamplingConfig(**{item.name: arguments[item.name] for item in fields(SamplingConfig)})
+    values = {item.name: arguments[item.name] for item in fields(SamplingConfig)}
+    sampling = SamplingConfig(**values | {"stop": [string for given in arguments.stop for string in _strings(given)]})
     import torch
 
     from sioconv.device import pick_device
     from sioconv.model import load_model_folder
+    from sioconv.train.config import MOST_THREADS
 
     if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise UserError(f"threads out of range: {arguments.threads}: give a positive number")
+        if not 1 <= arguments.threads <= MOST_THREADS:
+            raise UserError(f"threads out of range: {arguments.threads}: give a number from 1 to {MOST_THREADS}")
         torch.set_num_threads(arguments.threads)
     device = pick_device(arguments.device)
     return *load_model_folder(arguments.model, device, state=arguments.state), sampling

@@ -56,6 +56,8 @@ def disk_errors(target: Path) -> Iterator[None]:
             ) from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"not allowed to write: {target}: choose another folder") from error
+        if number == errno.ENAMETOOLONG:
+            raise UserError(f"too long a name for the disk: writing {target}: choose a shorter one") from error
         if number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise UserError(f"a file is in the way: writing {target}: move it or choose another folder") from error
         if number == errno.ELOOP or (number == errno.ENOENT and target.is_symlink()):

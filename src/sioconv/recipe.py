@@ -6,7 +6,7 @@ Several files merge left to right, then the overrides of the command line; keys 
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +16,15 @@ from jsonargparse import ArgumentError, ArgumentParser
 from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
 from sioconv.errors import UserError
 from sioconv.evaluate.config import EvaluateConfig
-from sioconv.model.architecture import PRESETS, Architecture
-from sioconv.recipe_files import find_recipe, merge, parse_overrides, read_yaml, write_yaml
+from sioconv.model.architecture import PRESETS, Architecture, parameter_count
+from sioconv.recipe_files import find_recipe, keys_of, merge, parse_overrides, read_yaml, write_yaml
 from sioconv.train.config import TrainConfig
 from sioconv.train.size import derive, parse_size
 
+LONGEST_NAME = (
+    200  # bytes: file systems take 255, and half-written folders and ones that are set aside are named longer
+)
+MOST_PARAMETERS = 10**18
 Family = Literal["sioconv", "llama", "lstm", "mamba2"]
 
 
@@ -34,7 +38,7 @@ class Finetune:
         train: the stage's settings.
     """
 
-    base: str | None = None
+    base: str | None = field(default=None, metadata={"key": "from"})
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -110,8 +114,8 @@ def load_recipe(files: Sequence[str], overrides: Sequence[str] = ()) -> Recipe:
     """
     merged: dict[str, Any] = {}
     for name in files:
-        merge(merged, read_yaml(find_recipe(name)))
-    merge(merged, parse_overrides(overrides))
+        merge(merged, read_yaml(find_recipe(name), Recipe))
+    merge(merged, parse_overrides(overrides, Recipe))
     check_keys(merged, Recipe, "")
     preset = merged.get("model", {}).get("preset", Architecture.preset)
     if isinstance(preset, str):
@@ -153,7 +157,10 @@ def build(values: Mapping[str, Any]) -> Recipe:
     )  # fmt: skip
     _check_name(recipe.name, "name")
     _check_shared_sources(recipe.data, recipe.finetune.data)
-    checks: dict[str, Architecture | DataConfig | TrainConfig] = {
+    _check_numbers(as_values(recipe), "")
+    checks: dict[str, Architecture | DataConfig | TrainConfig | TokenizerConfig | EvaluateConfig] = {
+        "tokenizer": recipe.tokenizer,
+        "evaluate": recipe.evaluate,
         "model": recipe.model,
         "data": recipe.data,
         "finetune.data": recipe.finetune.data,
@@ -169,12 +176,42 @@ def build(values: Mapping[str, Any]) -> Recipe:
             part.check()
         except ValueError as error:
             raise UserError(f"recipe: {key}.{error}") from error
+    if recipe.seed < 0:
+        raise UserError(f"recipe: seed: {recipe.seed} is negative: give 0 or more")
+    if (size := parameter_count(recipe.model, recipe.tokenizer.vocab_size)) > MOST_PARAMETERS:
+        raise UserError(f"recipe: model: {size:.2g} parameters are more than any machine holds: choose smaller sizes")
     return recipe
 
 
+def _check_numbers(values: Any, path: str) -> None:
+    """Refuses numbers that 64 bits don't hold, and characters that no file does, wherever they stand."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            _check_numbers(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(values, list):
+        for value in values:
+            _check_numbers(value, path)
+    elif isinstance(values, int) and abs(values) >= 2**63:
+        raise UserError(f"recipe: {path}: the number is beyond 64 bits: give a smaller one")
+    elif isinstance(values, str) and not _is_utf8(values):
+        raise UserError(f"recipe: {path}: {values[:100]!r} holds half a surrogate pair: write whole characters")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_name(name: Any, key: str) -> None:
-    if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
-        raise UserError(f"recipe: {key}: {name!r} can't be a folder's name: choose another")
+    if not isinstance(name, str) or not name or set(name) & set("/\\\0") or name.startswith("."):
+        raise UserError(f"recipe: {key}: {str(name)[:100]!r} can't be a folder's name: choose another")
+    if not _is_utf8(name):
+        raise UserError(f"recipe: {key}: {name[:100]!r} is not Unicode: choose another")
+    if (size := len(name.encode())) > LONGEST_NAME:
+        raise UserError(f"recipe: {key}: {name[:20]!r}… is {size} bytes long: choose a name of up to {LONGEST_NAME}")
 
 
 def _check_sources(sources: Any, path: str) -> None:
@@ -216,18 +253,13 @@ def check_keys(values: Any, kind: Any, path: str) -> None:
         return
     if not isinstance(values, Mapping):
         raise UserError(f"recipe: {path.rstrip('.')}: {values!r} is not a mapping of keys")
-    known = {"from" if name == "base" and kind is Finetune else name: hint for name, hint in _fields(kind)}
+    known = keys_of(kind)
     for key, value in values.items():
         if key not in known:
             raise UserError(f"recipe: unknown key {path}{key}: known here are {', '.join(known)}")
         if value is None and not isinstance(known[key], types.UnionType):
             raise UserError(f"recipe: {path}{key} is empty: give a value or leave the key out")
         check_keys(value, known[key], f"{path}{key}.")
-
-
-def _fields(kind: Any) -> Iterator[tuple[str, Any]]:
-    hints = typing.get_type_hints(kind)
-    return ((item.name, hints[item.name]) for item in dataclasses.fields(kind))
 
 
 def as_values(recipe: Recipe) -> dict[str, Any]:
@@ -239,7 +271,7 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
 
 def saved_values(path: Path) -> dict[str, Any]:
     """The values of a recipe that was saved, with the defaults of keys that have been added to recipes since."""
-    return with_defaults(read_yaml(path))
+    return with_defaults(read_yaml(path, Recipe))
 
 
 def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from sioconv.data.pipeline import prepare_source
 from sioconv.data.prepare_tokenizer import prepare_tokenizer
 from sioconv.data.shards import ShardSet
 from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256
-from sioconv.device import describe_device, pick_device
+from sioconv.device import describe_device, memory_of, pick_device
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.evaluate.figures import Minutes, ReportFigures
@@ -54,9 +54,10 @@ from sioconv.run.folder import (
     note_made,
 )
 from sioconv.train.config import TrainConfig
-from sioconv.train.costs import costs_of, on_this_machine
+from sioconv.train.costs import check_memory, costs_of, on_this_machine
 from sioconv.train.distributed import World, join_world
 from sioconv.train.loop import Trainer
+from sioconv.train.metrics import check_wandb
 from sioconv.train.speed import matrix_speed, pick_precision
 from sioconv.train.watch import Validate, Validation
 
@@ -165,14 +166,31 @@ def open_windows(recipe: Recipe, data: DataConfig, train: TrainConfig) -> tuple[
     return windows, sum(part * sets[name].bytes_total / sets[name].tokens_total for name, part in share.items())
 
 
+def _check_machine(recipe: Recipe, config: TrainConfig, world: World) -> None:
+    """Raises UserError where the stage `config`, or one before it, can't be trained on this machine."""
+    tuning = config is recipe.finetune.train
+    if tuning and not recipe.finetune.base and not (recipe.folder / BASE).exists():
+        _check_machine(recipe, recipe.train, world)
+    model = recipe.model
+    if tuning and recipe.finetune.base:  # its sizes are in its folder: the batch alone counts
+        model = replace(model, hidden_size=1, num_heads=1, num_hidden_layers=1, intermediate_size=1, norm_groups=None)
+    device = world.device if world.size > 1 else pick_device(config.device)
+    check_memory(model, config, recipe.tokenizer.vocab_size, world.size, memory_of(device))
+    if config.wandb and world.leads:
+        check_wandb()
+
+
 @contextmanager
 def _at_work(recipe: Recipe, config: TrainConfig) -> Iterator[World]:
-    """The processes that train together, and the lock on the run's folder, which the first of them holds."""
-    with (
-        join_world(config.device, config.timeout) as world,
-        at_work(recipe.folder) if world.leads else nullcontext(),
-    ):
-        yield world
+    """The processes that train together, and the lock on the run's folder, which the first of them holds.
+
+    Raises UserError, before anything is made, for a device that isn't there, too little memory, or Weights & Biases
+    without a key.
+    """
+    with join_world(config.device, config.timeout) as world:
+        _check_machine(recipe, config, world)
+        with at_work(recipe.folder) if world.leads else nullcontext():
+            yield world
 
 
 def pretrain(recipe: Recipe) -> Path:

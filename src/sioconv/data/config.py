@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sioconv.data.cleaning_config import Cleaning
+from sioconv.data.rows import ROLES
 
 
 @dataclass
@@ -45,6 +46,8 @@ class SourceConfig:
 
     def check(self) -> None:
         """Raises ValueError, naming the field, where the values can't work."""
+        if not self.path or "\0" in self.path:
+            raise ValueError(f"path: {self.path!r} is no path: name a file, folder or glob")
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight: {self.weight} is negative or not a number")
         if not self.path.startswith("hf:") and (self.config or self.revision or self.streaming):
@@ -80,6 +83,7 @@ class ClusterConfig:
     options: dict[str, str] = field(default_factory=dict)
 
 
+MOST_TASKS, MOST_WORKERS = 100_000, 1024
 # What a recipe says about who does the work and how strictly, not about its result: a run may go on with other values.
 FREE = ("workers", "strict", "max_bad_rows", "executor", "cluster")
 
@@ -112,9 +116,14 @@ class DataConfig:
         """Raises ValueError, naming the field, where the values can't work."""
         if not 0 <= self.heldout < 1:
             raise ValueError(f"heldout: {self.heldout} is not at least 0 and under 1")
-        for name in ("tasks", "workers"):
+        for name, most in (("tasks", MOST_TASKS), ("workers", MOST_WORKERS)):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}: {getattr(self, name)} is more than {most:,}")
+        for name in ("cpus_per_task", "memory_gb"):
+            if getattr(self.cluster, name) < 1:
+                raise ValueError(f"cluster.{name}: {getattr(self.cluster, name)} is less than 1")
         if not 0 <= self.max_bad_rows <= 1:
             raise ValueError(f"max_bad_rows: {self.max_bad_rows} is not between 0 and 1")
         if self.executor == "slurm" and not self.cluster.partition:
@@ -126,6 +135,10 @@ class DataConfig:
                 raise ValueError(f"sources.{name}.{error}") from error
         if self.sources and not any(source.weight for source in self.sources.values()):
             raise ValueError("sources: all weights are 0: give at least one source a share")
+
+
+# 256 bytes; pad, bos, eos, end of turn; and a token for each role of a conversation. The rest is tokenizers' own limit.
+LEAST_VOCABULARY, MOST_VOCABULARY = 256 + 4 + len(ROLES), 2**31 - 1
 
 
 @dataclass
@@ -145,3 +158,15 @@ class TokenizerConfig:
     vocab_size: int = 6144
     sample_bytes: int = 16_000_000
     compare: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raises ValueError, naming the field, where the values can't work."""
+        if not LEAST_VOCABULARY <= self.vocab_size <= MOST_VOCABULARY:
+            raise ValueError(
+                f"vocab_size: {self.vocab_size} is not from {LEAST_VOCABULARY} (all bytes and the special tokens) to "
+                f"{MOST_VOCABULARY:,}"
+            )
+        if self.sample_bytes < 1:
+            raise ValueError(f"sample_bytes: {self.sample_bytes} is less than 1")
+        if self.path == "" or not all(self.compare):
+            raise ValueError("path, compare: a name is empty: give a folder or a Hub id, or leave it out")

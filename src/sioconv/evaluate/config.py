@@ -24,3 +24,12 @@ class EvaluateConfig:
     questions: int = 20
     max_new_tokens: int = 96
     prompts: list[str] = field(default_factory=lambda: ["宮城県(", "The man"])
+
+    def check(self) -> None:
+        """Raises ValueError, naming the field, where the values can't work."""
+        for name, least in (
+            ("heldout_bytes", 1), ("conversations", 0), ("yardstick_bytes", 0), ("questions", 0), ("max_new_tokens", 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}: {value} is less than {least}")

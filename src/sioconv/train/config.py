@@ -1,8 +1,14 @@
 """What a recipe says about training; the same for pretraining and fine-tuning."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal
+
+MOST_THREADS = 1024  # more than any machine has cores for; the thread libraries end the process where they get none
+MOST_WINDOWS = 1 << 24  # of a step
+LONGEST_WINDOW = 1 << 40
+MOST_SECONDS = 1e9  # 30 years
 
 
 @dataclass
@@ -94,10 +100,17 @@ class TrainConfig:
             raise ValueError("tokens: give exactly one of tokens and minutes")
         if not 0 < (self.tokens or self.minutes or 0) < math.inf:
             raise ValueError("tokens: the budget, in tokens or minutes, must be positive")
-        for name in ("sequence_length", "batch_size", "accumulation", "log_every", "keep_checkpoints"):
+        for name, most in (("sequence_length", LONGEST_WINDOW), ("batch_size", MOST_WINDOWS)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}: {getattr(self, name)} is more than {most:,}")
+        if self.minutes is not None and self.minutes > MOST_SECONDS / 60:
+            raise ValueError(f"minutes: {self.minutes} is more than {MOST_SECONDS / 60:,.0f}")
+        for name in (
+            "sequence_length", "batch_size", "accumulation", "log_every", "keep_checkpoints", "sample_tokens",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
-        for name in ("validate_every", "checkpoint_every", "sample_every", "keep_every"):
+        for name in ("validate_every", "checkpoint_every", "sample_every", "keep_every", "validate_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative: 0 is for never")
         if self.batch_size % self.accumulation:
@@ -108,8 +121,12 @@ class TrainConfig:
             raise ValueError("carry_state: whole_documents packs documents that don't follow each other: choose one")
         if self.carry_state and self.only == "initial_state":
             raise ValueError("carry_state: a window that goes on with a carried state doesn't train the initial state")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads: {self.threads} is less than 1: leave it null for torch's choice")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise ValueError(
+                f"threads: {self.threads} is not from 1 to {MOST_THREADS}: leave it null for torch's choice"
+            )
+        if not re.fullmatch(r"[a-z]+(:[0-9]{1,4})?", self.device) or self.device.startswith("meta"):
+            raise ValueError(f"device: {self.device!r} can't train: try auto, cpu, cuda, cuda:1 or mps")
         if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
             raise ValueError(
                 f"warmup: warmup {self.warmup} and decay {self.decay} must be shares that add up to 1 at most"
@@ -117,6 +134,8 @@ class TrainConfig:
         for name in ("lr", "clip", "timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a positive number")
+        if self.timeout > MOST_SECONDS:
+            raise ValueError(f"timeout: {self.timeout} is more than {MOST_SECONDS:,.0f} seconds")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not at least 0 and under 1")

@@ -4,15 +4,18 @@ Names: M parameters in matrices, D width, F feed-forward width, V tokens in the 
 activation (2 under bf16 and fp16).
 """
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from sioconv.errors import UserError
 from sioconv.model.architecture import Architecture, parameter_count
 from sioconv.train.config import TrainConfig
 from sioconv.train.size import derive
 
 UTILISATION = 0.4  # assumed share of a card's published speed; recomputation counts as work
 USABLE = 0.9  # of a card's memory: the rest goes to the driver's context and to gaps between tensors
+SURE = 0.8  # of the memory that is counted, which a step needs at the least: the counts are within 10 %
 CARDS_PER_MACHINE = 8
 LOGIT_ROWS = 1024  # rows of `token_loss_gradient`
 # Per channel and token: 6 forward (multiply, add, 4 of the compensated sum), 9 backward (the same, 3 for the gate).
@@ -176,6 +179,26 @@ def memory(model: Architecture, train: TrainConfig, vocabulary: int, cards: int,
     )
 
 
+def check_memory(model: Architecture, train: TrainConfig, vocabulary: int, cards: int, available: int | None) -> None:
+    """Raises UserError where a step clearly needs more memory than there is, before anything of it is made.
+
+    Args:
+        model: the architecture.
+        train: the stage.
+        vocabulary: V.
+        cards: how many processes share the weights and the batch.
+        available: bytes of one of them; None where that isn't known.
+    """
+    rows = -(-train.batch_size // cards)
+    batch = 32 * rows * train.sequence_length  # token, target, position and what is reset, as they are handed over
+    needed = memory(model, train, vocabulary, cards, 4 if train.precision == "fp32" else 2).total + batch
+    if available is not None and SURE * needed > available:
+        raise UserError(
+            f"not enough memory: a step needs about {needed / 2**30:,.1f} GiB, and there are {available / 2**30:,.1f}: "
+            "take a smaller model, batch_size or sequence_length, or more accumulation (`sioconv plan` shows the parts)"
+        )
+
+
 def pieces(train: TrainConfig, cards: int) -> int:
     """Pieces that each card computes a step's windows in, one after the other."""
     return max(1, train.accumulation // cards)
@@ -243,7 +266,7 @@ def _make_it_fit(
     model: Architecture, train: TrainConfig, vocabulary: int, card: Card, cards: int
 ) -> tuple[TrainConfig, dict[str, Any]]:
     """The settings, and what of them is new: smaller pieces first, then recomputation; neither changes the result."""
-    ladder = [n for n in range(train.accumulation, train.batch_size + 1) if _splits(train.batch_size, n, cards)]
+    ladder = [n for n in _divisors(train.batch_size) if n >= train.accumulation and _splits(train.batch_size, n, cards)]
     tries: list[dict[str, Any]] = [{"accumulation": n} for n in ladder]
     tries += [{"accumulation": n, "activation_checkpointing": True} for n in ladder]
     for changed in ({}, *tries):
@@ -251,6 +274,11 @@ def _make_it_fit(
         if memory(model, chosen, vocabulary, cards).total <= USABLE * card.memory or changed is tries[-1]:
             return chosen, {name: value for name, value in changed.items() if getattr(train, name) != value}
     raise AssertionError("the last try is always taken")
+
+
+def _divisors(number: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 def _splits(batch: int, accumulation: int, cards: int) -> bool:

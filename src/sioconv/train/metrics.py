@@ -197,14 +197,33 @@ class MetricsLog:
             self._wandb.finish()
 
 
-def _start_wandb(run: Path, stage: str) -> Any:
-    """A run of Weights & Biases, the same again when the stage is resumed; WANDB_* variables say where and how."""
+def check_wandb() -> None:
+    """Raises UserError where Weights & Biases can't be used: it isn't installed, or has no key and isn't offline."""
+    wandb = _wandb()
+    mode = wandb.setup().settings.mode
+    if mode == "online" and not wandb.login(prompt=False):
+        raise UserError(
+            "train.wandb: there is no key: run `wandb login`, set WANDB_API_KEY or WANDB_MODE=offline, or drop it"
+        )
+
+
+def _wandb() -> Any:
     try:
         import wandb
     except ImportError as error:
         raise UserError("train.wandb: wandb isn't installed: pip install wandb, or leave it false") from error
+    return wandb
+
+
+def _start_wandb(run: Path, stage: str) -> Any:
+    """A run of Weights & Biases, the same again when the stage is resumed; WANDB_* variables say where and how."""
+    wandb = _wandb()
     name = f"{run.name}-{stage}"
-    return wandb.init(project="sioconv", name=name, id=name, dir=run, resume="allow", settings={"silent": True})
+    try:
+        return wandb.init(project="sioconv", name=name, id=name, dir=run, resume="allow", settings={"silent": True})
+    except wandb.errors.Error as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"train.wandb: {reason}: run `wandb login`, or set WANDB_MODE=offline") from error
 
 
 class TrainingBar:
