@@ -72,6 +72,15 @@ def test_two_chat_templates_that_differ_are_refused(folder: Path) -> None:
     assert load_tokenizer(folder).chat_template == load_model_folder(folder)[1].chat_template == "{{ bos_token }}"
 
 
+def test_a_folder_that_transformers_saves_anew_keeps_no_older_checksums(folder: Path) -> None:
+    model, tokenizer = load_model_folder(folder)
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    assert torch.equal(load_model_folder(folder)[0].lm_head.weight, model.lm_head.weight)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_save_and_load(

@@ -12,6 +12,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
+from sioconv.checksums import SUMS
 from sioconv.files import atomic_write
 
 # What a folder gets, in the order of use. A tuple names the only definitions of a module that are wanted.
@@ -53,9 +54,12 @@ except ImportError:  # without the package: those above
 def write_code(folder: Path) -> None:
     """Adds the code to a model folder and names it in its config.json (`auto_map`).
 
+    The folder's checksums go: what they were made of is being written anew, by transformers as a rule, file by file.
+
     Args:
         folder: holds a config.json.
     """
+    (folder / SUMS).unlink(missing_ok=True)
     with atomic_write(folder / FILE) as temporary:
         temporary.write_text(folder_code(), encoding="utf-8")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
