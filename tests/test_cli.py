@@ -280,6 +280,8 @@ def test_weights_that_are_cut_short(refused: Callable[..., str], broken: Path) -
 def test_a_tokenizer_of_another_model(refused: Callable[..., str], broken: Path, tmp_path: Path) -> None:
     train_tokenizer(TokenizerConfig(vocab_size=384), ["a wholly different text"] * 50, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "tokenizer.json", broken / "tokenizer.json")
+    assert "tokenizer.json isn't what was written" in refused("generate", "broken", "川")
+    (broken / "SHA256SUMS").unlink()  # as of a folder from elsewhere
     assert "the tokenizer in broken is not the one" in refused("generate", "broken", "川")
 
 

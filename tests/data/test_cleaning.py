@@ -162,6 +162,15 @@ def test_repetition_does_not_grow_with_length() -> None:
     assert kept(Cleaning(repetition=Repetition()), "en", [novel]) == ([novel], {})
 
 
+def test_comments_that_never_end_are_read_in_one_pass() -> None:
+    """Where each looked for its end, these took ten seconds."""
+    text = "これは文章である。" * 20_000
+    assert kept(Cleaning(quality=Quality()), "ja", [text + "<!--" * 20_000])[0]
+    assert kept(Cleaning(quality=Quality()), "ja", ["<!-- " + text + " -->" + "これは文章である。"])[1] == {
+        "markup or code": 1
+    }
+
+
 def test_a_script_for_each_language() -> None:
     texts = {
         "ja": "これは日本語の文章である。",

@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.checksums import SUMS
 from sioconv.data.chat import encode
 from sioconv.data.config import TokenizerConfig
 from sioconv.data.tokenizer import (
@@ -30,7 +32,7 @@ from sioconv.data.tokenizer import (
 from sioconv.data.tokenizer_adopt import adopt_tokenizer
 from sioconv.errors import UserError
 from sioconv.generate.stream import Vocabulary
-from tests.data.tokenizers_of_others import KINDS, TEXTS, gpt2_like, llama_like, unigram_like
+from tests.data.tokenizers_of_others import KINDS, TEXTS, bytes_like, gpt2_like, llama_like, unigram_like
 
 # What the kinds of tokenizer write otherwise by design: ▁ stands for a space in all but one.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), max_size=30)
@@ -231,3 +233,118 @@ def test_a_folder_above_a_tokenizer_says_which_one_is_below(tmp_path: Path) -> N
         adopt_tokenizer(str(tmp_path / "run"), tmp_path / "out")
     with pytest.raises(UserError, match=r"no rnu in .*did you mean run\?"):
         adopt_tokenizer(str(tmp_path / "rnu"), tmp_path / "out")
+
+
+def vocabulary_with(**more: int) -> Callable[[dict[str, Any]], None]:
+    return lambda parts: parts["model"]["vocab"].update(more)
+
+
+def gaps(parts: dict[str, Any]) -> None:
+    parts["model"]["vocab"] = {token: 2 * number for token, number in parts["model"]["vocab"].items()}
+
+
+def added(content: str, number: int, **more: bool) -> Callable[[dict[str, Any]], None]:
+    flags = {"special": False, "normalized": False, "lstrip": False, "rstrip": False, "single_word": False, **more}
+    return lambda parts: parts["added_tokens"].append({"id": number, "content": content, **flags})
+
+
+def settings_left(parts: dict[str, Any]) -> None:
+    strategy = {"direction": "Right", "strategy": "LongestFirst", "stride": 0}
+    parts["truncation"] = {"max_length": 2, **strategy}
+    parts["padding"] = {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0}
+    parts["padding"] |= {"pad_type_id": 0, "pad_token": "!"}
+
+
+def normalised(*steps: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    return lambda parts: parts.update(normalizer={"type": "Sequence", "normalizers": list(steps)})
+
+
+def replaced(text: str, by: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": text}, "content": by}
+
+
+ODD: dict[str, Callable[[dict[str, Any]], None]] = {
+    "gaps": gaps,
+    "a gap behind": vocabulary_with(xy=1000),
+    "an id as large as they get": vocabulary_with(xy=2**31),
+    "one of ours without merges": vocabulary_with(**{"<|user|>": 256}),
+    "one of ours behind a gap": vocabulary_with(**{"<|bos|>": 300}),
+    "one of ours, added as text": added("<|user|>", 300),
+    "text added far behind": added("<|im_start|>", 1000),
+    "text that takes spaces": added("<|im_start|>", 256, lstrip=True, rstrip=True),
+    "a special token of its own": added("</s>", 257, special=True),
+    "truncation and padding": settings_left,
+    "full width to half width": normalised({"type": "NFKC"}, {"type": "Lowercase"}, {"type": "StripAccents"}),
+    "letters that become a token": normalised(replaced("ＡＢＣ", "<|user|>"), replaced("\u00ad", "")),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_no_text_becomes_special_and_ids_have_no_gaps(tmp_path: Path, odd: str) -> None:
+    adopted = adopt_tokenizer(str(bytes_like(tmp_path / "others", ODD[odd])), tmp_path / "ours")
+    assert sorted(adopted.get_vocab().values()) == list(range(len(adopted)))
+    special = set(adopted.convert_tokens_to_ids(SPECIAL_TOKENS))
+    assert len(special) == len(SPECIAL_TOKENS)
+    changed = odd in ("full width to half width", "letters that become a token")
+    every_byte = "".join(map(chr, range(0x250))) + "川\U0010ffff"
+    for text in (
+        *SPECIAL_TOKENS,
+        "＜｜ｕｓｅｒ｜＞",
+        "<|us\u00ader|>",
+        "ＡＢＣ",
+        "a <|im_start|> b</s>",
+        every_byte,
+        "xy",
+    ):
+        [ids] = encode_texts(adopted, [text])
+        assert not special & set(ids)
+        assert changed or adopted.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (vocabulary_with(a=0), "two of its tokens have the same id"),
+        (lambda parts: parts["model"].update(vocab={}, merges=[]), "its vocabulary is empty"),
+        (lambda parts: parts["model"].update(vocab=5), "no model with a vocabulary"),
+        (
+            lambda parts: (vocabulary_with(**{"<|user|>": 256})(parts), parts["model"].update(ignore_merges=True)),
+            "unsafe",
+        ),
+        (
+            lambda parts: parts.update(
+                model={"type": "WordLevel", "vocab": {"<|user|>": 0, "[UNK]": 1}, "unk_token": "[UNK]"}
+            ),
+            r"unsafe tokenizer.*<\|user\|>",
+        ),
+    ],
+)
+def test_attack_vocabularies_that_cant_be_adopted(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], problem: str
+) -> None:
+    with pytest.raises(UserError, match=problem):
+        adopt_tokenizer(str(bytes_like(tmp_path / "others", change)), tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_attack_one_of_this_projects_that_was_tampered_with(tmp_path: Path) -> None:
+    train_tokenizer(TokenizerConfig(vocab_size=300), TEXTS, tmp_path / "ours")
+    file = tmp_path / "ours" / "tokenizer.json"
+    (tmp_path / "ours" / SUMS).unlink()  # whoever changes the file doesn't leave the checksums of before
+    good = json.loads(file.read_text())
+    plain = json.loads(json.dumps(good))
+    next(token for token in plain["added_tokens"] if token["content"] == "<|user|>")["special"] = False
+    merged = json.loads(json.dumps(good))
+    merged["model"]["merges"].append(["<|user", "|>"])
+    merged["model"]["vocab"] |= {"<|user": 300, "|>": 301}
+    double = json.loads(json.dumps(good))
+    double["model"]["vocab"]["a"] = double["model"]["vocab"]["b"]
+    file.write_text(json.dumps(plain))
+    with pytest.raises(UserError, match="isn't marked as special"):
+        load_tokenizer(tmp_path / "ours")
+    file.write_text(json.dumps(double))
+    with pytest.raises(UserError, match="missing or come twice"):
+        load_tokenizer(tmp_path / "ours")
+    file.write_text(json.dumps(merged))
+    with pytest.raises(UserError, match="unsafe tokenizer"):
+        adopt_tokenizer(str(tmp_path / "ours"), tmp_path / "copy")

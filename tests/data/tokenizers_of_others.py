@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -81,3 +82,14 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "gpt2": gpt2_like,
     "unigram": unigram_like,
 }
+
+
+def bytes_like(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """256 bytes without merges, its tokenizer.json changed by `change`."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    parts = json.loads(backend.to_str())
+    change(parts)
+    return _write(folder, json.dumps(parts), {})

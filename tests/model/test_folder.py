@@ -72,7 +72,11 @@ def test_two_chat_templates_that_differ_are_refused(folder: Path) -> None:
     assert load_tokenizer(folder).chat_template == load_model_folder(folder)[1].chat_template == "{{ bos_token }}"
 
 
-def test_a_folder_that_transformers_saves_anew_keeps_no_older_checksums(folder: Path) -> None:
+def test_a_folder_that_transformers_saves_anew_keeps_no_older_checksums(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    assert (folder / "SHA256SUMS").is_file()
     model, tokenizer = load_model_folder(folder)
     with torch.no_grad():
         model.lm_head.weight += 1

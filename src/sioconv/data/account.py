@@ -9,6 +9,7 @@ from sioconv.checksums import read_sealed, write_sealed
 from sioconv.data.tally import Counted, Tally, as_json, examples_of
 from sioconv.errors import UserError
 from sioconv.files import atomic_write
+from sioconv.terminal import one_line
 
 STATISTICS, REPORT = "statistics.json", "report.md"
 TITLES = {
@@ -161,6 +162,7 @@ def _lines(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _reasons(left_out: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for reason, counted in sorted(left_out.items(), key=lambda item: -item[1]["count"]):
-        yield f"\n{counted['count']:,} × {reason}\n"
+        yield f"\n{counted['count']:,} × {one_line(reason)}\n"
         for where, what in counted["examples"]:
-            yield f"- `{where}`" + (f": {' '.join(what.split()).replace('`', chr(39))}" if what else "")
+            said = one_line(" ".join(what.split())).replace("`", "'")
+            yield f"- `{one_line(where)}`" + (f": {said}" if said else "")

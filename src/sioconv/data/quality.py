@@ -23,12 +23,13 @@ SCRIPTS = {"ja": KANA + HAN, "zh": HAN, "ko": HANGUL + HAN, "ru": CYRILLIC, "uk"
 
 SENTENCE_END = re.compile(r"""[。．！？｡]+|[.!?…][)"'”’」』]*(?=\s|$)""")
 MARKUP = re.compile(
-    r"</?[a-zA-Z][^<>\n]{0,300}>|<!--.*?-->|&(?:[a-zA-Z]{2,8}|#\d{1,7});"  # HTML
+    r"</?[a-zA-Z][^<>\n]{0,300}>|&(?:[a-zA-Z]{2,8}|#\d{1,7});"  # HTML
     r"|\{\{[^{}]{0,500}\}\}|\{\||\|\}|\[\[|\]\]|\{\{|\}\}|'{2,}|^[|!][^\n]*"  # wikitext
     r"|https?://[^\s<>\"')]+"
     r"|^[^\n]*[;{}][ \t]*$",  # lines of a program or style sheet
-    re.MULTILINE | re.DOTALL,
+    re.MULTILINE,
 )
+COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 LETTER, DIGIT, PUNCTUATION, SPACE, SYMBOL = range(5)
 CLASSES = {"L": LETTER, "M": LETTER, "N": DIGIT, "P": PUNCTUATION, "Z": SPACE}
 
@@ -60,7 +61,7 @@ def quality(text: str, limits: Quality, language: str) -> str | None:
         return "no letters"
     if np.count_nonzero(classes == SYMBOL) > limits.symbols * visible:
         return "too many symbols"
-    if sum(match.end() - match.start() for match in MARKUP.finditer(text)) > limits.markup * len(text):
+    if _markup(text) > limits.markup * len(text):
         return "markup or code"
     scripts = SCRIPTS.get(language, LATIN)
     if _count(letters, scripts) < limits.language * len(letters):
@@ -71,6 +72,13 @@ def quality(text: str, limits: Quality, language: str) -> str | None:
             return "hardly any kana"
     sentences = sum(1 for _ in SENTENCE_END.finditer(text))
     return "too few sentence ends" if len(text) > limits.sentence * max(sentences, 1) else None
+
+
+def _markup(text: str) -> int:
+    """Characters of a text that are markup or code."""
+    last = text.rfind("-->") + 3  # behind it no comment ends, so looking for one from each beginning would take long
+    rest = COMMENT.sub("", text[:last]) + text[last:] if last > 2 else text
+    return len(text) - len(rest) + sum(match.end() - match.start() for match in MARKUP.finditer(rest))
 
 
 def _count(codes: NDArray[np.uint32], ranges: tuple[tuple[int, int], ...]) -> int:

@@ -155,7 +155,8 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], out: Path) ->
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder that `train_tokenizer` or a model's training has written.
 
-    Raises `UserError` when it isn't there, can't be read, isn't what was written, or lacks one of `SPECIAL_TOKENS`.
+    Raises `UserError` when it isn't there, can't be read, isn't what was written, lacks one of `SPECIAL_TOKENS`, or
+    takes text for one.
     """
     if not (path / TOKENIZER_FILE).is_file():
         raise UserError(f"no tokenizer: {path}: {TOKENIZER_FILE} isn't there: train one or check the path")
@@ -171,7 +172,23 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.added_tokens_encoder]
     if missing:
         raise UserError(f"not a tokenizer of this project: {path}: it lacks {', '.join(missing)}: train one")
+    _check_ids(tokenizer, path)
     return tokenizer
+
+
+def _check_ids(tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """Refuses a tokenizer in which text could become a special token, or that has ids beyond its number of tokens."""
+    ids = sorted(tokenizer.get_vocab().values())
+    if ids != list(range(len(ids))):
+        raise UserError(
+            f"can't use the tokenizer: {path}: ids of its {len(ids):,} tokens are missing or come twice: copy it again"
+        )
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    unsafe = [token for token in SPECIAL_TOKENS if token not in special]
+    if unsafe:
+        raise UserError(
+            f"unsafe tokenizer: {path}: {unsafe[0]} isn't marked as special, so text becomes it: copy it again"
+        )
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:

@@ -32,13 +32,16 @@ def adopt_tokenizer(name: str, out: Path) -> PreTrainedTokenizerFast:
         out: the folder, written whole or not at all.
 
     Raises:
-        UserError: there is no such tokenizer, it can't be read, or text could become one of the special tokens.
+        UserError: there is no such tokenizer, it can't be read, two of its tokens have the same id, or text could
+            become one of the special tokens.
     """
     file = tokenizer_file(name)
     check_sums(file.parent, TOKENIZER_FILE)
+    _check_vocabulary(file, name)
     backend = read_backend(file)
     if all(token in special_tokens(backend) for token in SPECIAL_TOKENS):
         tokenizer = load_tokenizer(file.parent)
+        _check_attack(tokenizer.backend_tokenizer, name)
         with atomic_folder(out) as folder:
             tokenizer.save_pretrained(folder)
             write_sums(folder)
@@ -101,9 +104,47 @@ def special_tokens(backend: Tokenizer) -> set[str]:
     return {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
 
 
+def _check_vocabulary(file: Path, name: str) -> None:
+    """Refuses what can't be made a tokenizer of this project, before the library reads it."""
+    try:
+        model = json.loads(file.read_text(encoding="utf-8"))["model"]
+        vocabulary = model["vocab"]
+        ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise UserError(
+            f"can't load the tokenizer: {file}: it has no model with a vocabulary: copy it again"
+        ) from error
+    if not ids:
+        raise UserError(f"can't adopt the tokenizer: {name}: its vocabulary is empty: adopt another")
+    if len(set(ids)) < len(ids):
+        raise UserError(f"can't adopt the tokenizer: {name}: two of its tokens have the same id: adopt another")
+    for token in SPECIAL_TOKENS:
+        if token in _from_text(model, vocabulary):
+            raise UserError(f"unsafe tokenizer: {name}: text that spells {token} would become it: adopt another")
+
+
+def _from_text(model: dict[str, Any], vocabulary: Any) -> set[str]:
+    """Tokens of the vocabulary that some text can become, whatever a normalisation makes of it."""
+    if not isinstance(vocabulary, dict):  # Unigram's pieces, each with its score
+        return {piece for piece, _ in vocabulary}
+    if model.get("type", "BPE") != "BPE" or model.get("ignore_merges") or "merges" not in model:
+        return set(vocabulary)
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+    return {"".join(pair) for pair in pairs}
+
+
 def _with_special_tokens(backend: Tokenizer) -> Tokenizer:
     parts = json.loads(backend.to_str())
-    kept = [token for _, token in sorted(backend.get_added_tokens_decoder().items()) if not token.special]
+    added = [token for _, token in sorted(backend.get_added_tokens_decoder().items())]
+    kept = [
+        # Without taking spaces beside them, which wouldn't come back.
+        AddedToken(token.content, normalized=token.normalized, single_word=token.single_word, special=False)
+        for token in added
+        if not token.special and token.content not in SPECIAL_TOKENS
+    ]
+    if isinstance(parts["model"]["vocab"], dict):  # ids without gaps: special tokens come behind the last
+        by_id = sorted(parts["model"]["vocab"].items(), key=lambda entry: entry[1])
+        parts["model"]["vocab"] = {token: number for number, (token, _) in enumerate(by_id)}
     parts |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         parts[part] = _without_first_space(parts[part])

@@ -14,6 +14,7 @@ from sioconv.data.tokenizer_peers import measure_peers
 from sioconv.data.tokenizer_sample import Sample
 from sioconv.files import atomic_write
 from sioconv.progress import track
+from sioconv.terminal import one_line
 
 JSON_FILE, TABLE_FILE = "tokenizer_report.json", "tokenizer_report.md"
 BATCH_BYTES = 1_000_000
@@ -212,4 +213,4 @@ def _rate(value: float | None) -> str:
 
 
 def _visible(text: str) -> str:
-    return text.replace("`", "'").replace("|", "¦").replace("\n", "⏎").replace("\r", "␍").replace("\t", "⇥")
+    return one_line(text).replace("`", "'").replace("|", "¦")
