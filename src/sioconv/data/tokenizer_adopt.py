@@ -36,6 +36,7 @@ def adopt_tokenizer(name: str, out: Path) -> PreTrainedTokenizerFast:
             become one of the special tokens.
     """
     file = tokenizer_file(name)
+    refuse_pointer(file)
     check_sums(file.parent, TOKENIZER_FILE)
     _check_vocabulary(file, name)
     backend = read_backend(file)
