@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sioconv.errors import UserError
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 OLD = ".old"  # ends the name of a folder that has been moved aside
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(\.old)?", re.DOTALL)  # the names of `_temporary`, and tempfile's
 # Characters that would end a line, move the cursor or turn the direction of what follows.
@@ -24,11 +25,19 @@ def shown(path: str | os.PathLike[str]) -> str:
     return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), os.fspath(path))
 
 
+def refuse_pointer(file: Path) -> None:
+    """Raises UserError for a file in whose place Git LFS has left a pointer; a file that isn't there is nobody's."""
+    if file.is_file():
+        with file.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise UserError(f"{shown(file)} is a Git LFS pointer, not the file itself: fetch it with git lfs pull")
+
+
 def missing(path: str | os.PathLike[str]) -> str:
     """What is not there of a path, where it was looked for, and names there that are like it."""
-    place = Path(path).expanduser()
+    place = Path(path)
     whole = Path.cwd() / place  # not resolved: the user's own words are to be found in it
-    first = next(part for part in [*reversed(whole.parents), whole] if not os.path.lexists(part))
+    first = next((part for part in [*reversed(whole.parents), whole] if not os.path.lexists(part)), whole)
     try:
         names = sorted(shown(each.name) for each in first.parent.iterdir())
     except OSError:

@@ -70,6 +70,11 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "facts").exists()
 
 
+def test_a_folder_may_be_a_string(make_shards: MakeShards) -> None:
+    folder = make_shards([[[1, 2]]]).folder
+    assert ShardSet.open(str(folder)).tokens_total == 2
+
+
 def test_another_tokenizers_shards_are_refused(make_shards: MakeShards) -> None:
     shards = make_shards([[[1]]], sha256="abc")
     assert ShardSet.open(shards.folder).tokens_total == 1

@@ -117,11 +117,14 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, problem: str) -> None:
     [
         (None, 'missing or empty "messages"'),
         ([], 'missing or empty "messages"'),
-        ("text", 'missing or empty "messages"'),
+        ("text", '"messages" is a text that isn\'t JSON'),
         (["text"], "message 1 must have"),
         ([*TURNS, {"role": "user"}], "message 3 must have"),
-        ([{"role": "user", "content": "x", "tool_calls": []}], "message 1 must have"),
-        ([{"role": "tool", "content": "x"}], "message 1 has the role 'tool'"),
+        (
+            [{"role": "user", "content": "x", "tool_calls": []}],
+            "the assistant says nothing that is to be learned (roles: user)",
+        ),
+        ([{"role": "tool", "content": "x"}], "the assistant says nothing that is to be learned (roles: tool)"),
         ([{"role": "user", "content": ""}], '"content" of message 1'),
         ([{"role": "user", "content": 1}], '"content" of message 1'),
     ],

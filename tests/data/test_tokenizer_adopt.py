@@ -219,6 +219,22 @@ def test_from_the_hub_and_then_without_it(tmp_path: Path, hub: str) -> None:
     assert refused.startswith("can't get the tokenizer owner/other from the Hub") and refused.count("\n") == 1
 
 
+def test_a_git_lfs_pointer_is_no_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+    for read in (lambda: adopt_tokenizer(str(tmp_path), tmp_path / "out"), lambda: load_tokenizer(tmp_path)):
+        with pytest.raises(UserError, match=r"tokenizer\.json is a Git LFS pointer.*git lfs pull"):
+            read()
+
+
+def test_a_folder_above_a_tokenizer_says_which_one_is_below(tmp_path: Path) -> None:
+    (tmp_path / "run" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "run" / "tokenizer" / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"one below it: give .*/run/tokenizer$"):
+        adopt_tokenizer(str(tmp_path / "run"), tmp_path / "out")
+    with pytest.raises(UserError, match=r"no rnu in .*did you mean run\?"):
+        adopt_tokenizer(str(tmp_path / "rnu"), tmp_path / "out")
+
+
 def vocabulary_with(**more: int) -> Callable[[dict[str, Any]], None]:
     return lambda parts: parts["model"]["vocab"].update(more)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from transformers import DynamicCache
 
@@ -54,6 +55,60 @@ def test_padding_changes_nothing(model: SioConvForCausalLM, ids: Tensor, side: s
     for i in range(3):
         real = torch.cat([masks[0][i], masks[1][i]])
         torch.testing.assert_close(torch.cat([found[0][i], found[1][i]])[real], alone(model, ids[i, real]))
+
+
+def test_what_is_not_finite_stays_in_padding_and_in_its_document(model: SioConvForCausalLM, ids: Tensor) -> None:
+    """Rows padded on the left, and two documents in a row: values, the loss and gradients of the others."""
+    mask = torch.arange(11) >= torch.tensor([[4], [0], [0]])
+    reset = torch.zeros(3, 11, dtype=torch.bool)
+    reset[2, 5] = True
+    there = mask.clone()
+    there[2, :5] = False
+    embedded = model.model.embed_tokens(ids).detach()
+    found = []
+    for value in (0.0, torch.nan):
+        leaf = torch.where(there.unsqueeze(-1), embedded, value).requires_grad_()
+        logits = model(inputs_embeds=leaf, attention_mask=mask.long(), reset=reset).logits[there]
+        found.append([logits.detach(), *torch.autograd.grad(logits.square().sum(), leaf)])
+    torch.testing.assert_close(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1][there], found[1][1][there])
+
+
+def test_padding_that_is_not_finite_gives_finite_gradients(model: SioConvForCausalLM, ids: Tensor) -> None:
+    mask = torch.arange(11) >= torch.tensor([[4], [0], [2]])
+    embedded = torch.where(mask.unsqueeze(-1), model.model.embed_tokens(ids).detach(), torch.nan)
+    labels = torch.where(mask, ids, IGNORED)
+    output = model(inputs_embeds=embedded, attention_mask=mask.long(), labels=labels, use_cache=False)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_every_derivative_of_the_model(model: SioConvForCausalLM, ids: Tensor) -> None:
+    """Forward mode, a gradient penalty's second derivative, and the gradients of each sample by torch.func."""
+    ids = ids[:2, :4]
+    embedded = model.model.embed_tokens(ids).detach().requires_grad_()
+
+    def call(x: Tensor) -> Tensor:
+        logits: Tensor = model(inputs_embeds=x, use_cache=False).logits
+        return logits[..., :3]
+
+    assert torch.autograd.gradcheck(call, embedded, fast_mode=True, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(call, embedded, fast_mode=True, check_fwd_over_rev=True)
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], ids: Tensor) -> Tensor:
+        arguments = {"input_ids": ids.unsqueeze(0), "labels": ids.unsqueeze(0), "use_cache": False}
+        value: Tensor = functional_call(model, parameters, kwargs=arguments, args=()).loss
+        return value
+
+    found = vmap(grad(loss), in_dims=(None, 0))(parameters, ids)
+    for i in range(2):
+        model.zero_grad()
+        model(ids[i : i + 1], labels=ids[i : i + 1], use_cache=False).loss.backward()
+        for name, value in model.named_parameters():
+            if value.grad is not None:
+                torch.testing.assert_close(found[name][i], value.grad, msg=name)
 
 
 def test_a_mask_may_cover_what_was_read(model: SioConvForCausalLM, ids: Tensor) -> None:

@@ -72,7 +72,11 @@ def test_two_chat_templates_that_differ_are_refused(folder: Path) -> None:
     assert load_tokenizer(folder).chat_template == load_model_folder(folder)[1].chat_template == "{{ bos_token }}"
 
 
-def test_a_folder_that_transformers_saves_anew_keeps_no_older_checksums(folder: Path) -> None:
+def test_a_folder_that_transformers_saves_anew_keeps_no_older_checksums(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    assert (folder / "SHA256SUMS").is_file()
     model, tokenizer = load_model_folder(folder)
     with torch.no_grad():
         model.lm_head.weight += 1
@@ -284,3 +288,28 @@ def test_other_types_of_models_are_refused_all_the_same(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
     with pytest.raises(UserError, match="holds a model of type 'gpt2'"):
         load_model_folder(folder, baselines=True)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"])
+def test_a_git_lfs_pointer_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+    with pytest.raises(UserError, match=rf"{name} is a Git LFS pointer.*git lfs pull"):
+        load_model_folder(folder)
+
+
+def test_a_folder_above_a_model_says_which_one_is_below(tmp_path: Path, folder: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run" / "base")
+    with pytest.raises(UserError, match=r"no model in .*/run, but below it: give .*/run/base$"):
+        load_model_folder(tmp_path / "run")
+    shutil.copytree(folder, tmp_path / "run" / "model")
+    with pytest.raises(UserError, match=r"below it: give .*/run/model or .*/run/base$"):
+        load_model_folder(tmp_path / "run")
+    with pytest.raises(UserError, match=r"it is a file: give the model folder that it is in"):
+        load_model_folder(folder / "model.safetensors")
+
+
+def test_a_mistyped_name_gets_the_one_that_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no modle in .*, where relative paths begin; did you mean model\?"):
+        load_model_folder("modle")

@@ -1,11 +1,13 @@
 """The layer alone: what it computes, and that cutting, packing and padding a sequence change nothing."""
 
+import math
 import pickle
 from copy import deepcopy
 
 import pytest
 import torch
 from torch import Tensor
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from transformers.trainer_pt_utils import nested_detach
 
@@ -163,6 +165,39 @@ def test_padding_changes_nothing(layer: SioConvLayer, x: Tensor, name: str, warm
             assert_same_state(row(after, i), row(state, i))
 
 
+@pytest.mark.parametrize("name", MASKS)
+def test_padding_that_is_not_finite_reaches_nothing(layer: SioConvLayer, x: Tensor, name: str) -> None:
+    """Neither forward nor backward: weights get no 0 * NaN."""
+    mask = torch.tensor(MASKS[name], dtype=torch.bool)
+    found = []
+    for padding in (0.0, torch.nan):
+        layer.zero_grad()
+        y, state = layer(torch.where(mask.unsqueeze(-1), x, padding), mask=mask)
+        assert state is not None
+        (y[mask].square().sum() + state.c.square().sum()).backward()
+        found.append([y[mask].detach(), state.c.detach(), *(parameter.grad for parameter in layer.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_document_that_is_not_finite_leaves_the_others(layer: SioConvLayer, x: Tensor) -> None:
+    """In its own row behind a reset, and in the other row."""
+    reset = torch.zeros(2, LENGTH, dtype=torch.bool)
+    reset[0, 4] = True
+    there = torch.ones(2, LENGTH, dtype=torch.bool)
+    there[0, :4] = False
+    found = []
+    for value in (0.0, torch.nan):
+        leaf = torch.where(there.unsqueeze(-1), x, value).requires_grad_()
+        y, state = layer(leaf, reset=reset)
+        assert state is not None
+        (slope,) = torch.autograd.grad(y.square().sum() + state.c.sum(), leaf)
+        assert y[~there].isnan().all() == math.isnan(value)
+        found.append([y[there].detach(), *(each.detach() for each in state if each is not None), slope[there]])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_a_reset_at_padding_is_none(layer: SioConvLayer, x: Tensor) -> None:
     """transformers gives position 0 to padding, which would otherwise begin a document behind a text."""
     mask = torch.tensor(MASKS["right"], dtype=torch.bool)
@@ -181,6 +216,32 @@ def test_gradients_are_finite_and_reach_every_parameter(layer: SioConvLayer, x: 
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
     if masked:
         assert not x.grad[~mask].any()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_derivative_of_a_layer(layer: SioConvLayer, x: Tensor, masked: bool) -> None:
+    """Forward mode, second derivatives and per-sample gradients, of what a user of the layer calls."""
+    mask = torch.tensor(MASKS["both"], dtype=torch.bool)[:, :4] if masked else None
+    x = x[:, :4].clone().requires_grad_()
+
+    def call(x: Tensor) -> Tensor:
+        y: Tensor = layer(x, mask=mask)[0]
+        return y if mask is None else y.masked_fill(~mask.unsqueeze(-1), 0)
+
+    options = {"fast_mode": True, "check_batched_grad": True}
+    assert torch.autograd.gradcheck(call, x, check_forward_ad=True, **options)
+    assert torch.autograd.gradgradcheck(call, x, check_fwd_over_rev=True, **options)
+    parameters = {name: value.detach() for name, value in layer.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        y: Tensor = functional_call(layer, parameters, (x.unsqueeze(0),))[0]
+        return y.square().sum()
+
+    found = vmap(grad(loss), in_dims=(None, 0))(parameters, x.detach())
+    for i in range(2):
+        expected = torch.autograd.grad(layer(x[i : i + 1])[0].square().sum(), list(layer.parameters()))
+        for one, other in zip(found.values(), expected, strict=True):
+            torch.testing.assert_close(one[i], other)
 
 
 def test_forget_gates_are_at_most_one(layer: SioConvLayer, x: Tensor) -> None:

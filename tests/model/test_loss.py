@@ -52,6 +52,14 @@ def test_the_loss_in_pieces_has_the_same_gradients(rows: int, ignored: list[int]
         torch.testing.assert_close(found, gradient)
 
 
+def test_what_is_not_finite_where_no_loss_is_wanted_reaches_nothing() -> None:
+    head, hidden = nn.Linear(4, 7), torch.randn(1, 5, 4)
+    hidden[0, :2] = torch.nan
+    total, slope = token_loss_gradient(hidden, head, torch.tensor([[IGNORED, IGNORED, 3, 1, IGNORED]]), 1.0)
+    assert math.isfinite(total) and slope.isfinite().all()
+    assert head.weight.grad is not None and head.weight.grad.isfinite().all()
+
+
 def test_an_impossible_token_has_a_finite_loss_and_gradient() -> None:
     head = nn.Linear(1, 3)
     with torch.no_grad():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sioconv.ops import scan, triton_scan
 from sioconv.ops.triton_kernels import _decays
+from tests.ops.test_from_zero import Case, check_isolation, of_scan
 from tests.ops.test_scan import GATES, LIMITS, error, make_inputs, run_all
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -188,12 +189,30 @@ def test_empty_tensors(shape: tuple[int, int, int, int]) -> None:
     torch.testing.assert_close(slopes[1], torch.ones_like(state))
 
 
-def test_the_second_derivative_is_refused() -> None:
-    z = torch.randn(1, 3, 1, 2, device=DEVICE, requires_grad=True)
-    c, _ = scan(z, torch.zeros(1, 3, 1, device=DEVICE), backend="triton")
-    (slope,) = torch.autograd.grad(c.square().sum(), z, create_graph=True)
-    with pytest.raises(RuntimeError, match="chunked"):
-        slope.sum().backward()
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((11, 11, 11), False, 0.3, False, ("z", "weight"), float("nan"), 1),
+        Case((5, 0, 9), True, 0.0, True, ("z", "log_a", "initial_state", "weight"), float("nan"), 2),
+        Case((12,), False, 0.3, False, ("z", "log_a"), float("inf"), 3),
+    ],
+)
+def test_nothing_that_is_not_finite_reaches_another_document(case: Case) -> None:
+    check_isolation(of_scan("triton"), case, DEVICE)
+
+
+def test_every_derivative_in_plain_torch() -> None:
+    inputs = {name: value.to(DEVICE) for name, value in make_inputs(5, 1, 2, False, -0.5).items()}
+    reset = torch.zeros(2, 5, dtype=torch.bool, device=DEVICE)
+    reset[0, 2] = True
+    leaves = [inputs[name].requires_grad_() for name in ("z", "log_a", "initial_state", "reset_state")]
+
+    def call(z: Tensor, log_a: Tensor, start: Tensor, again: Tensor) -> Any:
+        return scan(z, log_a, start, reset=reset, reset_state=again, output_final_state=True, backend="triton")
+
+    options = {"fast_mode": True, "check_batched_grad": True}
+    assert torch.autograd.gradcheck(call, leaves, check_forward_ad=True, **options)
+    assert torch.autograd.gradgradcheck(call, leaves, check_fwd_over_rev=True, **options)
 
 
 def test_an_operator_that_kept_nothing_has_no_gradient() -> None:

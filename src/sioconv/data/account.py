@@ -144,9 +144,9 @@ def _lines(values: Mapping[str, Any]) -> Iterator[str]:
         share = f"{count / step['seen']:.2%}" if step["seen"] else "–"
         yield f"| {TITLES[step['name']]} | {step['seen']:,} | {count:,} | {share} |"
     yield "\n" + ", ".join(f"{count:,} documents in {split}" for split, count in values["documents"].items()) + "."
-    if values["files_left_out"]:
+    if left_out := values.get("files_left_out"):  # which statistics of older versions don't have
         yield "\n## Files that aren't read"
-        yield from _reasons(values["files_left_out"])
+        yield from _reasons(left_out)
     for step in values["steps"]:
         if step["left_out"]:
             yield f"\n## {TITLES[step['name']]}"

@@ -252,7 +252,8 @@ def _spoken(messages: Turns, tools: list[Any]) -> Turns:
     for (role, text), weight in zip(turns, weights, strict=True):
         spoken.append(_turn(role, text) | ({} if weight is None else {"weight": weight}))
     if not any(turn["role"] == "assistant" and turn.get("weight") != 0 and turn["content"].strip() for turn in spoken):
-        raise ValueError("the assistant says nothing that is to be learned")
+        roles = ", ".join(dict.fromkeys(str(message["role"]) for message in messages))
+        raise ValueError(f"the assistant says nothing that is to be learned (roles: {roles})")
     return spoken
 
 

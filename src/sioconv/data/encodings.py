@@ -6,6 +6,8 @@ file is likely to be comes from the few lines below: they only word a message, a
 
 import re
 
+from sioconv.files import LFS_POINTER
+
 UTF8_MARK = b"\xef\xbb\xbf"
 # The longer marks come first: that of UTF-32 begins with that of UTF-16.
 MARKS = {
@@ -15,7 +17,6 @@ MARKS = {
     b"\xfe\xff": "utf-16",
     UTF8_MARK: "utf-8-sig",
 }
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # How files of other kinds begin: what they are, and the ending that their name should have to be read.
 MAGIC = (
     (re.compile(rb"\x1f\x8b"), "gzip data", ".gz"),

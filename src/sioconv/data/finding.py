@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sioconv.checksums import SUMS
 from sioconv.data.bundled import bundled_path
 from sioconv.data.compressed import unreadable
 from sioconv.data.hub import HUB
@@ -87,7 +88,8 @@ def _checked(found: Found, path: str) -> Found:
     """Raises UserError where there are no files."""
     if not found.files:
         kinds = ", ".join(SUFFIXES)
-        what = found.said() or (missing(path) if not os.path.lexists(Path(path).expanduser()) else "nothing is in it")
+        place = Path(path).expanduser()
+        what = found.said() or ("nothing is in it" if os.path.lexists(place) else missing(place))
         raise UserError(f"no text found: {shown(path)}: {what}: name a file, a folder or a glob of {kinds} files")
     return found
 
@@ -181,9 +183,7 @@ def _made_here(folder: Path) -> str | None:
         names = {entry.name for entry in folder.iterdir()}
     except OSError:
         return None  # whoever lists it says so
-    if "recipe.yaml" in names and (
-        "metrics.jsonl" in names or (folder / "tokenizer" / "tokenizer_report.json").is_file()
-    ):
+    if "recipe.yaml" in names and names & {"metrics.jsonl", SUMS}:
         return "a run's own folder"
     if "config.json" in names and any(name.endswith(WEIGHTS) for name in names):
         return "a model folder"

@@ -37,7 +37,7 @@ class Checksums:
 
     def of(self, file: Path) -> str:
         """The file's checksum in hexadecimal."""
-        name, stat = str(file.absolute()), file.stat()
+        name, stat = shown(file.absolute()), file.stat()
         state = [stat.st_size, stat.st_mtime_ns]
         known = self._known.get(name)
         sha256 = known[2] if known is not None and known[:2] == state else sha256_file(file)

@@ -71,7 +71,7 @@ class ShardSet:
         self._first_document = _offsets([len(shard.ends) for shard in shards])  # [shards + 1]
 
     @classmethod
-    def open(cls, folder: Path, tokenizer_sha256: str | None = None) -> "ShardSet":
+    def open(cls, folder: Path | str, tokenizer_sha256: str | None = None) -> "ShardSet":
         """Opens the shard set in `folder`.
 
         Args:
@@ -81,6 +81,7 @@ class ShardSet:
         Raises:
             UserError: it isn't there, is damaged, or comes from another tokenizer.
         """
+        folder = Path(folder)
         manifest = _read_manifest(folder)
         if tokenizer_sha256 is not None and manifest["tokenizer_sha256"] != tokenizer_sha256:
             raise UserError(f"shards of another tokenizer: {folder}: make them again with the one that is used now")

@@ -23,7 +23,7 @@ from sioconv.data.config import TokenizerConfig
 from sioconv.data.interruptible import interruptible
 from sioconv.data.rows import ROLES
 from sioconv.errors import UserError
-from sioconv.files import atomic_folder, sha256_file
+from sioconv.files import atomic_folder, refuse_pointer, sha256_file
 from sioconv.progress import say
 from sioconv.tokenizer_files import TEMPLATE, check_template, write_settings
 
@@ -33,6 +33,7 @@ ROLE_TOKENS = {role: f"<|{role}|>" for role in ROLES}
 SPECIAL_TOKENS = [PAD, BOS, EOS, END_OF_TURN, *ROLE_TOKENS.values()]
 BYTES = 256
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "chat_template.jinja")
 RUN = 256  # characters that training takes as one word at most
 LONG_RUN = re.compile(rf"\w{{{RUN}}}|[^\w\s]{{{RUN}}}")
 
@@ -159,6 +160,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """
     if not (path / TOKENIZER_FILE).is_file():
         raise UserError(f"no tokenizer: {path}: {TOKENIZER_FILE} isn't there: train one or check the path")
+    for file in TOKENIZER_FILES:
+        refuse_pointer(path / file)
     check_sums(path)
     check_template(path)
     try:

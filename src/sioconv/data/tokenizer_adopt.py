@@ -16,7 +16,7 @@ from sioconv.data.tokenizer import (
     write_tokenizer,
 )
 from sioconv.errors import UserError
-from sioconv.files import atomic_folder
+from sioconv.files import atomic_folder, missing, refuse_pointer
 
 
 def adopt_tokenizer(name: str, out: Path) -> PreTrainedTokenizerFast:
@@ -36,6 +36,7 @@ def adopt_tokenizer(name: str, out: Path) -> PreTrainedTokenizerFast:
             become one of the special tokens.
     """
     file = tokenizer_file(name)
+    refuse_pointer(file)
     check_sums(file.parent, TOKENIZER_FILE)
     _check_vocabulary(file, name)
     backend = read_backend(file)
@@ -62,13 +63,16 @@ def tokenizer_file(name: str) -> Path:
     if place.is_dir():
         if (place / TOKENIZER_FILE).is_file():
             return place / TOKENIZER_FILE
+        if below := [file.parent.as_posix() for file in sorted(place.glob(f"*/{TOKENIZER_FILE}"))]:
+            raise UserError(f"no tokenizer: {name}: but there is one below it: give {' or '.join(below)}")
         raise UserError(
             f"no tokenizer: {name}: {TOKENIZER_FILE} isn't there: load the folder with transformers' AutoTokenizer and "
             "save it with save_pretrained, which writes one"
         )
     repository, _, revision = name.partition("@")
     if repository.count("/") != 1 or place.parent.is_dir():  # a folder that is there is no owner on the Hub
-        raise UserError(f"no tokenizer: {name}: give a folder with {TOKENIZER_FILE}, or a Hub id owner/name")
+        what = "it is a file" if place.is_file() else missing(place)
+        raise UserError(f"no tokenizer: {name}: {what}: give a folder with {TOKENIZER_FILE}, or a Hub id owner/name")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -88,6 +92,7 @@ def tokenizer_file(name: str) -> Path:
 
 def read_backend(file: Path) -> Tokenizer:
     """The tokenizer in a tokenizer.json. Raises UserError when it can't be read."""
+    refuse_pointer(file)
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the tokenizers library raises bare Exceptions for what it can't parse

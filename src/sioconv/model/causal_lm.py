@@ -147,6 +147,8 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
         if use_cache and cache is None:
             cache = SioConvCache(self.config)
         mask = None if attention_mask is None else padding_mask(attention_mask, length)
+        if mask is not None:
+            x = x.masked_fill(~mask.unsqueeze(-1), 0)  # what stands in padding reaches nothing, whatever it is
         if reset is None:
             reset = document_starts(length, position_ids, kwargs.get("seq_idx"), kwargs.get("cu_seq_lens_q"))
         reset = None if reset is None else reset.expand(x.shape[0], length)

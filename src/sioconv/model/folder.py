@@ -12,10 +12,13 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from sioconv.checksums import check_sums, checksums, read_sums, write_sums
 from sioconv.errors import UserError
-from sioconv.files import atomic_folder
+from sioconv.files import atomic_folder, missing, refuse_pointer, shown
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.initial_state import load_initial_state
 from sioconv.tokenizer_files import check_template, settle_tokenizer
+
+CONFIG = "config.json"
+SHOWN = 4  # model folders in a message
 
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -101,7 +104,8 @@ def load_model_folder(
         check_template(folder)
     elif str(path).count("/") != 1 or folder.parent.is_dir():  # a folder that is there is no owner on the Hub
         raise UserError(
-            f"no model folder at {path}: give the path of a folder with config.json, or a Hub id owner/name"
+            f"no model folder at {path}: give the path of a folder with config.json, or a Hub id owner/name; "
+            f"{missing(path)}"
         )
     try:
         loader: Any = SioConvForCausalLM if kind == "sioconv" else AutoModelForCausalLM
@@ -135,10 +139,24 @@ def _is_baseline(kind: Any) -> bool:
 
 def _check_files(folder: Path) -> Any:
     """The model's type, of a folder that has all files."""
-    for names in (("config.json",), ("model.safetensors", "model.safetensors.index.json"), ("tokenizer.json",)):
+    if not folder.is_dir():
+        raise UserError(f"no {CONFIG} in {shown(folder)}: it is a file: give the model folder that it is in")
+    if not (folder / CONFIG).is_file() and (below := _models_below(folder)):
+        raise UserError(f"no model in {shown(folder)}, but below it: give {' or '.join(below)}")
+    for file in sorted(folder.iterdir()):
+        refuse_pointer(file)
+    for names in ((CONFIG,), ("model.safetensors", "model.safetensors.index.json"), ("tokenizer.json",)):
         if not any((folder / name).is_file() for name in names):
             raise UserError(f"no {names[0]} in {folder}: this is not a whole model folder: train one or copy it again")
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise UserError(f"{folder / 'config.json'} is not a JSON object: copy the folder again") from error
+        raise UserError(f"{folder / CONFIG} is not a JSON object: copy the folder again") from error
+
+
+def _models_below(folder: Path) -> list[str]:
+    """The model folders in a folder and one level deeper, those of the latest stage of training first."""
+    found = [config.parent for pattern in (f"*/{CONFIG}", f"*/*/{CONFIG}") for config in folder.glob(pattern)]
+    whole = [place for place in found if any(place.glob("*.safetensors"))]
+    visible = [place for place in whole if not any(part.startswith(".") for part in place.relative_to(folder).parts)]
+    return [shown(place) for place in sorted(visible, key=lambda place: (place.name != "model", place))[:SHOWN]]

@@ -172,8 +172,9 @@ class SioConvLayer(nn.Module):
         """
         x = x.to(matmul_dtype(x))
         heads = (self.config.num_heads, self.config.head_dim)
-        if mask is not None and reset is not None:
-            reset = reset & mask
+        if mask is not None:
+            x = x.masked_fill(~mask.unsqueeze(-1), 0)  # a NaN in padding would reach the weights' gradients as 0 * NaN
+            reset = None if reset is None else reset & mask
         conv_tail, tail = None, None if state is None else state.conv
         last_z = None
         x_gate = x

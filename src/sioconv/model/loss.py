@@ -41,9 +41,11 @@ def token_loss_gradient(
         `hidden`, for `hidden.backward`.
     """
     wanted = (targets != IGNORED).flatten().nonzero().squeeze(1)  # [N]
-    padding = (0, -len(wanted) % ROWS_MULTIPLE)
-    leaf = hidden.detach().flatten(0, -2).index_select(0, F.pad(wanted, padding)).requires_grad_()  # [N + padding, D]
-    chosen = F.pad(targets.flatten()[wanted], padding, value=IGNORED)
+    missing = -len(wanted) % ROWS_MULTIPLE
+    # The last one again, not a token that has no target: what isn't finite in that one shall reach nothing.
+    filled = torch.cat([wanted, wanted[-1:].expand(missing)])  # [N + missing]
+    leaf = hidden.detach().flatten(0, -2).index_select(0, filled).requires_grad_()  # [N + missing, D]
+    chosen = F.pad(targets.flatten()[wanted], (0, missing), value=IGNORED)
     losses = []
     for part, target in zip(torch.split(leaf, rows), torch.split(chosen, rows), strict=True):
         with fast_products(part):

@@ -20,7 +20,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "ops.gates": (),
     "ops.from_zero": (),
     "ops.chunked": (),
-    "ops.mix": ("normalise_heads",),
+    "ops.heads": (),
     "ops.plain": (),
     "model.architecture": (),
     "model.configuration": (),

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sioconv.errors import UserError
-from sioconv.files import atomic_write
+from sioconv.files import atomic_write, refuse_pointer
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def read_tensors(path: Path, kind: Kind, fingerprint: str) -> tuple[dict[str, st
     try:
         if not path.is_file():
             raise UserError(f"no {kind.name}: {path}: check the name")
+        refuse_pointer(path)
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118

@@ -7,7 +7,8 @@
 
 from sioconv.ops.cross_entropy import cross_entropy_
 from sioconv.ops.glu import silu_gate
-from sioconv.ops.mix import normalise_heads, scan_norm_gate
+from sioconv.ops.heads import normalise_heads
+from sioconv.ops.mix import scan_norm_gate
 from sioconv.ops.norm import rms_norm
 from sioconv.ops.onednn import fast_products, linear
 from sioconv.ops.scan import scan, step

@@ -9,6 +9,7 @@ which are never above 0; nothing is divided by a decay. The chunks' ends go thro
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sioconv.ops.from_zero import scan_from_zero
 from sioconv.ops.gates import sum_dtype
@@ -25,30 +26,41 @@ def scan_chunked(
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """See `sioconv.ops.backends.ScanFunction` for shapes."""
-    return scan_from_zero(_solve, z, log_a, initial_state, reset, reset_state, cu_seqlens)
+    return scan_from_zero(solve, z, log_a, initial_state, reset, reset_state, cu_seqlens)
 
 
-def _solve(z: Tensor, gate: Tensor) -> Tensor:
-    """The recurrence from a zero state along dimension 0; z [L, H, P], gate [L, H, 1 or P]."""
+def solve(z: Tensor, gate: Tensor, closed: Tensor) -> Tensor:
+    """See `scan_from_zero`: z [L, H, P], gate [L, H, 1 or P], closed [L]."""
     length = len(z)
     missing = -length % CHUNK
-    z = torch.nn.functional.pad(z, (0, 0, 0, 0, 0, missing)).view(-1, CHUNK, *z.shape[1:])  # [chunks, CHUNK, H, P]
-    gate = torch.nn.functional.pad(gate, (0, 0, 0, 0, 0, missing)).view(-1, CHUNK, *gate.shape[1:])
-    local, gate = _double(z, gate, dim=1)
+    z = F.pad(z, (0, 0, 0, 0, 0, missing)).view(-1, CHUNK, *z.shape[1:])  # [chunks, CHUNK, H, P]
+    gate = F.pad(gate, (0, 0, 0, 0, 0, missing)).view(-1, CHUNK, *gate.shape[1:])
+    closed = F.pad(closed, (0, missing)).view(-1, CHUNK, 1, 1)
+    local, gate, closed = _double(z, gate, closed, dim=1)
     wide = sum_dtype(z.device)
-    carried, _ = _double(local[:, -1].to(wide), gate[:, -1].to(wide), dim=0)  # [chunks, H, P], after each chunk
-    before = torch.cat([torch.zeros_like(carried[:1]), carried[:-1]]).to(z.dtype)
-    return (local + gate.exp() * before.unsqueeze(1)).flatten(0, 1)[:length]
+    carried, _, _ = _double(local[:, -1].to(wide), gate[:, -1].to(wide), closed[:, -1], dim=0)  # after each chunk
+    before = torch.cat([torch.zeros_like(carried[:1]), carried[:-1]]).to(z.dtype)  # [chunks, H, P]
+    return (local + _decayed(before.unsqueeze(1), gate, closed)).flatten(0, 1)[:length]
 
 
-def _double(z: Tensor, gate: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Inclusive scan of (gate, z) along `dim`: the decayed sums, and the logs of the decays from the start."""
+def _double(z: Tensor, gate: Tensor, closed: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Inclusive scan along `dim`: the decayed sums, the logs of the decays from the start, and what they pass over.
+
+    z [..., H, P], gate [..., H, 1 or P], closed [..., 1, 1]; the last result is true where a closed position lies
+    between the start and here.
+    """
     length, reach = z.shape[dim], 1
     while reach < length:
         left, right = length - reach, reach
-        far = gate.narrow(dim, right, left).exp() * z.narrow(dim, 0, left)
+        later, shut = gate.narrow(dim, right, left), closed.narrow(dim, right, left)
+        far = _decayed(z.narrow(dim, 0, left), later, shut)
         z = torch.cat([z.narrow(dim, 0, right), z.narrow(dim, right, left) + far], dim)
-        longer = gate.narrow(dim, right, left) + gate.narrow(dim, 0, left)
-        gate = torch.cat([gate.narrow(dim, 0, right), longer], dim)
+        gate = torch.cat([gate.narrow(dim, 0, right), later + gate.narrow(dim, 0, left)], dim)
+        closed = torch.cat([closed.narrow(dim, 0, right), shut | closed.narrow(dim, 0, left)], dim)
         reach *= 2
-    return z, gate
+    return z, gate, closed
+
+
+def _decayed(z: Tensor, gate: Tensor, closed: Tensor) -> Tensor:
+    """exp(gate) * z, and zero where `closed`: there z and gate are masked, or their gradients would be 0 * NaN."""
+    return gate.masked_fill(closed, 0).exp() * z.masked_fill(closed, 0)

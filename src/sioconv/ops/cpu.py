@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sioconv.ops.validate import check_cu_seqlens_values, refuse_second_derivative, state_dtype
+from sioconv.ops.chunked import scan_chunked
+from sioconv.ops.operators import operator
+from sioconv.ops.scan_gradients import scan_gradients
+from sioconv.ops.validate import check_cu_seqlens_values, state_dtype
 
 Array = np.ndarray[Any, Any]
 # From this size on a result is written past the caches: they couldn't keep it anyway, and the processor then
@@ -55,7 +58,18 @@ def scan_cpu(
     return c.to(z.dtype), final_state
 
 
-@torch.library.custom_op("sioconv::scan_cpu", mutates_args=(), device_types="cpu")
+def _plain(
+    z: Tensor,
+    log_a: Tensor,
+    initial_state: Tensor,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return *scan_chunked(z, log_a, initial_state, reset, reset_state, cu_seqlens), initial_state.new_empty(0)
+
+
+@operator("sioconv::scan_cpu", _plain)
 def _forward(
     z: Tensor,
     log_a: Tensor,
@@ -100,7 +114,26 @@ def saved_shape(z: Tensor, initial_state: Tensor) -> tuple[int, ...]:
     return (z.shape[0] * z.shape[1] // BLOCK + initial_state.shape[0], *z.shape[2:])
 
 
-@torch.library.custom_op("sioconv::scan_cpu_backward", mutates_args=(), device_types="cpu")
+def _plain_backward(
+    grad_c: Tensor,
+    grad_final: Tensor,
+    source: Tensor,
+    saved: Tensor,  # noqa: ARG001
+    log_a: Tensor,
+    initial_state: Tensor,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    line = log_a, initial_state, reset, reset_state, cu_seqlens
+    if source.dtype != torch.bfloat16:
+        return scan_gradients(grad_c, grad_final, source, *line)
+    c, _ = scan_chunked(source.to(log_a.dtype), *line)
+    grad_z, grad_log_a, grad_initial, grad_reset = scan_gradients(grad_c, grad_final, c, *line)
+    return grad_z.to(source.dtype), grad_log_a, grad_initial, grad_reset
+
+
+@operator("sioconv::scan_cpu_backward", _plain_backward)
 def _backward(
     grad_c: Tensor,
     grad_final: Tensor,
@@ -167,8 +200,8 @@ def _differentiate(ctx: Any, grad_c: Tensor, grad_final: Tensor, _grad_saved: Te
     return grad_z, grad_log_a, grad_initial, None, None if reset_state is None else grad_reset, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
-_backward.register_autograd(refuse_second_derivative("cpu"))
+_forward.register_autograd(_differentiate, _save_for_backward)
+_backward.differentiate_plain()
 
 
 class Gradients(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from sioconv.ops.jit import inner, kernel, sources_digest
+from sioconv.ops.jit import inner, kernel
 from sioconv.ops.vectors import (
     PIECE,
     decays,
@@ -234,8 +234,9 @@ def backward_strip(
     """
     dc, less = load(slope, here, None, pieces), load(lost, here, None, pieces)
     own = n * row + place.column
-    if end == stop:
-        decay, decrement = splat(1.0, dc), splat(0.0, dc)
+    keep, nothing = splat(1.0, dc), splat(0.0, dc)
+    if end == stop or (line.reset.size != 0 and line.reset[np.uint64(end)]):
+        decay, decrement = keep, nothing
     else:
         at = end * row + place.column
         decay, decrement = gate(table, line.log_a, end - begin, at, place, heads, mask, pieces, per_channel)
@@ -259,6 +260,7 @@ def backward_strip(
         if restart:
             store(grad_reset, own, mask, load(grad_reset, own, mask, pieces) + decay * dc)
             dc, less = zeros(slope, pieces), zeros(slope, pieces)
+            decay, decrement = keep, nothing  # this document's gate, should it be NaN, makes NaN of a zero too
         elif t == start:
             store(grad_initial, own, mask, decay * dc)
     store(slope, here, None, dc)
@@ -434,15 +436,14 @@ def _backward_task(
         finish_streams()
 
 
-def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
-    """The kernels as Python calls them; `digest` is in the key of what numba keeps on disk."""
+def _entries() -> tuple[Any, Any, Any, Any]:
+    """The kernels as Python calls them."""
 
     @kernel()
     def forward_serial(
         tasks, groups, heads, channels, pieces, edge, per_channel,
         z, log_a, bounds, initial_state, reset, reset_state, c, final_state, saved, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         line = Line(log_a, bounds, initial_state, reset, reset_state)
         for task in range(tasks):
             _forward_task(
@@ -454,7 +455,6 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
         tasks, groups, heads, channels, pieces, edge, per_channel,
         z, log_a, bounds, initial_state, reset, reset_state, c, final_state, saved, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         for task in numba.prange(tasks):
             # prange counts in unsigned numbers, for which the task would be compiled a second time.
             line = Line(log_a, bounds, initial_state, reset, reset_state)
@@ -480,7 +480,6 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
         grad_c, grad_final, source, saved, log_a, bounds, initial_state, reset, reset_state,
         grad_z, grad_log_a, grad_initial, grad_reset, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         line = Line(log_a, bounds, initial_state, reset, reset_state)
         for task in range(tasks):
             _backward_task(
@@ -494,7 +493,6 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
         grad_c, grad_final, source, saved, log_a, bounds, initial_state, reset, reset_state,
         grad_z, grad_log_a, grad_initial, grad_reset, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         for task in numba.prange(tasks):
             line = Line(log_a, bounds, initial_state, reset, reset_state)
             _backward_task(
@@ -505,4 +503,4 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
     return forward_parallel, forward_serial, backward_parallel, backward_serial
 
 
-forward_parallel, forward_serial, backward_parallel, backward_serial = _entries(sources_digest())
+forward_parallel, forward_serial, backward_parallel, backward_serial = _entries()

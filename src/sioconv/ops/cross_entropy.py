@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from sioconv.ops.cpu import KERNEL_DTYPES, PIECES, flat
+from sioconv.ops.operators import refuse_transformed
 
 
 @torch.no_grad()
@@ -26,6 +27,7 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: float = 1.0) -> Tenso
 
     Raises:
         ValueError: the logits aren't contiguous.
+        RuntimeError: under `torch.func`'s transformations, or logits with a forward-mode tangent.
         IndexError: a target isn't below V; on a GPU it is the device's own assertion.
 
     Example:
@@ -33,6 +35,7 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: float = 1.0) -> Tenso
         >>> cross_entropy_(logits, torch.tensor([2])), logits
         (tensor([1.3863]), tensor([[ 0.2500,  0.2500, -0.7500,  0.2500]]))
     """
+    refuse_transformed("cross_entropy_", "call torch.nn.functional.cross_entropy", logits)
     if not logits.is_contiguous():
         raise ValueError("logits are not contiguous: they are changed in place")
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from sioconv.ops.cpu_kernels import Array, width_of
-from sioconv.ops.jit import inner, kernel, sources_digest
+from sioconv.ops.jit import inner, kernel
 from sioconv.ops.vectors import decays, first_lanes, lane_max, lane_sum, load, select, splat, store, zeros
 
 
@@ -50,22 +50,20 @@ def _row(
     store(logits, own, first_lanes(True, 1, nothing), splat(at_target, nothing))
 
 
-def _entries(digest: str) -> tuple[Any, Any]:
-    """The kernel as Python calls it; `digest` is in the key of what numba keeps on disk."""
+def _entries() -> tuple[Any, Any]:
+    """The kernel as Python calls it."""
 
     @kernel()
     def serial(tasks, pieces, edge, logits, targets, scale, nats, picked):
-        digest  # noqa: B018
         for row in range(tasks):
             _row(row, pieces, edge, logits, targets, scale, nats, picked)
 
     @kernel(parallel=True)
     def parallel(tasks, pieces, edge, logits, targets, scale, nats, picked):
-        digest  # noqa: B018
         for row in numba.prange(tasks):
             _row(np.int64(row), pieces, edge, logits, targets, scale, nats, picked)
 
     return parallel, serial
 
 
-parallel, serial = _entries(sources_digest())
+parallel, serial = _entries()

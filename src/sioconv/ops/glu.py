@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sioconv.ops.cpu import KERNEL_DTYPES, PIECES, SMALLEST, flat, may_stream
-from sioconv.ops.validate import refuse_second_derivative
+from sioconv.ops.operators import gradients, operator
 
 
 def silu_gate(x: Tensor, gate: Tensor) -> Tensor:
     """x * SiLU(gate), SiLU(g) = g / (1 + exp(-g)) (Shazeer 2020, arXiv:2002.05202).
 
     On CPUs a kernel computes large products in one pass, and keeps nothing but x and gate for the backward pass, which
-    is one pass as well; it can't be differentiated twice. On other devices, in exported programs, for small tensors and
+    is one pass as well. On other devices, in exported programs, for small tensors and
     where shape or dtype differ it is plain torch. The kernel computes bfloat16 in fp32 and rounds once.
 
     Args:
@@ -31,12 +31,16 @@ def silu_gate(x: Tensor, gate: Tensor) -> Tensor:
     alike = x.shape == gate.shape and x.dtype == gate.dtype
     kernel = alike and x.device.type == "cpu" and x.dtype in KERNEL_DTYPES and not torch.compiler.is_exporting()
     if not kernel or x.numel() < SMALLEST:
-        return x * F.silu(gate)
+        return _plain(x, gate)
     y: Tensor = _forward(x, gate)
     return y
 
 
-@torch.library.custom_op("sioconv::silu_gate", mutates_args=(), device_types="cpu")
+def _plain(x: Tensor, gate: Tensor) -> Tensor:
+    return x * F.silu(gate)
+
+
+@operator("sioconv::silu_gate", _plain)
 def _forward(x: Tensor, gate: Tensor) -> Tensor:
     from sioconv.ops.glu_kernels import forward_parallel, forward_serial
 
@@ -50,7 +54,11 @@ def _(x: Tensor, gate: Tensor) -> Tensor:  # noqa: ARG001
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("sioconv::silu_gate_backward", mutates_args=(), device_types="cpu")
+def _plain_backward(grad_y: Tensor, x: Tensor, gate: Tensor) -> tuple[Tensor | None, ...]:
+    return gradients(_plain, (x, gate), (grad_y,))
+
+
+@operator("sioconv::silu_gate_backward", _plain_backward)
 def _backward(grad_y: Tensor, x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
     from sioconv.ops.glu_kernels import backward_parallel, backward_serial
 
@@ -89,5 +97,5 @@ def _differentiate(ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor]:
     return grad_x, grad_gate
 
 
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
-_backward.register_autograd(refuse_second_derivative("cpu"))
+_forward.register_autograd(_differentiate, _save_for_backward)
+_backward.differentiate_plain()

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from sioconv.ops.cpu_kernels import Array, put, width_of
-from sioconv.ops.jit import inner, kernel, sources_digest
+from sioconv.ops.jit import inner, kernel
 from sioconv.ops.vectors import decays, finish_streams, first_lanes, load, select, zeros
 
 CHUNK = 16384
@@ -71,34 +71,30 @@ def _backward_task(
         finish_streams()
 
 
-def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
-    """The kernels as Python calls them; `digest` is in the key of what numba keeps on disk."""
+def _entries() -> tuple[Any, Any, Any, Any]:
+    """The kernels as Python calls them."""
 
     @kernel()
     def forward_serial(tasks, pieces, edge, like, x, gate, y, streams):
-        digest  # noqa: B018
         for task in range(tasks):
             _forward_task(task, pieces, edge, like, x, gate, y, streams)
 
     @kernel(parallel=True)
     def forward_parallel(tasks, pieces, edge, like, x, gate, y, streams):
-        digest  # noqa: B018
         for task in numba.prange(tasks):
             _forward_task(np.int64(task), pieces, edge, like, x, gate, y, streams)
 
     @kernel()
     def backward_serial(tasks, pieces, edge, like, grad_y, x, gate, grad_x, grad_gate, streams):
-        digest  # noqa: B018
         for task in range(tasks):
             _backward_task(task, pieces, edge, like, grad_y, x, gate, grad_x, grad_gate, streams)
 
     @kernel(parallel=True)
     def backward_parallel(tasks, pieces, edge, like, grad_y, x, gate, grad_x, grad_gate, streams):
-        digest  # noqa: B018
         for task in numba.prange(tasks):
             _backward_task(np.int64(task), pieces, edge, like, grad_y, x, gate, grad_x, grad_gate, streams)
 
     return forward_parallel, forward_serial, backward_parallel, backward_serial
 
 
-forward_parallel, forward_serial, backward_parallel, backward_serial = _entries(sources_digest())
+forward_parallel, forward_serial, backward_parallel, backward_serial = _entries()

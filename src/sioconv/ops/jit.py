@@ -3,19 +3,25 @@
 import functools
 import hashlib
 import logging
+import os
+import pickle
+import stat
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache
+from numba.core.serialize import dumps
 
 logger = logging.getLogger("sioconv")
 
-KERNELS = ("cpu", "mix", "glu", "norm", "cross_entropy")
-SOURCES = ("jit.py", "vectors.py", *(f"{name}_kernels.py" for name in KERNELS))
 F = TypeVar("F", bound=Callable[..., Any])
 # 'contract' allows fused multiply-adds and nothing that would undo the compensation in `advance`.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_said: set[str] = set()
 
 
 def inner(function: F) -> F:
@@ -24,32 +30,129 @@ def inner(function: F) -> F:
     return cast(F, numba.njit(**settings)(function))
 
 
-@functools.cache
-def _say_uncached() -> None:
-    logger.warning(
-        "scan: neither the package folder nor the user's cache folder can be written, so every process compiles "
-        "the kernels again: set NUMBA_CACHE_DIR to a folder that can"
-    )
-
-
 def kernel(**options: Any) -> Callable[[F], F]:
-    """numba.njit with the result kept on disk, in the package folder or else the user's cache folder."""
+    """numba.njit with the result kept on disk: in NUMBA_CACHE_DIR, the package folder or the user's cache folder.
+
+    Where it can't be kept, or what is kept is damaged, it is compiled again, and one warning says so.
+    """
 
     def compile_function(function: F) -> F:
-        settings = {**_OPTIONS, "no_cfunc_wrapper": True, **options}
+        dispatcher: Any = numba.njit(**{**_OPTIONS, "no_cfunc_wrapper": True, **options})(function)
         try:
-            return cast(F, numba.njit(cache=True, **settings)(function))
-        except RuntimeError:  # neither folder can be written
-            _say_uncached()
-            return cast(F, numba.njit(**settings)(function))
+            dispatcher._cache = _KernelCache(function)
+        except (RuntimeError, OSError) as error:  # none of these folders can be written
+            _say("any folder", error)
+        return cast(F, dispatcher)
 
     return compile_function
 
 
+@functools.cache
 def sources_digest() -> str:
-    """Of all files that kernels are compiled from.
+    """Of all files of this folder, of which the kernels are compiled, and of numba's version.
 
-    numba compiles again when the file of a kernel changes, and knows nothing of the files that it calls into; but what
-    a kernel closes over is part of the key under which it is kept.
+    numba compiles again when the file of a kernel changes, and knows nothing of the files that it calls into or takes
+    constants from. All files and no list of them: one that is forgotten would leave the machine code of its old text.
     """
-    return hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in SOURCES)).hexdigest()
+    folder = Path(__file__).parent
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(folder.rglob("*.py")):
+        text = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()}:{len(text)}:".encode() + text)
+    return digest.hexdigest()
+
+
+class _KernelCache(FunctionCache):
+    """numba's cache of a function, in files of ours; no error of it stops anybody."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)  # type: ignore[no-untyped-call]
+        self._cache_file: Any = _KernelFiles(Path(self._cache_path), self._impl.filename_base)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What is kept for a signature; None where there is nothing that can be used."""
+        try:
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        except Exception as error:  # whatever unpickling and linking make of a strange file
+            _say(self._cache_path, error)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keeps a compiled function, where that is possible."""
+        try:
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            _say(self._cache_path, error)
+
+
+class _KernelFiles:
+    """One file for each signature of a kernel, behind a checksum: its machine code would be run whatever it says.
+
+    numba's own files are an index and numbered data files, without a checksum; two processes can give one number to two
+    signatures. A file is a SHA-256 of the rest, what it was compiled from (`_identity`), and a pickle. As a pickle can
+    run anything when it is read, one that another user than the superuser may have written isn't read.
+    """
+
+    def __init__(self, folder: Path, base: str) -> None:
+        self._folder, self._base = folder, base
+
+    def load(self, key: tuple[Any, ...]) -> Any:
+        """The data for numba's key, None where there is none or it is of other sources.
+
+        Raises:
+            ValueError: the file is damaged, or somebody else's.
+            OSError: it can't be read.
+        """
+        try:
+            with self._path(key).open("rb") as file:
+                _check_owner(os.fstat(file.fileno()))
+                content = file.read()
+        except FileNotFoundError:
+            return None
+        checksum, rest = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(rest).digest() != checksum:
+            raise ValueError("a file is damaged")
+        identity, data = rest[:_DIGEST_BYTES], rest[_DIGEST_BYTES:]
+        return pickle.loads(data) if identity == _identity(key) else None
+
+    def save(self, key: tuple[Any, ...], data: Any) -> None:
+        """Writes the data for numba's key, whole or not at all. Raises OSError where it can't be written."""
+        path, rest = self._path(key), _identity(key) + dumps(data)  # type: ignore[no-untyped-call]
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            # Nobody else may write it, whatever the umask: see `_check_owner`.
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+                file.write(hashlib.sha256(rest).digest() + rest)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _path(self, key: tuple[Any, ...]) -> Path:
+        """One for each signature and processor; what is compiled from newer sources replaces what was there."""
+        name = hashlib.sha256(repr(key[:2]).encode()).hexdigest()[:16]
+        return self._folder / f"{self._base}.{name}.nbc"
+
+
+def _identity(key: tuple[Any, ...]) -> bytes:
+    """What compiled code depends on: the sources, the signature, the processor, the function's own bytecode."""
+    return hashlib.sha256(repr((sources_digest(), key)).encode()).digest()
+
+
+def _check_owner(status: os.stat_result) -> None:
+    """Raise ValueError for a file that others than this user and the superuser can have written."""
+    if os.name != "posix":
+        return
+    if status.st_uid not in (os.getuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ValueError("a file could have been written by another user")
+
+
+def _say(folder: str, error: Exception) -> None:
+    """One warning for each folder."""
+    if folder not in _said:
+        _said.add(folder)
+        logger.warning(
+            "scan: compiled kernels can't be kept in %s or read from there (%s), so they are compiled again, which "
+            "takes seconds to a minute: if that happens at every start, set NUMBA_CACHE_DIR to a folder of your own",
+            folder,
+            " ".join(str(error).split())[:200] or type(error).__name__,
+        )

@@ -7,8 +7,11 @@ other backend takes memory linear in T.
 
 Each log M[t, s] is a sum over its own steps s+1 ... t, as in `segsum` of Mamba-2 (Dao & Gu 2024, arXiv:2405.21060,
 section 6): the difference of two sums from step 0 on would lose the digits of short spans late in a long sequence.
-z must be finite: a product with 0 doesn't hide a NaN of a later step or of another sequence.
+Every document has a matrix of its own, so a NaN stays in its document; within it, a product with 0 doesn't hide one
+of a later step.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,12 +28,7 @@ def scan_matrix(
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """See `sioconv.ops.backends.ScanFunction` for shapes."""
-
-    def solve(entered: Tensor, gate: Tensor) -> Tensor:
-        # The line is cut into the batch's rows again: the first gates of these are closed, so nothing is lost.
-        return _multiply(entered.view(z.shape), gate.view(log_a.shape)).flatten(0, 1)
-
-    return scan_from_zero(solve, z, log_a, initial_state, reset, reset_state, cu_seqlens)
+    return scan_from_zero(_solve, z, log_a, initial_state, reset, reset_state, cu_seqlens)
 
 
 def decay_matrix(log_a: Tensor) -> Tensor:
@@ -45,9 +43,15 @@ def decay_matrix(log_a: Tensor) -> Tensor:
     return log_decay.masked_fill(s > t, -torch.inf).exp()
 
 
+def _solve(z: Tensor, log_a: Tensor, closed: Tensor) -> Tensor:
+    """See `scan_from_zero`: z [L, H, P], log_a [L, H, 1 or P], closed [L]."""
+    lengths = [stop - start for start, stop in pairwise([*closed.nonzero().flatten().tolist(), len(z)])]
+    documents = zip(torch.split(z, lengths), torch.split(log_a, lengths), strict=True)
+    return torch.cat([_multiply(one, gate) for one, gate in documents])
+
+
 def _multiply(z: Tensor, log_a: Tensor) -> Tensor:
-    """c [B, T, H, P] = M @ z, one matrix for each gate; z [B, T, H, P], log_a [B, T, H, 1 or P]."""
-    matrix = decay_matrix(log_a.permute(0, 2, 3, 1))  # [B, H, G, T, T] with G = 1 gate a head, or P
-    gates = log_a.shape[-1]
-    of_gate = z.view(*z.shape[:-1], gates, -1).permute(0, 2, 3, 1, 4)  # [B, H, G, T, P / G]
-    return (matrix @ of_gate).permute(0, 3, 1, 2, 4).flatten(-2)
+    """c [T, H, P] = M @ z of one document, one matrix for each gate; z [T, H, P], log_a [T, H, 1 or P]."""
+    matrix = decay_matrix(log_a.permute(1, 2, 0))  # [H, G, T, T] with G = 1 gate a head, or P
+    of_gate = z.view(*z.shape[:-1], log_a.shape[-1], -1).permute(1, 2, 0, 3)  # [H, G, T, P / G]
+    return (matrix @ of_gate).permute(2, 0, 1, 3).flatten(-2)

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sioconv.ops.backends import ScanFunction, pick_backend
 from sioconv.ops.cpu import scan_cpu
+from sioconv.ops.heads import normalise_heads
 from sioconv.ops.mix_cpu import mix_cpu
 from sioconv.ops.scan import scan
 from sioconv.ops.validate import check_mix, check_scan, state_dtype
@@ -51,7 +50,7 @@ def scan_norm_gate(
         y [B, T, H, P] in z's dtype, and the final state [N, H, P] in the dtype of `log_a`, or None.
 
     Gradients flow to z, log_a, norm_weight, norm_bias, gate, initial_state and reset_state, from y and the final state.
-    `reference` and `chunked` can be differentiated twice; `cpu` raises.
+    Further derivatives and what isn't finite: as for `scan`.
 
     Raises:
         TypeError: an argument isn't a tensor or has the wrong dtype.
@@ -90,14 +89,4 @@ def scan_norm_gate(
     return y, final_state if output_final_state else None
 
 
-def normalise_heads(c: Tensor, weight: Tensor, bias: Tensor, eps: float, gate: Tensor | None = None) -> Tensor:
-    """What `scan_norm_gate` does after the scan, in plain torch: c [..., H, P], which may be empty, to the same shape.
-
-    weight and bias [H] in c's dtype; gate like c (default 1).
-    """
-    normed = F.layer_norm(c, c.shape[-1:], eps=eps) if c.numel() != 0 else c
-    y = torch.addcmul(bias.unsqueeze(-1), normed, weight.unsqueeze(-1))
-    return y if gate is None else y * gate
-
-
-__all__ = ["normalise_heads", "scan_norm_gate"]
+__all__ = ["scan_norm_gate"]

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sioconv.ops.chunked import scan_chunked
 from sioconv.ops.cpu import Gradients, fake_gradients, flat, make_line, run_kernel, saved_shape
-from sioconv.ops.validate import refuse_second_derivative
+from sioconv.ops.heads import normalise_heads
+from sioconv.ops.operators import gradients as gradients_of
+from sioconv.ops.operators import operator
 
 
 def mix_cpu(
@@ -46,7 +49,24 @@ def mix_cpu(
     return y.to(z.dtype), final_state
 
 
-@torch.library.custom_op("sioconv::mix_cpu", mutates_args=(), device_types="cpu")
+def _plain(
+    z: Tensor,
+    log_a: Tensor,
+    initial_state: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    gate: Tensor | None,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    c, final_state = scan_chunked(z.to(log_a.dtype), log_a, initial_state, reset, reset_state, cu_seqlens)
+    y = normalise_heads(c, norm_weight, norm_bias, eps, gate).to(z.dtype)
+    return y, final_state, initial_state.new_empty(0)
+
+
+@operator("sioconv::mix_cpu", _plain)
 def _forward(
     z: Tensor,
     log_a: Tensor,
@@ -92,7 +112,23 @@ def _(
     return z.new_empty(z.shape), initial_state.new_empty(initial_state.shape), saved
 
 
-@torch.library.custom_op("sioconv::mix_cpu_backward", mutates_args=(), device_types="cpu")
+def _plain_backward(
+    grad_y: Tensor,
+    grad_final: Tensor,
+    saved: Tensor,  # noqa: ARG001
+    *inputs: Any,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the floating-point arguments of `_plain`, `inputs`, in the order of `_backward`."""
+    grad_z, grad_log_a, grad_initial, grad_weight, grad_bias, _eps, grad_gate, _, grad_reset, _ = gradients_of(
+        _plain, inputs, (grad_y, grad_final)
+    )
+    z, initial_state = inputs[0], inputs[2]
+    grad_reset = initial_state.new_zeros(initial_state.shape[1:]) if grad_reset is None else grad_reset
+    grad_gate = z.new_empty(0) if grad_gate is None else grad_gate
+    return grad_z, grad_log_a, grad_initial, grad_reset, grad_weight, grad_bias, grad_gate
+
+
+@operator("sioconv::mix_cpu_backward", _plain_backward)
 def _backward(
     grad_y: Tensor,
     grad_final: Tensor,
@@ -174,5 +210,5 @@ def _differentiate(ctx: Any, grad_y: Tensor, grad_final: Tensor, _grad_saved: Te
     )
 
 
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
-_backward.register_autograd(refuse_second_derivative("cpu"))
+_forward.register_autograd(_differentiate, _save_for_backward)
+_backward.differentiate_plain()

@@ -28,7 +28,7 @@ from sioconv.ops.cpu_kernels import (
     width_of,
     write_strips,
 )
-from sioconv.ops.jit import inner, kernel, sources_digest
+from sioconv.ops.jit import inner, kernel
 from sioconv.ops.vectors import finish_streams, first_lanes, lane_sum, load, select, splat, store, zeros
 
 
@@ -233,15 +233,14 @@ def _backward_task(
         finish_streams()
 
 
-def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
-    """The kernels as Python calls them; `digest` is in the key of what numba keeps on disk."""
+def _entries() -> tuple[Any, Any, Any, Any]:
+    """The kernels as Python calls them."""
 
     @kernel()
     def forward_serial(
         tasks, groups, heads, channels, pieces, edge, per_channel, z, log_a, bounds, initial_state, reset, reset_state,
         weight, bias, eps, branch, y, final_state, saved, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         line = Line(log_a, bounds, initial_state, reset, reset_state)
         for task in range(tasks):
             _forward_task(
@@ -254,7 +253,6 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
         tasks, groups, heads, channels, pieces, edge, per_channel, z, log_a, bounds, initial_state, reset, reset_state,
         weight, bias, eps, branch, y, final_state, saved, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         for task in numba.prange(tasks):
             line = Line(log_a, bounds, initial_state, reset, reset_state)
             _forward_task(
@@ -268,7 +266,6 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
         initial_state, reset, reset_state, weight, bias, eps, branch, grad_z, grad_log_a, grad_initial, grad_reset,
         grad_weight, grad_bias, grad_branch, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         line = Line(log_a, bounds, initial_state, reset, reset_state)
         for task in range(tasks):
             _backward_task(
@@ -283,7 +280,6 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
         initial_state, reset, reset_state, weight, bias, eps, branch, grad_z, grad_log_a, grad_initial, grad_reset,
         grad_weight, grad_bias, grad_branch, streams,
     ):  # fmt: skip
-        digest  # noqa: B018
         for task in numba.prange(tasks):
             line = Line(log_a, bounds, initial_state, reset, reset_state)
             _backward_task(
@@ -296,4 +292,4 @@ def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
     return forward_parallel, forward_serial, backward_parallel, backward_serial
 
 
-forward_parallel, forward_serial, backward_parallel, backward_serial = _entries(sources_digest())
+forward_parallel, forward_serial, backward_parallel, backward_serial = _entries()

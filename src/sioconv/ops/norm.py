@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sioconv.ops.cpu import PIECES, SMALLEST, flat, may_stream
-from sioconv.ops.validate import refuse_second_derivative
+from sioconv.ops.operators import gradients, operator
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
     """x / sqrt(mean(x²) + eps) * weight over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467).
 
-    On CPUs large inputs go through a kernel, forward and backward, where torch makes about fifteen passes over memory;
-    it can't be differentiated twice. Elsewhere, in exported programs and for small inputs it is plain torch. The kernel
+    On CPUs large inputs go through a kernel, forward and backward, where torch makes about fifteen passes over memory.
+    Elsewhere, in exported programs and for small inputs it is plain torch. The kernel
     computes bfloat16 in fp32 and rounds once, to `dtype`.
 
     Args:
@@ -35,12 +35,16 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = 
     known = dtypes <= {torch.float32, torch.bfloat16} or dtypes == {torch.float64}
     kernel = known and x.device.type == "cpu" and not torch.compiler.is_exporting()
     if not kernel or x.numel() < SMALLEST:
-        return F.rms_norm(x, (x.shape[-1],), weight, eps).to(dtype)
+        return _plain(x, weight, eps, dtype)[0]
     y: Tensor = _forward(x, weight, eps, dtype)[0]
     return y
 
 
-@torch.library.custom_op("sioconv::rms_norm", mutates_args=(), device_types="cpu")
+def _plain(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return F.rms_norm(x, (x.shape[-1],), weight, eps).to(dtype), x.new_empty(0)
+
+
+@operator("sioconv::rms_norm", _plain)
 def _forward(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """y, and 1 / sqrt(mean(x²) + eps) of each row."""
     from sioconv.ops.norm_kernels import forward_parallel, forward_serial
@@ -58,8 +62,19 @@ def _(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor
     return x.new_empty(x.shape, dtype=dtype), _wide(x, x.numel() // weight.numel())
 
 
-@torch.library.custom_op("sioconv::rms_norm_backward", mutates_args=(), device_types="cpu")
-def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+def _plain_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor,  # noqa: ARG001
+    eps: float,
+) -> tuple[Tensor | None, ...]:
+    return gradients(_plain, (x, weight, eps, grad_y.dtype), (grad_y,))[:2]
+
+
+@operator("sioconv::rms_norm_backward", _plain_backward)
+def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, scales: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    """Gradients of x and weight; the kernel finds eps in `scales`."""
     from sioconv.ops.norm_kernels import ROWS, backward_parallel, backward_serial
 
     grad_x, slopes = torch.empty(x.shape, dtype=x.dtype), _wide(x, -(-scales.numel() // ROWS), weight.numel())
@@ -71,7 +86,7 @@ def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> tupl
 
 
 @_backward.register_fake
-def _(grad_y: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+def _(grad_y: Tensor, x: Tensor, weight: Tensor, scales: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
@@ -93,12 +108,13 @@ def _run(kernels: tuple[Any, Any], scales: Tensor, weight: Tensor, *arguments: A
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(inputs[0], inputs[1], output[1])
+    x, weight, ctx.eps, _dtype = inputs
+    ctx.save_for_backward(x, weight, output[1])
 
 
 def _differentiate(ctx: Any, grad_y: Tensor, _grad_scales: Tensor) -> tuple[Tensor | None, ...]:
-    return *_backward(grad_y, *ctx.saved_tensors), None, None
+    return *_backward(grad_y, *ctx.saved_tensors, ctx.eps), None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
-_backward.register_autograd(refuse_second_derivative("cpu"))
+_forward.register_autograd(_differentiate, _save_for_backward)
+_backward.differentiate_plain()

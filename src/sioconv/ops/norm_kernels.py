@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from sioconv.ops.cpu_kernels import Array, put, width_of
-from sioconv.ops.jit import inner, kernel, sources_digest
+from sioconv.ops.jit import inner, kernel
 from sioconv.ops.vectors import finish_streams, first_lanes, lane_sum, load, store, zeros
 
 ROWS = 64
@@ -66,34 +66,30 @@ def _backward_task(
         finish_streams()
 
 
-def _entries(digest: str) -> tuple[Any, Any, Any, Any]:
-    """The kernels as Python calls them; `digest` is in the key of what numba keeps on disk."""
+def _entries() -> tuple[Any, Any, Any, Any]:
+    """The kernels as Python calls them."""
 
     @kernel()
     def forward_serial(tasks, pieces, edge, x, weight, eps, y, scales, streams):
-        digest  # noqa: B018
         for task in range(tasks):
             _forward_task(task, pieces, edge, x, weight, eps, y, scales, streams)
 
     @kernel(parallel=True)
     def forward_parallel(tasks, pieces, edge, x, weight, eps, y, scales, streams):
-        digest  # noqa: B018
         for task in numba.prange(tasks):
             _forward_task(np.int64(task), pieces, edge, x, weight, eps, y, scales, streams)
 
     @kernel()
     def backward_serial(tasks, pieces, edge, grad_y, x, weight, scales, grad_x, slopes, streams):
-        digest  # noqa: B018
         for task in range(tasks):
             _backward_task(task, pieces, edge, grad_y, x, weight, scales, grad_x, slopes, streams)
 
     @kernel(parallel=True)
     def backward_parallel(tasks, pieces, edge, grad_y, x, weight, scales, grad_x, slopes, streams):
-        digest  # noqa: B018
         for task in numba.prange(tasks):
             _backward_task(np.int64(task), pieces, edge, grad_y, x, weight, scales, grad_x, slopes, streams)
 
     return forward_parallel, forward_serial, backward_parallel, backward_serial
 
 
-forward_parallel, forward_serial, backward_parallel, backward_serial = _entries(sources_digest())
+forward_parallel, forward_serial, backward_parallel, backward_serial = _entries()

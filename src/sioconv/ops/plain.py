@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sioconv.ops.chunked import scan_chunked
 from sioconv.ops.gates import advance
-from sioconv.ops.mix import normalise_heads
+from sioconv.ops.heads import normalise_heads
 
 
 def scan(

@@ -38,8 +38,9 @@ def scan(
         c [B, T, H, P] in z's dtype, and the final state [N, H, P] in the dtype of `log_a`, or None. The state is
         accumulated in float32 (float64 with float64) whatever z's dtype.
 
-    Gradients flow to z, log_a, initial_state and reset_state, from c and the final state. `reference`,
-    `matrix` and `chunked` can be differentiated twice; the others raise.
+    Gradients flow to z, log_a, initial_state and reset_state, from c and the final state. Every backend has
+    forward-mode and second derivatives and can be transformed by `torch.func`: where a kernel can't do that, `chunked`
+    does it. A NaN or an infinity stays in its row or document, and so does its gradient.
 
     Raises:
         TypeError: an argument isn't a tensor or has the wrong dtype.

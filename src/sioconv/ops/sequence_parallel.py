@@ -13,11 +13,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sioconv.ops.gates import sum_dtype
+from sioconv.ops.operators import refuse_transformed
 from sioconv.ops.scan import scan
 from sioconv.ops.validate import check_scan, state_dtype
 
 # Time steps weighted at once by `_reaching_start`: its only temporaries are of this length.
 BLOCK = 1024
+_NAME, _INSTEAD = "scan_sequence_parallel", "call scan on the whole sequence"
 
 
 def scan_sequence_parallel(
@@ -68,8 +70,9 @@ def scan_sequence_parallel(
     Raises:
         TypeError: an argument isn't a tensor or has the wrong dtype.
         ValueError: a shape or device doesn't fit, or this process isn't in the group.
-        RuntimeError: torch.distributed isn't initialised.
+        RuntimeError: torch.distributed isn't initialised, or `torch.func` or forward-mode differentiation is at work.
     """
+    refuse_transformed(_NAME, _INSTEAD, z, log_a, initial_state, reset_state)
     check_scan(z, log_a, initial_state, reset, reset_state, None)
     rank = _rank(group)
     if initial_state is None:
@@ -118,6 +121,7 @@ class _Join(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_c: Tensor, grad_final: Tensor | None) -> tuple[Tensor | None, ...]:
+        refuse_transformed(_NAME, _INSTEAD, grad_c, grad_final)
         if torch.is_grad_enabled():  # the exchanged gradients would be constants of the next derivative
             raise RuntimeError("scan_sequence_parallel can't be differentiated twice: expected create_graph=False")
         gate, reset, decays = ctx.saved_tensors

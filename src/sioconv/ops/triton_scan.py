@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sioconv.ops.validate import check_cu_seqlens_values, refuse_second_derivative
+from sioconv.ops.chunked import scan_chunked
+from sioconv.ops.operators import operator
+from sioconv.ops.scan_gradients import scan_gradients
+from sioconv.ops.validate import check_cu_seqlens_values
 
 # Positions that a program loads at once. The state is kept for the gradient before every STEPS-th position.
 STEPS = 16
@@ -62,7 +65,19 @@ def scan_triton(
     return c, final_state
 
 
-@torch.library.custom_op("sioconv::scan_triton", mutates_args=(), device_types=("cuda", "cpu"))
+def _plain(
+    z: Tensor,
+    log_a: Tensor,
+    initial_state: Tensor,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    keep: bool,  # noqa: ARG001
+) -> tuple[Tensor, Tensor, Tensor]:
+    return *scan_chunked(z, log_a, initial_state, reset, reset_state, cu_seqlens), initial_state.new_empty(0)
+
+
+@operator("sioconv::scan_triton", _plain, device_types=("cuda", "cpu"))
 def _forward(
     z: Tensor,
     log_a: Tensor,
@@ -111,7 +126,24 @@ def _(
     )
 
 
-@torch.library.custom_op("sioconv::scan_triton_backward", mutates_args=(), device_types=("cuda", "cpu"))
+def _plain_backward(
+    grad_c: Tensor,
+    grad_final: Tensor,
+    z: Tensor,
+    log_a: Tensor,
+    initial_state: Tensor,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    tile_states: Tensor,  # noqa: ARG001
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    line = log_a, initial_state, reset, reset_state, cu_seqlens
+    c, _ = scan_chunked(z.to(log_a.dtype), *line)
+    grad_z, grad_log_a, grad_initial, grad_reset = scan_gradients(grad_c, grad_final, c, *line)
+    return grad_z.to(z.dtype), grad_log_a, grad_initial, grad_reset
+
+
+@operator("sioconv::scan_triton_backward", _plain_backward, device_types=("cuda", "cpu"))
 def _backward(
     grad_c: Tensor,
     grad_final: Tensor,
@@ -201,8 +233,8 @@ def _differentiate(
     return grad_z, grad_log_a, grad_initial, None, None if reset_state is None else grad_reset, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
-_backward.register_autograd(refuse_second_derivative("triton"))
+_forward.register_autograd(_differentiate, _save_for_backward)
+_backward.differentiate_plain()
 
 
 def _starts(

@@ -1,11 +1,9 @@
 """Checks of what is handed to `scan` and `step`, with errors that name the argument and what was expected."""
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 _INPUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -71,17 +69,6 @@ def check_cu_seqlens_values(cu_seqlens: Tensor, steps: int) -> None:
 
 def _short(values: list[int]) -> str:
     return str(values) if len(values) <= 8 else f"[{', '.join(map(str, values[:4]))}, ..., {values[-1]}]"
-
-
-def refuse_second_derivative(backend: str) -> Callable[..., None]:
-    """What a backward operator registers as its own gradient: it raises RuntimeError, naming the `backend`."""
-
-    def refuse(ctx: FunctionCtx, *gradients: Tensor) -> None:  # noqa: ARG001
-        raise RuntimeError(
-            f"backend {backend!r} can't be differentiated twice: call scan with backend='chunked' or 'reference'"
-        )
-
-    return refuse
 
 
 def _check_tensor(name: str, value: Tensor, z: Tensor) -> None:
