@@ -201,18 +201,27 @@ def test_nothing_that_is_not_finite_reaches_another_document(case: Case) -> None
     check_isolation(of_scan("triton"), case, DEVICE)
 
 
-def test_every_derivative_in_plain_torch() -> None:
+def test_further_derivatives_are_those_of_chunked() -> None:
+    """Second ones, gradients that come batched, and forward mode; the kernels run as seldom as that takes."""
     inputs = {name: value.to(DEVICE) for name, value in make_inputs(5, 1, 2, False, -0.5).items()}
     reset = torch.zeros(2, 5, dtype=torch.bool, device=DEVICE)
     reset[0, 2] = True
-    leaves = [inputs[name].requires_grad_() for name in ("z", "log_a", "initial_state", "reset_state")]
-
-    def call(z: Tensor, log_a: Tensor, start: Tensor, again: Tensor) -> Any:
-        return scan(z, log_a, start, reset=reset, reset_state=again, output_final_state=True, backend="triton")
-
-    options = {"fast_mode": True, "check_batched_grad": True}
-    assert torch.autograd.gradcheck(call, leaves, check_forward_ad=True, **options)
-    assert torch.autograd.gradgradcheck(call, leaves, check_fwd_over_rev=True, **options)
+    names = ("z", "log_a", "initial_state", "reset_state")
+    results = []
+    for backend in ("triton", "chunked"):
+        leaves = [inputs[name].clone().requires_grad_() for name in names]
+        options = {"reset": reset, "output_final_state": True, "backend": backend}
+        c, final = scan(*leaves[:3], reset_state=leaves[3], **options)
+        assert final is not None
+        ups = torch.stack([inputs["weight"], 2 * inputs["weight"]])
+        batched = torch.autograd.grad(c, leaves, ups, is_grads_batched=True, retain_graph=True)
+        loss = (c.square() * inputs["weight"]).sum() + final.square().sum()
+        slopes = torch.autograd.grad(loss, leaves, create_graph=True)
+        second = torch.autograd.grad(torch.stack([slope.square().sum() for slope in slopes]).sum(), leaves)
+        values = tuple(leaf.detach() for leaf in leaves)
+        _, tangent = torch.func.jvp(lambda *given: scan(*given[:3], reset_state=given[3], **options), values, values)  # noqa: B023
+        results.append([*slopes, *batched, *second, *tangent])
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
 def test_an_operator_that_kept_nothing_has_no_gradient() -> None:

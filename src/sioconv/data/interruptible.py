@@ -54,7 +54,8 @@ def stopped_by_sigterm(what: str) -> Iterator[None]:
         return
 
     def stop(number: int, _: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        # Whoever ends a whole group of processes, as the command timeout does, sends it twice: one is enough.
+        signal.signal(number, signal.SIG_IGN)
         raise StoppedError(f"{what}: stopped by SIGTERM: run the same line again to go on")
 
     signal.signal(signal.SIGTERM, stop)
