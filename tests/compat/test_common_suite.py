@@ -76,7 +76,17 @@ def download(requirement: str, place: Path) -> None:
 def outcomes(suite: Path, report: Path, names: Iterable[str] = ()) -> dict[str, str]:
     """passed, skipped or failed of each test, run in a process of its own; the worst of its parts if it has parts."""
     tests = [f"{DRIVER}::SioConvCommonTest::{name}" for name in names] or [str(DRIVER)]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
+    # Without our own configuration: the suite's marks aren't in it.
+    options = [
+        "-c",
+        os.devnull,
+        f"--rootdir={DRIVER.parent}",
+        "--import-mode=importlib",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+    ]
+    command = [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", *tests]
     environment = os.environ | {"COMMON_SUITE": str(suite), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode in (0, 1), done.stdout[-3000:] + done.stderr[-3000:]  # 1: some failed
