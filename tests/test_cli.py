@@ -203,7 +203,7 @@ def test_a_bad_recipe_makes_nothing(
         (ROWS.encode() + b'{"text": "\xff\xfe"}\n', "rivers.jsonl:61: invalid UTF-8"),
         (ROWS.encode() + b'{"text": "a\n', "rivers.jsonl:61: not JSON"),
         (ROWS.encode() + b'{"txt": "a"}\n', 'rivers.jsonl:61: missing or empty "text"'),
-        (b"[1]\n" + ROWS.encode(), "rivers.jsonl:1: JSON list"),
+        (b"[1]\n" + ROWS.encode(), "rivers.jsonl:1: JSON int"),  # a file that begins so is an array of rows
     ],
 )
 def test_bad_text_is_named_by_file_and_line(

@@ -20,7 +20,16 @@ from rich.text import Text
 from sioconv.terminal import drop_output, visible
 
 T = TypeVar("T")
-console = Console(stderr=True, highlight=False, emoji=False)
+
+
+class _Console(Console):
+    """rich's, but whoever reads it may go: work goes on where rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        drop_output(2)
+
+
+console = _Console(stderr=True, highlight=False, emoji=False)
 
 
 class RateColumn(ProgressColumn):

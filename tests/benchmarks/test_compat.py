@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.compat import rows
 from benchmarks.compat.__main__ import main
@@ -46,7 +47,9 @@ def merge(patch: Patch, _: Path) -> None:
 
 def round_gates(patch: Patch, _: Path) -> None:
     """The forget gates are loaded in half precision."""
-    patch.setattr(causal_lm.SioConvPreTrainedModel, "_keep_in_fp32_modules_strict", set())
+    for name in ("_keep_in_fp32_modules_strict", "_keep_in_fp32_modules"):
+        patch.setattr(causal_lm.SioConvPreTrainedModel, name, set())
+    patch.setattr(torch, "promote_types", lambda one, _: one)  # by which the layer makes them in fp32
 
 
 def share(patch: Patch, _: Path) -> None:

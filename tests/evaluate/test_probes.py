@@ -1,16 +1,18 @@
 """What is said of an answer, on answers whose truth is known."""
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import end_of_turn_id
 from sioconv.data.questions import Question
 from sioconv.data.tokenizer import encode_texts
 from sioconv.evaluate.probes import answer_questions, in_language, repeats
-from sioconv.generate import Session
+from sioconv.generate import State
+from sioconv.generate.decoder import Piece
 from sioconv.model import SioConvForCausalLM
 
 Pair = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
@@ -63,17 +65,29 @@ def test_answers_are_what_a_greedy_session_writes(tiny_model: Pair) -> None:
     assert first.in_language is in_language(first.text, "ja")
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast, text: str) -> None:
-    """Makes every session's model say `text` and end its turn."""
-    reads = iter([*encode_texts(tokenizer, [text])[0], end_of_turn_id(tokenizer)])
+class Scripted:
+    """A decoder that reads anything and gives the logits of one token after the other."""
 
-    def read(_session: Session, _ids: list[int]) -> torch.Tensor:
-        logits = torch.zeros(len(tokenizer))
-        logits[next(reads)] = 1.0
+    def __init__(self, tokens: list[int], size: int) -> None:
+        self._tokens, self._size = iter(tokens), size
+
+    def memory(self, state: State) -> None:
+        """There is none."""
+
+    def freeze(self, _memory: None, tokens: int) -> State:
+        return State(tokens=tokens)
+
+    def read(self, pieces: list[Piece]) -> NDArray[np.float32]:
+        logits = np.zeros((sum(piece.wanted for piece in pieces), self._size), np.float32)
+        for row in logits:
+            row[next(self._tokens)] = 1
         return logits
 
-    monkeypatch.setattr(Session, "feed", lambda self, ids: self._pending.extend(ids))
-    monkeypatch.setattr(Session, "_read", read)
+
+def scripted(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    """Makes every session's model say `text` and end its turn."""
+    tokens = [*encode_texts(tokenizer, [text])[0], end_of_turn_id(tokenizer)]
+    monkeypatch.setattr("sioconv.generate.engine.pick_decoder", lambda _: Scripted(tokens, len(tokenizer)))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sioconv.errors import UserError
 from sioconv.generate.config import LARGEST_SEED, SamplingConfig
-from sioconv.generate.sampling import Sampler, random_seed, reply_seed
+from sioconv.generate.sampling import Sampler, random_seed, uniform
 
 finite = st.floats(-20, 20, width=32)
 vectors = st.lists(finite, min_size=2, max_size=40).map(lambda values: torch.tensor(values, dtype=torch.float32))
@@ -120,11 +120,23 @@ def test_output_that_is_not_a_number_is_an_error(broken: float, temperature: flo
         Sampler(config(temperature=temperature), 0).choose(torch.tensor([0.0, broken, 1.0]))
 
 
-@given(seeds, st.integers(0, 10**12))
-def test_the_seed_of_a_reply_depends_on_the_place_in_the_text(seed: int, tokens: int) -> None:
-    assert 0 <= reply_seed(seed, tokens) <= LARGEST_SEED
-    assert reply_seed(seed, tokens) == reply_seed(seed, tokens)
-    assert len({reply_seed(seed, tokens), reply_seed(seed, tokens + 1), reply_seed(seed ^ 1, tokens)}) == 3
+@given(seeds, st.integers(0, 10**12), st.integers(0, 100))
+def test_a_random_number_depends_on_seed_place_and_branch(seed: int, position: int, branch: int) -> None:
+    number = uniform(seed, position, branch)
+    assert 0 <= number < 1 and number == uniform(seed, position, branch)
+    others = {
+        uniform(seed ^ 1, position, branch),
+        uniform(seed, position + 1, branch),
+        uniform(seed, position, branch + 1),
+    }
+    assert len(others | {number}) == 4
+
+
+def test_random_numbers_are_uniform_and_don_t_go_together() -> None:
+    numbers = torch.tensor([uniform(5, i) for i in range(20_000)], dtype=torch.float64)
+    assert abs(float(numbers.mean()) - 0.5) < 4 * (1 / 12 / 20_000) ** 0.5
+    centred = numbers - 0.5
+    assert abs(float((centred[1:] * centred[:-1]).mean()) * 12) < 4 / 20_000**0.5
 
 
 def test_random_seeds_differ_and_are_valid() -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.tokenizer import encode_texts
 from sioconv.errors import UserError
-from sioconv.generate import SamplingConfig, Session, Vocabulary, generate_text
+from sioconv.generate import Engine, SamplingConfig, Session, Vocabulary, generate_text
 from sioconv.model import SioConvForCausalLM
 
 TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
@@ -85,13 +85,14 @@ def test_cached_equals_uncached(
 
 @given(st.lists(st.integers(0, 383), min_size=2, max_size=60), st.integers(1, 70), st.integers(1, 59))
 def test_a_prompt_in_pieces_equals_the_whole(tiny_model: TinyModel, ids: list[int], chunk: int, cut: int) -> None:
-    whole, pieces = Session(*tiny_model), Session(*tiny_model)
-    whole.feed(ids, chunk=100)
-    pieces.feed(ids[:cut], chunk=chunk)
-    pieces.feed(ids[cut:], chunk=chunk)
+    whole = Session(*tiny_model)
+    pieces = Session(*tiny_model, engine=Engine(tiny_model[0], token_budget=chunk + 1, max_texts=1))
+    whole.feed(ids)
+    pieces.feed(ids[:cut])
+    pieces.feed(ids[cut:])
     assert whole.tokens_seen == pieces.tokens_seen == len(ids)
-    for name, value in whole.fork()._cache.state_dict().items():
-        torch.testing.assert_close(pieces._cache.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    for name, value in whole.fork().state.tensors.items():
+        torch.testing.assert_close(pieces.state.tensors[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_every_token_is_read_once_and_in_order(tiny_model: TinyModel, tokens_read: list[int]) -> None:
@@ -264,8 +265,11 @@ def test_a_fork_goes_its_own_way(tiny_model: TinyModel) -> None:
     texts = [written(one, penalised) for one in (twin, other, session, untouched)]
     assert texts[0] == texts[2] == texts[3] != texts[1]
     assert written(ended, penalised) not in texts
-    memories = [one._cache.state_dict()["layers.0.c"].data_ptr() for one in (session, session.fork())]
-    assert memories[0] != memories[1]
+    before, fork = session.state, session.fork()
+    kept = {name: tensor.clone() for name, tensor in before.tensors.items()}
+    written(fork, sampled(5))
+    assert session.state.tokens == before.tokens < fork.state.tokens
+    assert all(torch.equal(session.state.tensors[name], tensor) for name, tensor in kept.items())
 
 
 def test_the_seed_decides_the_text(tiny_model: TinyModel) -> None:

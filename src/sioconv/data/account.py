@@ -102,8 +102,9 @@ def why_nothing_is_left(statistics: Mapping[str, Any]) -> str:
         return "there is nothing in it: add text"
     if largest["name"] == "read":
         return f"none of its {statistics['rows']:,} rows can be used: {_of_each_reason(largest['left_out'])}: mend them"
-    left_out = _of_each_reason(largest["left_out"])
-    return f"the step {largest['name']} left out the most: {left_out}: change its settings"
+    # What a step of the cleaning shows beside a place is the text, not the reason.
+    reasons = ", ".join(f"{reason} ({counted['count']:,})" for reason, counted in largest["left_out"].items())
+    return f"the step {largest['name']} left out the most: {reasons}: change its settings"
 
 
 def _of_each_reason(left_out: Mapping[str, Mapping[str, Any]]) -> str:

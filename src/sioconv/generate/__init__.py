@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from sioconv.generate.baseline import continue_text as continue_text
     from sioconv.generate.chat import chat_loop as chat_loop
     from sioconv.generate.config import SamplingConfig as SamplingConfig
+    from sioconv.generate.engine import Engine as Engine
+    from sioconv.generate.engine import Event as Event
+    from sioconv.generate.engine import Request as Request
     from sioconv.generate.sampling import Sampler as Sampler
     from sioconv.generate.session import Generation as Generation
     from sioconv.generate.session import Session as Session
     from sioconv.generate.session import generate_text as generate_text
+    from sioconv.generate.state import State as State
     from sioconv.generate.stream import TextStream as TextStream
     from sioconv.generate.stream import Vocabulary as Vocabulary
 
@@ -23,6 +27,10 @@ _HOMES = {
     "Sampler": "sampling",
     "TextStream": "stream",
     "Vocabulary": "stream",
+    "Engine": "engine",
+    "Event": "engine",
+    "Request": "engine",
+    "State": "state",
     "Session": "session",
     "Generation": "session",
     "generate_text": "session",

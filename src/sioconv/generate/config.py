@@ -23,6 +23,12 @@ class SamplingConfig:
             for it and the reply so far) are divided by it when positive, multiplied when negative (Keskar et al.
             2019, arXiv:1909.05858). Earlier turns don't count: the model's memory keeps no list of tokens. 1 for
             none.
+        typical_p: only the tokens whose surprise is nearest to the expected one, up to this probability in all (Meister
+            et al. 2022, arXiv:2202.00666); 1 for no such limit.
+        presence_penalty: subtracted from the logit of each token that stands in the reply so far.
+        frequency_penalty: the same, as often as the token stands there.
+        logit_bias: numbers that are added to logits, by token id.
+        min_new_tokens: so many tokens are written before the reply may end by itself.
         max_new_tokens: most tokens of one reply.
         seed: the same seed gives the same text; None for a random one.
         stop: a reply ends before any of these strings.
@@ -36,6 +42,11 @@ class SamplingConfig:
     top_p: float = 0.95
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    typical_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    min_new_tokens: int = 0
     max_new_tokens: int = 256
     seed: int | None = None
     stop: list[str] = field(default_factory=list)
@@ -49,6 +60,13 @@ class SamplingConfig:
         _check(0 <= self.min_p <= 1, "min_p", self.min_p, "a number from 0 to 1")
         fine = 0 < self.repetition_penalty < math.inf
         _check(fine, "repetition_penalty", self.repetition_penalty, "a positive number, 1 for no penalty")
+        _check(0 < self.typical_p <= 1, "typical_p", self.typical_p, "a number above 0 and up to 1")
+        for name in ("presence_penalty", "frequency_penalty"):
+            _check(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number, 0 for no penalty")
+        fine = all(math.isfinite(value) for value in self.logit_bias.values())
+        _check(fine, "logit_bias", self.logit_bias, "finite numbers by token id")
+        fine = 0 <= self.min_new_tokens <= self.max_new_tokens
+        _check(fine, "min_new_tokens", self.min_new_tokens, f"a number from 0 to max_new_tokens {self.max_new_tokens}")
         _check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "a positive number of tokens")
         fine = self.seed is None or 0 <= self.seed <= LARGEST_SEED
         _check(fine, "seed", self.seed, f"a whole number from 0 to {LARGEST_SEED}, or none for a random one")

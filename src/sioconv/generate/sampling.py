@@ -2,22 +2,18 @@
 
 import math
 import secrets
+from collections import Counter
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from transformers import (
-    LogitsProcessor,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from sioconv.errors import UserError
 from sioconv.generate.config import SamplingConfig
+
+Logits = NDArray[np.float32]  # [V]
 
 
 def random_seed() -> int:
@@ -25,70 +21,135 @@ def random_seed() -> int:
     return secrets.randbelow(2**32)
 
 
-def reply_seed(seed: int, tokens_seen: int) -> int:
-    """The seed of the reply that begins after `tokens_seen` tokens of a text whose seed is `seed`.
+def uniform(seed: int, position: int, branch: int = 0) -> float:
+    """A random number in [0, 1) that is a pure function of its arguments (Philox 4x64, Salmon et al. 2011).
 
-    A pure function of the two, so that a session loaded from a file draws what the one that went on draws.
+    Args:
+        seed: below 2^63.
+        position: how many tokens of the text stand before the one that is drawn.
+        branch: which of the continuations of one text.
     """
-    words = np.random.SeedSequence([seed, tokens_seen]).generate_state(1, np.uint64)
-    return int(words[0] >> 1)
+    bits = np.random.Philox(key=np.array([seed, branch], np.uint64), counter=position).random_raw()
+    return float(bits >> 11) * 2.0**-53
 
 
 class Sampler:
     """Chooses the tokens of one reply.
 
-    The filters are those of transformers, in its order: repetition penalty, temperature, top-k, top-p, min-p. The
-    random numbers come from a generator of its own on the CPU, so that a seed gives the same text whatever else draws
-    numbers.
+    The filters stand in transformers' order: logit bias, repetition, presence and frequency penalty, temperature,
+    top-k, top-p, min-p, typical. A token's random number depends on the seed and its place in the text alone, so a
+    reply that is interrupted and continued draws what it would have drawn.
 
     Args:
         config: the settings.
-        seed: seed of the random numbers.
+        seed: decides every random choice, together with the position.
         banned: ids that are never chosen, int64 [n].
         history: distinct ids that the repetition penalty applies to, looked at anew for every token.
+        position: tokens of the text before the first one that is chosen.
+        branch: which of the continuations of one text.
+        ending: ids that end a reply: not chosen among its first `min_new_tokens`.
     """
 
     def __init__(
-        self, config: SamplingConfig, seed: int, banned: Tensor | None = None, history: Collection[int] = ()
+        self,
+        config: SamplingConfig,
+        seed: int,
+        banned: Tensor | None = None,
+        history: Collection[int] = (),
+        position: int = 0,
+        branch: int = 0,
+        ending: Collection[int] = (),
     ) -> None:
-        self._greedy = config.temperature == 0
-        self._banned = banned if banned is not None and len(banned) else None
-        self._generator = torch.Generator().manual_seed(seed)
-        self._penalty = config.repetition_penalty != 1
+        self._config = config
+        self._seed, self._position, self._branch = seed, position, branch
+        self._banned = np.empty(0, np.int64) if banned is None else banned.numpy()
         self._history = history
-        self._filters = _filters(config)
+        self._ending = np.fromiter(ending, np.int64)
+        self._bias = (np.fromiter(config.logit_bias, np.int64), np.fromiter(config.logit_bias.values(), np.float32))
+        self._written: Counter[int] = Counter()
 
-    def choose(self, logits: Tensor) -> int:
-        """The next token's id, from logits [V] on the CPU in fp32.
+    def choose(self, logits: Logits | Tensor) -> int:
+        """The next token's id, from logits [V] in fp32, which stay as they are.
 
         Raises:
-            UserError: a logit is NaN or infinite: the weights are broken.
+            UserError: a logit is NaN or infinite: the weights are broken; or every token is forbidden.
         """
-        scores = logits.unsqueeze(0)  # [1, V]
-        if self._banned is not None:
-            scores = scores.index_fill(1, self._banned, -math.inf)
-        seen = torch.LongTensor([list(self._history) if self._penalty else []])  # [1, n]
-        for process in self._filters:
-            scores = process(seen, scores)
-        if not math.isfinite(float(scores.amax())):  # the largest of numbers with a NaN among them is NaN
-            raise UserError("the model's output is not a number: its weights are broken: use another checkpoint")
-        if self._greedy:
-            return int(scores.argmax())
-        return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=self._generator))
+        scores = np.array(logits.numpy() if isinstance(logits, Tensor) else logits, np.float32)
+        _check_numbers(scores)
+        scores[self._banned] = -math.inf
+        ids, bias = self._bias
+        scores[ids] += bias
+        if self._written.total() < self._config.min_new_tokens:
+            scores[self._ending] = -math.inf
+        self._penalise(scores)
+        if scores.max() == -math.inf:
+            raise UserError("no token is left that may be written: loosen logit_bias or min_new_tokens")
+        if self._config.temperature == 0:
+            token = int(scores.argmax())
+        else:
+            token = _draw(scores, self._config, uniform(self._seed, self._position, self._branch))
+        self._position += 1
+        self._written[token] += 1
+        return token
+
+    def _penalise(self, scores: Logits) -> None:
+        config = self._config
+        if config.repetition_penalty != 1 and self._history:
+            seen = np.fromiter(self._history, np.int64)
+            penalty = np.float32(config.repetition_penalty)
+            scores[seen] = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
+        if (config.presence_penalty or config.frequency_penalty) and self._written:
+            written = np.fromiter(self._written, np.int64)
+            counts = np.fromiter(self._written.values(), np.float32)
+            scores[written] -= np.float32(config.presence_penalty) + np.float32(config.frequency_penalty) * counts
 
 
-def _filters(config: SamplingConfig) -> list[LogitsProcessor]:
-    filters: list[LogitsProcessor] = []
-    if config.repetition_penalty != 1:
-        filters.append(RepetitionPenaltyLogitsProcessor(float(config.repetition_penalty)))
-    if config.temperature == 0:
-        return filters  # the rest doesn't change which token is the likeliest
-    if config.temperature != 1:
-        filters.append(TemperatureLogitsWarper(float(config.temperature)))
-    if config.top_k:
-        filters.append(TopKLogitsWarper(config.top_k))
+def _check_numbers(scores: Logits) -> None:
+    # The largest of numbers with a NaN among them is NaN. A logit of -inf is fine: its token is never chosen.
+    if not math.isfinite(scores.max()):
+        raise UserError("the model's output is not a number: its weights are broken: use another checkpoint")
+
+
+def _draw(logits: Logits, config: SamplingConfig, chance: float) -> int:
+    """The token at `chance` of the cumulative probability of what the filters leave."""
+    scores = logits.astype(np.float64) / config.temperature
+    if config.top_k and config.top_k < len(scores):
+        lowest = np.partition(scores, -config.top_k)[-config.top_k]
+        scores[scores < lowest] = -math.inf
     if config.top_p < 1:
-        filters.append(TopPLogitsWarper(config.top_p))
+        order = np.argsort(-scores, kind="stable")
+        mass = np.cumsum(_softmax(scores)[order])
+        cut = int(np.searchsorted(mass, config.top_p)) + 1  # the smallest set whose mass is at least top_p
+        scores[order[cut:]] = -math.inf
     if config.min_p:
-        filters.append(MinPLogitsWarper(config.min_p))
-    return filters
+        scores[scores < scores.max() + math.log(config.min_p)] = -math.inf
+    if config.typical_p < 1:
+        _keep_typical(scores, config.typical_p)
+    mass = np.cumsum(_softmax(scores))
+    # Rounding may leave the last sum below the chance that was drawn.
+    at = int(np.searchsorted(mass, chance * mass[-1], side="right"))
+    return min(at, int(np.flatnonzero(scores > -math.inf)[-1]))
+
+
+def _keep_typical(scores: NDArray[np.float64], mass: float) -> None:
+    """Leaves the tokens whose surprise is nearest to the entropy, up to `mass` (see `SamplingConfig.typical_p`)."""
+    probabilities = _softmax(scores)
+    possible = np.flatnonzero(probabilities > 0)
+    surprise = -np.log(probabilities[possible])
+    entropy = float((probabilities[possible] * surprise).sum())
+    order = possible[np.argsort(np.abs(surprise - entropy), kind="stable")]
+    cut = int(np.searchsorted(np.cumsum(probabilities[order]), mass)) + 1
+    scores[np.setdiff1d(possible, order[:cut])] = -math.inf
+
+
+def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    weights = np.exp(scores - scores.max())
+    share: NDArray[np.float64] = weights / weights.sum()
+    return share
+
+
+def log_probabilities(logits: Logits) -> NDArray[np.float64]:
+    """ln softmax(logits) [V], before any penalty or filter."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    result: Any = shifted - math.log(np.exp(shifted).sum())
+    return np.asarray(result)

@@ -30,6 +30,12 @@ def inner(function: F) -> F:
     return cast(F, numba.njit(**settings)(function))
 
 
+def outlined(function: F) -> F:
+    """`inner`, but compiled once and called: for long code that several places use."""
+    settings = {**_OPTIONS, "forceinline": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(F, numba.njit(**settings)(function))
+
+
 def kernel(**options: Any) -> Callable[[F], F]:
     """numba.njit with the result kept on disk: in NUMBA_CACHE_DIR, the package folder or the user's cache folder.
 

@@ -18,19 +18,21 @@ _lock = threading.Lock()
 _layers: list[str | None] = []  # the layer once it is started, None for no layer
 
 
-def run_tasks(parallel: Callable[..., None], serial: Callable[..., None], tasks: int, *arguments: Any) -> None:
-    """Run a kernel over its tasks with as many threads as torch uses, or serially where numba has no layer.
+def run_tasks(parallel: Callable[..., None], serial: Callable[..., None], *arguments: Any) -> None:
+    """Run a kernel over the tasks that its arguments name, with as many threads as torch uses.
+
+    Serially where numba has no layer.
 
     One thread takes the parallel kernel too: the compiler may fuse other operations in the serial one, and
     results shall not depend on the number of threads.
     """
     if _layer() is None:
-        serial(tasks, *arguments)
+        serial(*arguments)
         return
     before = numba.get_num_threads()
     numba.set_num_threads(min(torch.get_num_threads(), _numba.config.NUMBA_NUM_THREADS))
     try:
-        parallel(tasks, *arguments)
+        parallel(*arguments)
     finally:
         numba.set_num_threads(before)
 

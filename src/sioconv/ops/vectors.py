@@ -193,6 +193,38 @@ def finish_streams(_typing: Any) -> tuple[Any, Codegen]:
 
 
 @operation
+def fused(_typing: Any, one: Any, other: Any, summand: Any) -> tuple[Any, Codegen]:
+    """one * other + summand, rounded once wherever it stands: for sums that must come out alike in two kernels."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _call(builder, f"llvm.fma.{_suffix(arguments[0].type)}", arguments[0].type, *arguments)
+
+    return one(one, other, summand), generate
+
+
+@operation
+def called(_typing: Any) -> tuple[Any, Codegen]:
+    """Keeps the function that it stands in from being copied into its callers, which shortens their compilation."""
+
+    def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.none(), generate
+
+
+@operation
+def address_to_pointer(_typing: Any, _address: Any, like: Any) -> tuple[Any, Codegen]:
+    """The address of a number of `like`'s dtype as a pointer, for `numba.carray`."""
+    result = types.CPointer(like.dtype)
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(result))
+
+    return result(types.int64, like), generate
+
+
+@operation
 def splat(_typing: Any, number: Any, like: Any) -> tuple[Any, Codegen]:
     """A vector like `like` with one number in every lane."""
 
@@ -257,6 +289,21 @@ def _reduce(vector: Any, intrinsic_name: str, first: float | None) -> tuple[Any,
 def lane_sum(_typing: Any, vector: Any) -> tuple[Any, Codegen]:
     """The sum of all lanes."""
     return _reduce(vector, "fadd", -0.0)
+
+
+@operation
+def tree_sum(_typing: Any, vector: Any) -> tuple[Any, Codegen]:
+    """The sum of all lanes, a power of two, in one fixed order: halves are added until one number is left."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        value = arguments[0]
+        while value.type.count > 1:
+            half = value.type.count // 2
+            picks = [ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(k, k + half))) for k in (0, half)]
+            value = builder.fadd(*(builder.shuffle_vector(value, value, pick) for pick in picks))
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return vector.dtype(vector), generate
 
 
 @operation

@@ -1,0 +1,290 @@
+"""Writing many texts at once: token ids in, token ids out.
+
+Requests join and leave at every step. A step reads one token of each text that is being written and, within a budget,
+pieces of the prompts that are still to be read, all in one call of the model. Which tokens a request gets depends on
+nothing else that runs: every text has its own memory, settings and random numbers, which are drawn from its seed and
+the token's place in the text.
+"""
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sioconv.errors import UserError
+from sioconv.generate.config import SamplingConfig
+from sioconv.generate.decoder import Decoder, Piece, pick_decoder
+from sioconv.generate.sampling import Sampler, log_probabilities
+from sioconv.generate.state import State
+
+Ended = Literal["ending", "length", "failed"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be read and written.
+
+    Args:
+        ids: token ids to read, below the vocabulary's size; at least one.
+        state: what they go on from.
+        sampling: the settings; `stop` and `seed` are for the layers above.
+        max_new_tokens: most tokens that are written; 0 only reads.
+        seed: decides every random choice.
+        n: how many continuations are written, each with random numbers of its own, from one reading of `ids`; where
+            nothing is written there is one.
+        ending: ids that end a continuation once they are written.
+        banned: ids that are never written, int64 [k].
+        history: ids that the repetition penalty applies to besides those that are written.
+        unpenalised: ids that it never applies to.
+        logprobs: how many of the likeliest tokens are given with each token, with ln of their probabilities; None for
+            none.
+        priority: where not all fit into a step, lower ones come first.
+    """
+
+    ids: Sequence[int]
+    state: State = field(default_factory=State)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    max_new_tokens: int = 256
+    seed: int = 0
+    n: int = 1
+    ending: Collection[int] = ()
+    banned: Tensor | None = None
+    history: Collection[int] = ()
+    unpenalised: Collection[int] = ()
+    logprobs: int | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a text stands: what it has become, and the ids after that, which were written but not read."""
+
+    state: State
+    unread: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A token that was written, or the end of a continuation.
+
+    Args:
+        request: the request's number.
+        branch: which of its continuations.
+        token: the id; None where the request ends without another token.
+        ended: why this is the last event of the continuation: `ending`, one of the ids that end it; `length`;
+            `failed`, see `error`. None while it goes on.
+        place: where it ended.
+        logprob: ln of the token's probability before all penalties and filters, where `logprobs` is asked for.
+        top: the likeliest tokens with theirs.
+        error: what is wrong with the model or the request.
+    """
+
+    request: int
+    branch: int
+    token: int | None = None
+    ended: Ended | None = None
+    place: Place | None = None
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    error: UserError | None = None
+
+
+@dataclass(eq=False)
+class _Text:
+    """One continuation, or the prompt that several will begin with."""
+
+    number: int
+    request: Request
+    on_event: Callable[[Event], object]
+    memory: Any
+    branch: int = 0
+    unread: list[int] = field(default_factory=list)
+    read: int = 0  # tokens in the memory
+    written: int = 0
+    history: set[int] = field(default_factory=set)
+    sampler: Sampler | None = None
+
+
+class Engine:
+    """Runs requests on one model.
+
+    Args:
+        model: a language model whose cache is its state, in eval mode; on a CPU in fp32 or bf16 the compiled kernel
+            runs it, otherwise torch.
+        token_budget: most tokens that a step reads; texts that are being written come first.
+        max_texts: most texts that are written at once; more wait. Below the budget, so that reading goes on.
+
+    Methods may be called from several threads.
+    """
+
+    def __init__(self, model: Any, token_budget: int = 512, max_texts: int = 256) -> None:
+        if not 0 < max_texts < token_budget:
+            raise ValueError(f"expected 0 < max_texts < token_budget, not {max_texts} and {token_budget}")
+        self._model = model
+        self._budget, self._max_texts = token_budget, max_texts
+        self._decoder: Decoder | None = None
+        self._numbers = itertools.count()
+        self._reading: list[_Text] = []  # prompts, those that came first in front
+        self._writing: list[_Text] = []
+        self._lock = threading.RLock()
+
+    @property
+    def running(self) -> int:
+        """Texts that are being read or written."""
+        return len(self._reading) + len(self._writing)
+
+    def submit(self, request: Request, on_event: Callable[[Event], object]) -> int:
+        """Takes a request in; its number.
+
+        Args:
+            request: what is to be read and written.
+            on_event: called with each of its events, inside `step`, in order.
+
+        Raises:
+            ValueError: there are no ids, an id isn't in the vocabulary, n or max_new_tokens is out of range.
+        """
+        size = self._model.config.vocab_size
+        if not request.ids or not all(0 <= i < size for i in request.ids):
+            raise ValueError(f"ids: expected at least one, each from 0 to {size - 1}")
+        if not 1 <= request.n <= self._max_texts:
+            raise ValueError(f"n is {request.n}: expected 1 to {self._max_texts}")
+        if request.max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens is {request.max_new_tokens}: expected 0 or more")
+        with self._lock:
+            if self._decoder is None or not self.running:
+                # Anew for texts that begin alone: the weights may have changed since.
+                self._decoder = pick_decoder(self._model)
+            number = next(self._numbers)
+            memory = self._decoder.memory(request.state)
+            text = _Text(number, request, on_event, memory, unread=list(request.ids), read=request.state.tokens)
+            self._reading.append(text)
+            return number
+
+    def step(self) -> bool:
+        """Reads once with everything that runs, and hands out the events; False where nothing runs."""
+        with self._lock:
+            texts, pieces = self._pieces()
+            if not pieces:
+                return False
+            assert self._decoder is not None
+            logits = iter(self._decoder.read(pieces))
+            for text, piece in zip(texts, pieces, strict=True):
+                text.read += len(piece.ids)
+                del text.unread[: len(piece.ids)]
+                if text.sampler is not None:
+                    text.on_event(self._write(text, next(logits)))
+                elif not text.unread:
+                    self._reading.remove(text)
+                    for event in self._begin(text, next(logits) if piece.wanted else None):
+                        text.on_event(event)
+            return True
+
+    def stream(self, request: Request) -> Iterator[Event]:
+        """Submits a request and yields its events; whatever else runs goes on beside it.
+
+        A stream that is left before its end cancels the request.
+        """
+        events: deque[Event] = deque()
+        number = self.submit(request, events.append)
+        left = request.n if request.max_new_tokens else 1
+        try:
+            while left:
+                while not events:
+                    self.step()
+                event = events.popleft()
+                left -= event.ended is not None
+                yield event
+        finally:
+            self.cancel(number)
+
+    def place(self, number: int, branch: int = 0) -> Place:
+        """Where a running continuation stands; it goes on.
+
+        Raises:
+            KeyError: there is none with this number, or it has ended.
+        """
+        with self._lock:
+            for text in [*self._reading, *self._writing]:
+                if text.number == number and text.branch == branch:
+                    return self._place(text)
+        raise KeyError(f"no request {number} with a continuation {branch} is running")
+
+    def cancel(self, number: int) -> None:
+        """Ends a request and forgets it, if it still runs."""
+        with self._lock:
+            self._reading = [text for text in self._reading if text.number != number]
+            self._writing = [text for text in self._writing if text.number != number]
+
+    def _pieces(self) -> tuple[list[_Text], list[Piece]]:
+        """What this step reads: a token of each text that is written, then equal parts of the prompts."""
+        texts = list(self._writing)
+        pieces = [Piece(text.memory, text.unread, True) for text in texts]
+        left, room = self._budget - len(texts), self._max_texts - len(texts)
+        prompts = sorted(self._reading, key=lambda text: text.request.priority)[:left]
+        for place, text in enumerate(prompts):
+            # Equal parts, so that a short prompt isn't kept waiting by a long one that came before it.
+            share = min(-(-left // (len(prompts) - place)), len(text.unread))
+            writes = text.request.n if text.request.max_new_tokens else 0
+            whole = share == len(text.unread)
+            if whole and writes > room:
+                share, whole = share - 1, False  # it waits with its last token until texts have ended
+            room -= writes if whole else 0
+            if share:
+                texts.append(text)
+                pieces.append(Piece(text.memory, text.unread[:share], whole and writes > 0))
+                left -= share
+        return texts, pieces
+
+    def _begin(self, prompt: _Text, logits: NDArray[np.float32] | None) -> Iterator[Event]:
+        """The first token of each continuation of a prompt that was read."""
+        request = prompt.request
+        if logits is None:
+            yield Event(prompt.number, 0, ended="length", place=self._place(prompt))
+            return
+        assert self._decoder is not None
+        for branch in range(request.n):
+            last = branch == request.n - 1
+            memory = prompt.memory if last else self._decoder.copy(prompt.memory)
+            text = _Text(prompt.number, request, prompt.on_event, memory, branch, read=prompt.read)
+            text.history.update(request.history)
+            text.sampler = Sampler(
+                request.sampling, request.seed, request.banned, text.history, text.read, branch, request.ending
+            )
+            self._writing.append(text)
+            yield self._write(text, logits)
+
+    def _write(self, text: _Text, logits: NDArray[np.float32]) -> Event:
+        """Chooses a text's next token."""
+        assert text.sampler is not None
+        request = text.request
+        try:
+            token = text.sampler.choose(logits)
+        except UserError as error:  # of this text: the others go on
+            self._writing.remove(text)
+            return Event(text.number, text.branch, ended="failed", place=self._place(text), error=error)
+        text.written += 1
+        text.unread = [token]
+        if token not in request.unpenalised:
+            text.history.add(token)
+        ended: Ended | None = "length" if text.written >= request.max_new_tokens else None
+        ended = "ending" if token in request.ending else ended
+        place = None
+        if ended is not None:
+            self._writing.remove(text)
+            place = self._place(text)
+        if request.logprobs is None:
+            return Event(text.number, text.branch, token, ended, place)
+        log_p = log_probabilities(logits)
+        likeliest = np.argsort(-log_p, kind="stable")[: request.logprobs]
+        top = tuple((int(i), float(log_p[i])) for i in likeliest)
+        return Event(text.number, text.branch, token, ended, place, float(log_p[token]), top)
+
+    def _place(self, text: _Text) -> Place:
+        assert self._decoder is not None
+        return Place(self._decoder.freeze(text.memory, text.read), tuple(text.unread))
