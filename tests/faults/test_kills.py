@@ -31,7 +31,7 @@ def chosen(operations: list[str], name: str) -> int:
 
 
 @pytest.mark.parametrize("fault", ["kill", "full"])
-@pytest.mark.parametrize("name", [".model.", ".manifest.json.", "made.json"])
+@pytest.mark.parametrize("name", [".model.", ".manifest.json.", ".made.json."])
 def test_a_fault_at_the_moment_when_something_takes_its_place(
     server: Server, whole: Finished, tmp_path: Path, fault: str, name: str
 ) -> None:
