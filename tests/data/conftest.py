@@ -1,7 +1,8 @@
 """A tokenizer and shard sets small enough to be made anew for every test run."""
 
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,11 @@ def make_shards(tmp_path_factory: pytest.TempPathFactory) -> MakeShards:
         return ShardSet.open(folder, sha256)
 
     return make
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C does what it does in a terminal; a shell's background job ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -87,14 +87,6 @@ def test_a_killed_worker_is_an_error(tmp_path: Path) -> None:
         run(tmp_path, 2, fails=1, error="killed")
 
 
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """Ctrl-C does what it does in a terminal; a shell's background job ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_workers_that_can_not_listen(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):

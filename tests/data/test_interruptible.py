@@ -21,6 +21,7 @@ def test_results_and_errors_come_out() -> None:
         interruptible(fails)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_wait_for_work_that_goes_on() -> None:
     started, free = threading.Event(), threading.Event()
 
