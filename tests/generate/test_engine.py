@@ -223,6 +223,12 @@ def test_requests_that_can_t_be_run_are_refused(
     assert engine.running == 0
 
 
+@pytest.mark.parametrize("token", [-1, VOCABULARY])
+def test_a_bias_on_a_token_that_is_not_there_is_refused(model: SioConvForCausalLM, token: int) -> None:
+    with pytest.raises(UserError, match=f"logit_bias names token {token}"):
+        Engine(model).submit(Request([1], sampling=SamplingConfig(logit_bias={token: 1.0})), print)
+
+
 def test_a_stream_that_is_left_ends_its_request(model: SioConvForCausalLM) -> None:
     engine = Engine(model)
     for _ in engine.stream(Request([1], max_new_tokens=50)):

@@ -148,6 +148,7 @@ class Engine:
 
         Raises:
             ValueError: there are no ids, an id isn't in the vocabulary, n or max_new_tokens is out of range.
+            UserError: `logit_bias` names an id that isn't in the vocabulary.
         """
         size = self._model.config.vocab_size
         if not request.ids or not all(0 <= i < size for i in request.ids):
@@ -156,6 +157,8 @@ class Engine:
             raise ValueError(f"n is {request.n}: expected 1 to {self._max_texts}")
         if request.max_new_tokens < 0:
             raise ValueError(f"max_new_tokens is {request.max_new_tokens}: expected 0 or more")
+        if strange := [i for i in request.sampling.logit_bias if not 0 <= i < size]:
+            raise UserError(f"logit_bias names token {strange[0]}: give ids from 0 to {size - 1}")
         with self._lock:
             if self._decoder is None or not self.running:
                 # Anew for texts that begin alone: the weights may have changed since.

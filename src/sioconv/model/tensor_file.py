@@ -85,6 +85,8 @@ def write_tensors(
     try:
         with atomic_write(path, kind.private) as temporary:
             temporary.write_bytes(data)
+    except UserError as error:
+        raise UserError(f"can't write a {kind.name}: {error}") from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UserError(f"can't write a {kind.name}: {path}: {error}: choose another name") from error
 
