@@ -1,5 +1,6 @@
 """Small files of tensors that belong to one model, as safetensors: written whole or not at all, checked when read."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -86,7 +87,10 @@ def write_tensors(
         with atomic_write(path, kind.private) as temporary:
             temporary.write_bytes(data)
     except UserError as error:
-        raise UserError(f"can't write a {kind.name}: {error}") from error
+        # What is wrong with the name is said like a name that no file can have; the rest says enough.
+        if getattr(error.__cause__, "errno", None) == errno.ENAMETOOLONG:
+            raise UserError(f"can't write a {kind.name}: {error}") from error
+        raise
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UserError(f"can't write a {kind.name}: {path}: {error}: choose another name") from error
 
