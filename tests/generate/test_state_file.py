@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.errors import UserError
+from sioconv.files import LFS_POINTER
 from sioconv.generate import Session
 from sioconv.generate.config import LARGEST_SEED
 from sioconv.generate.state_file import SessionState, read_state, write_state
@@ -96,12 +97,14 @@ def test_what_is_written_is_read(
 
 
 @given(st.binary(max_size=200))
+@example(LFS_POINTER)  # hypothesis also tries what stands in the source
 def test_bytes_that_are_no_state_are_refused(
     tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "noise.state"
     path.write_bytes(data)
-    refused(path, tiny_model[0], "not a state file")
+    reason = f"{path} is a Git LFS pointer" if data.startswith(LFS_POINTER) else "not a state file"
+    refused(path, tiny_model[0], reason)
 
 
 @given(st.data())
