@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from llvmlite.binding import get_host_cpu_name
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import register_flop_formula
+from wrapt import register_post_import_hook
 
 # Found out here, because torch.compile can't trace the search.
 _FASTER = (
@@ -132,7 +133,6 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-@register_flop_formula(torch.ops.sioconv.linear)
 def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
     """Two operations a number of x [..., K] and row of weight [N, K]."""
     return 2 * math.prod(x) * weight[0]
@@ -156,10 +156,18 @@ def _(grad_y: Tensor, x: Tensor) -> Tensor:
     return x.new_empty(grad_y.shape[-1], x.shape[-1])
 
 
-@register_flop_formula(torch.ops.sioconv.linear_weight_gradient)
 def _weight_gradient_flops(grad_y: Sequence[int], x: Sequence[int], *_: Any, **__: Any) -> int:
     """Two operations a number of grad_y [..., N] and channel of x [..., K]."""
     return 2 * math.prod(grad_y) * x[-1]
+
+
+def _name_flops(counter: ModuleType) -> None:
+    """Gives torch's counter of operations these formulas."""
+    counter.register_flop_formula(torch.ops.sioconv.linear)(_linear_flops)
+    counter.register_flop_formula(torch.ops.sioconv.linear_weight_gradient)(_weight_gradient_flops)
+
+
+register_post_import_hook(_name_flops, "torch.utils.flop_counter")  # when it is: its import brings Triton
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:  # noqa: ARG001
