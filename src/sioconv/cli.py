@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,7 +16,7 @@ from sioconv import __version__
 from sioconv.completion import complete
 from sioconv.errors import UserError
 from sioconv.last_net import exit_code_of
-from sioconv.terminal import VisibleFormatter, prepare_streams, read_prompt, show, show_json
+from sioconv.terminal import VisibleFormatter, decode_utf8, prepare_streams, read_prompt, show, show_json
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -194,10 +194,30 @@ def _parse_and_call(
     # --max-new-tokens and --max_new_tokens are the same option.
     named = [_underscores(argument) for argument in arguments[:end]]
     try:
-        parsed = parser.parse_args(named + arguments[end:])
+        parsed = parser.parse_args(_options_first(parser, named, arguments[end + 1 :]))
     except ArgumentError as error:
         raise UserError(f"{' '.join(str(error).split())}; see {parser.prog} --help") from error
     call(parsed)
+
+
+def _options_first(parser: "ArgumentParser", arguments: list[str], rest: list[str]) -> list[str]:
+    """Options before everything else: argparse gives what takes many words only those of one place.
+
+    A line with an option that isn't known stays as it is.
+    """
+    options, words, left = list[str](), list[str](), arguments[:]
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--"):
+            words.append(word)
+            continue
+        action = parser._option_string_actions.get(word.partition("=")[0])
+        if action is None:
+            return [*arguments, "--", *rest] if rest else arguments
+        options.append(word)
+        if "=" not in word and action.nargs != 0 and left:
+            options.append(left.pop(0))
+    return [*options, "--", *words, *rest] if words or rest else options
 
 
 def _underscores(argument: str) -> str:
@@ -374,28 +394,148 @@ def _data_inspect(arguments: "Namespace") -> None:
 def _generate_parser() -> "ArgumentParser":
     parser = _parser(
         "generate",
-        "Continues a text.",
+        "Continues texts. About a long one it can be asked: sioconv generate MODEL --file book.txt --ask 'Who is it?'",
         'sioconv generate runs/demo/model "宮城県(" --max-new-tokens 64 --seed 1',
     )
     _model_options(parser)
-    parser.add_argument("prompt", type=str, help="the text to continue; - reads it from standard input")
+    parser.add_argument("prompt", type=str, nargs="*", help="texts to continue; - is all of standard input")
+    parser.add_argument(
+        "--prompts", type=str | None, default=None,
+        help="a file of prompts, one a line, or JSON lines with `prompt`; - for standard input",
+    )  # fmt: skip
+    parser.add_argument(
+        "--file", type=str | None, default=None,
+        help="a text of any length that is read first; the prompts follow it; - for standard input",
+    )  # fmt: skip
+    parser.add_argument("--ask", action="store_true", help="prompts are messages, and what is written are the replies")
+    parser.add_argument("--n", type=int, default=1, help="continuations of each prompt, with seeds one after the other")
+    parser.add_argument(
+        "--save_state", type=str | None, default=None,
+        help="keep the text as it is at the end, for --state and chat --load; without a prompt, as it was read",
+    )  # fmt: skip
+    parser.add_argument(
+        "--store", type=str | None, default=None,
+        help="a file that keeps what was read: texts that begin alike are read faster the next time",
+    )  # fmt: skip
     _sampling_options(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a text, each on a line")
     return parser
 
 
 def _generate(arguments: "Namespace") -> None:
-    model, tokenizer, sampling = _load(arguments)
-    from sioconv.generate import generate_text
+    from sioconv.model.tensor_file import SESSION, kind_of
 
-    prompt = read_prompt() if arguments.prompt == "-" else arguments.prompt
-    if arguments.json:
-        result = generate_text(model, tokenizer, prompt, sampling)
-        show_json({"prompt": prompt} | {item.name: getattr(result, item.name) for item in fields(result)})
+    prompts = _prompts(arguments)
+    saved = arguments.state
+    if saved is not None and kind_of(Path(saved)) is SESSION:
+        arguments.state = None
+    else:
+        saved = None
+    model, tokenizer, sampling = _load(arguments)
+    from sioconv.generate import Engine, Session, SqliteFile, StateStore, texts
+    from sioconv.generate.sampling import random_seed
+
+    engine = Engine(model, store=None if arguments.store is None else StateStore(backing=SqliteFile(arguments.store)))
+    if saved is not None:
+        start = Session.load(saved, model, tokenizer, engine)
+    else:
+        start = Session(model, tokenizer, random_seed() if sampling.seed is None else sampling.seed, engine)
+    if sampling.seed is not None:
+        start.seed = sampling.seed
+    if arguments.ask and (prompts or arguments.file is not None):
+        texts.begin_message(start, tokenizer)
+    if arguments.file is not None:
+        texts.read_file(start, tokenizer, None if arguments.file == "-" else Path(arguments.file), _stdin())
+    if not prompts:
+        start.save(arguments.save_state)
         return
-    show(prompt, end="")
-    generate_text(model, tokenizer, prompt, sampling, on_text=lambda text: show(text, end=""))
-    show("")
+
+    def sessions() -> Iterator[Session]:
+        for prompt in prompts:
+            session = start.fork()
+            if arguments.ask:
+                between = "\n\n" if arguments.file is not None else ""
+                texts.read_message(session, tokenizer, between + prompt)
+            else:
+                texts.read_prompt(session, tokenizer, prompt)
+            for i in range(arguments.n):
+                yield session.fork((session.seed + i) % 2**63)
+
+    if len(prompts) == arguments.n == 1:
+        (session,) = sessions()
+        if arguments.json:
+            _show_generation(prompts[0], texts.write_text(session, sampling))
+        else:
+            show("" if arguments.ask else prompts[0], end="")
+            texts.write_text(session, sampling, on_text=lambda text: show(text, end=""))
+            show("")
+        if arguments.save_state is not None:
+            if arguments.ask:
+                session.end_turn()
+            session.save(arguments.save_state)
+        return
+    repeated = (prompt for prompt in prompts for _ in range(arguments.n))
+    for prompt, result in zip(repeated, texts.write_texts(sessions(), sampling), strict=True):
+        if arguments.json:
+            _show_generation(prompt, result)
+        else:
+            show(("" if arguments.ask else prompt) + result.text + "\n")
+
+
+def _show_generation(prompt: str, result: Any) -> None:
+    show_json({"prompt": prompt} | {item.name: getattr(result, item.name) for item in fields(result)})
+
+
+def _stdin() -> Any:
+    if sys.stdin is None:
+        raise UserError("there is no standard input to read: give a file, or a pipe")
+    return sys.stdin.buffer
+
+
+def _prompts(arguments: "Namespace") -> list[str]:
+    """The prompts of `generate`. Raises UserError where the arguments contradict each other."""
+    if not 1 <= arguments.n <= 4096:
+        raise UserError(f"n out of range: {arguments.n}: give a number of continuations from 1 to 4096")
+    if [*arguments.prompt, arguments.prompts, arguments.file].count("-") > 1:
+        raise UserError("standard input can be read once: give - once")
+    prompts = [read_prompt() if prompt == "-" else prompt for prompt in arguments.prompt]
+    if arguments.prompts is not None:
+        prompts += _prompts_of(arguments.prompts)
+    if not prompts and arguments.state is not None and arguments.file is None and arguments.save_state is None:
+        prompts = [""]
+    if not prompts and (arguments.file is None or arguments.save_state is None):
+        raise UserError("arguments are required: prompt; see sioconv generate --help")
+    if arguments.save_state is not None and len(prompts) * arguments.n > 1:
+        raise UserError("a state file holds one text: with --save-state give one prompt, and no --n")
+    return prompts
+
+
+def _prompts_of(name: str) -> list[str]:
+    """The prompts in a file: its lines that aren't empty, or the `prompt` of JSON lines."""
+    if name == "-":
+        text = read_prompt()
+    else:
+        try:
+            text = decode_utf8(Path(name).read_bytes(), name)
+        except OSError as error:
+            raise UserError(f"can't read the prompts: {name}: {error.strerror}: check the name") from error
+    prompts = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        if not line.startswith("{"):
+            prompts.append(line)
+            continue
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (ValueError, KeyError, RecursionError) as error:
+            raise UserError(f'{name}:{number}: not a JSON object with "prompt": {error}') from error
+        if not isinstance(prompt, str):
+            raise UserError(f"{name}:{number}: the prompt is not text: give a string")
+        prompts.append(prompt)
+    if not prompts:
+        raise UserError(f"no prompts in {name}: give one a line")
+    return prompts
 
 
 def _chat_parser() -> "ArgumentParser":
