@@ -451,15 +451,15 @@ def _generate(arguments: "Namespace") -> None:
         return
 
     def sessions() -> Iterator[Session]:
-        for prompt in prompts:
-            session = start.fork()
+        # The first one has read the file, the others go on from what it has become.
+        starts = [start, *(start.fork() for _ in prompts[1:])]
+        for session, prompt in zip(starts, prompts, strict=True):
             if arguments.ask:
                 between = "\n\n" if arguments.file is not None else ""
                 texts.read_message(session, tokenizer, between + prompt)
             else:
                 texts.read_prompt(session, tokenizer, prompt)
-            for i in range(arguments.n):
-                yield session.fork((session.seed + i) % 2**63)
+            yield from [session, *(session.fork((session.seed + i) % 2**63) for i in range(1, arguments.n))]
 
     if len(prompts) == arguments.n == 1:
         (session,) = sessions()

@@ -136,7 +136,7 @@ class Use:
 @given(st.integers(0, 2**32))
 @settings(max_examples=3, phases=[Phase.generate])
 def test_states_in_any_use_give_what_reading_anew_gives(
-    model: SioConvForCausalLM, seed: int, tmp_path_factory: pytest.TempPathFactory
+    model: SioConvForCausalLM, tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
     use = Use(model, seed, tmp_path_factory.mktemp("store") / "s.db")
     use.go(30)

@@ -269,7 +269,7 @@ def _memory(conversation: Conversation) -> str:
 def _lines(input: TextIO, output: TextIO) -> Iterator[str]:
     """The lines of the input that aren't blank, without their ends; Ctrl-C at a terminal's prompt ends them too."""
     terminal = input.isatty()
-    ask = input.readline
+    ask: Callable[[], str] = input.readline
     if terminal:
         _print(output, "/help lists the commands\n")
         ask = _questions(input, output)

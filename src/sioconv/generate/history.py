@@ -36,7 +36,9 @@ class History:
         self._turns_before = turns
         self._starts = [self._end]  # where turns began, the open one last
         self._fed: list[tuple[int, int]] = []  # what wasn't written by the model, from one token to another
-        self._forgotten: set[int] = set()  # ids of the turn in which the first state stands, before that state
+        self._forgotten: frozenset[int] = (
+            frozenset()
+        )  # ids of the turn in which the first state stands, before that state
 
     @property
     def start(self) -> int:
@@ -59,7 +61,7 @@ class History:
         other = copy.copy(self)
         other._states, other._ids, other._starts = self._states[:], self._ids[:], self._starts[:]
         other._open, other._first = self._open[self._first :], 0
-        other._fed, other._forgotten = self._fed[:], set(self._forgotten)
+        other._fed = self._fed[:]
         return other
 
     def write(self, token: int) -> None:
@@ -101,9 +103,9 @@ class History:
         first = self._states[0].tokens
         begun = [start for start in self._starts if old.tokens < start <= first]
         if begun:
-            self._forgotten.clear()
+            self._forgotten = frozenset()
             ids = ids[begun[-1] - old.tokens :]
-        self._forgotten.update(ids)
+        self._forgotten |= set(ids)
         gone = sum(start <= first for start in self._starts[:-1])
         # One start stays before the first snapshot: that of the turn in which it stands.
         drop = max(gone - 1, 0)
@@ -124,7 +126,7 @@ class History:
         """The distinct ids of the turn in which a token stands, up to it."""
         start = max(start for start in [0, *self._starts] if start <= tokens)
         first = self._states[0].tokens
-        return set(self.ids(max(start, first), tokens)) | (self._forgotten if start < first else set())
+        return set(self.ids(max(start, first), tokens)) | (self._forgotten if start < first else frozenset())
 
     def written(self, tokens: int) -> list[int]:
         """What the model has written without a break before a token."""

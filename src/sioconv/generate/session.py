@@ -64,9 +64,9 @@ class Session:
         self._taken: list[int] = []  # its tokens so far
         self._text = TextStream()
         self._turn_ids: set[int] = set()
+        self._turn_shared = False  # whether a fork has the same set
         self._history = History(State(), (), history)
-        self._read_since = 0  # tokens that were read since the last reply
-        self._last_read = Reading()  # what became of the last ids that were read without writing
+        self._readings: list[Reading] = []  # since the last reply
 
     @property
     def turns(self) -> int:
@@ -99,10 +99,9 @@ class Session:
         place = self._stop()
         self._text = TextStream()
         # Special tokens aren't penalised: an end-of-turn token in the prompt would make replies endless.
-        self._turn_ids.update(set(ids) - self.vocabulary.special)
+        self._add_to_turn(set(ids) - self.vocabulary.special)
         self._history.feed(ids)
         self._place = self._read(place, ids)
-        self._read_since += self._last_read.read
 
     def stream(self, sampling: SamplingConfig) -> Iterator[str]:
         """Writes on and yields the text as it comes, in whole characters.
@@ -130,7 +129,7 @@ class Session:
             self._history.feed([self.vocabulary.end_of_turn])
         self._place = place
         self._text = TextStream()
-        self._turn_ids.clear()
+        self._turn_ids, self._turn_shared = set(), False
         self._history.add(place.state)
         self._history.end_turn()
 
@@ -171,7 +170,7 @@ class Session:
         text = TextStream()
         text.push(b"".join(map(self.vocabulary.bytes_of, history.written(tokens))))
         self._text = TextStream(pending=text.pending)
-        self._turn_ids = history.turn_ids(tokens) - self.vocabulary.special
+        self._turn_ids, self._turn_shared = history.turn_ids(tokens) - self.vocabulary.special, False
         history.cut(tokens)
         if tokens:
             state = history.before(tokens - 1)
@@ -184,7 +183,8 @@ class Session:
         other.seed = self.seed if seed is None else seed
         other._place, other._running, other._events, other._taken = self._where(), None, deque(), []
         other._text = TextStream(pending=self._text.pending)
-        other._turn_ids, other._history = set(self._turn_ids), self._history.copy()
+        other._history, other._readings = self._history.copy(), []
+        self._turn_shared = other._turn_shared = True
         return other
 
     def save(self, path: str | Path) -> None:
@@ -227,12 +227,21 @@ class Session:
         session._history = History(session._place.state, session._place.unread, history, state.turns)
         return session
 
+    def _add_to_turn(self, ids: set[int]) -> None:
+        if self._turn_shared and not ids <= self._turn_ids:
+            self._turn_ids, self._turn_shared = set(self._turn_ids), False
+        self._turn_ids |= ids
+
     def _where(self) -> Place:
         """Where the text stands now, also while a reply is being written."""
         if self._running is None:
             return self._place
         if self._events:  # other callers of the engine have written on meanwhile
-            return self._read(self._place, self._taken) if self._taken else self._place
+            if not self._taken:
+                return self._place
+            place = self._read(self._place, self._taken)
+            self._readings.pop()  # what was written isn't a part of the next prompt
+            return place
         return self._engine.place(self._running)
 
     def _read(self, place: Place, ids: Sequence[int]) -> Place:
@@ -247,8 +256,16 @@ class Session:
                     self._history.add(event.snapshot)
                 elif event.place is not None and event.reading is not None:
                     state, reading = event.place.state, event.reading
-        self._last_read = reading
+        self._readings.append(reading)
         return Place(state, (unread[-1],))
+
+    def _sum_of_readings(self, unread: int) -> Reading:
+        """What was read since the last reply, `unread` tokens included that are about to be read."""
+        readings, self._readings = self._readings, []
+        read = unread + sum(reading.read for reading in readings)
+        helped = any(reading.why is None and reading.read for reading in readings)
+        why = None if helped else max(readings, key=lambda reading: reading.read, default=Reading()).why
+        return Reading(self.tokens_seen - read, read, why)
 
     def _stop(self) -> Place:
         """Ends a reply that was left before its end; where the text stands."""
@@ -264,8 +281,7 @@ class Session:
         place, vocabulary = self._stop(), self.vocabulary
         text = self._text = TextStream(sampling.stop, self._text.pending)
         self.stopped_by, self.reply_tokens = None, 0
-        read, self._read_since = self._read_since + len(place.unread), 0
-        self.reading = Reading(self.tokens_seen - read, read, self._last_read.why)
+        self.reading = self._sum_of_readings(len(place.unread))
         request = Request(
             place.unread,
             place.state,
@@ -319,7 +335,7 @@ class Session:
         elif token == vocabulary.end_of_turn:
             self.stopped_by = "end_of_turn"
         else:
-            self._turn_ids.add(token)
+            self._add_to_turn({token})
             self.stopped_by = None if event.ended is None else "length"
         return vocabulary.bytes_of(token)
 
