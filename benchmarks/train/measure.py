@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.memory import grown_memory
 from benchmarks.train.arms import VOCABULARY, build
-from sioconv.data.loader import Batch
+from sioconv.data.batches.loader import Batch
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World
 from sioconv.train.speed import matrix_speed

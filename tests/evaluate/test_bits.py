@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode
 from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.data.rows import Row, split_of
+from sioconv.data.documents import Row, split_of
 from sioconv.evaluate.bits import (
     assistant_loss,
     heldout_conversations,

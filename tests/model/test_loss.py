@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sioconv.data.tokenizer import BOS, encode_texts
+from sioconv.data.tokenizer.tokenizer import BOS, encode_texts
 from sioconv.model import Architecture, SioConvForCausalLM
-from sioconv.model.baselines import build_baseline
+from sioconv.model.baselines.architectures import build_baseline
 from sioconv.model.loss import IGNORED, bits_per_byte, document_nats, token_loss_gradient
 
 TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]

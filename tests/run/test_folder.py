@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sioconv import stages
 from sioconv.errors import UserError
 from sioconv.files import Whereabouts
 from sioconv.model import load_model_folder
-from sioconv.recipe import Recipe, load_recipe
+from sioconv.recipe.schema import Recipe, load_recipe
+from sioconv.run import stages
 from sioconv.run.folder import MADE, at_work, made_by, only_one
 from sioconv.train import loop
 from sioconv.train.metrics import METRICS, MetricsLog

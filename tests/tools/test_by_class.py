@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, Trai
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sioconv.model import Architecture, SioConvConfig, SioConvForCausalLM, SioConvLayer
-from sioconv.model.lstm import LstmConfig, LstmForCausalLM
+from sioconv.model.baselines.lstm import LstmConfig, LstmForCausalLM
 
 VOCABULARY = 97
 SIZES: dict[str, Any] = {
@@ -170,8 +170,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from sioconv.model import Architecture, SioConvLayer
 from sioconv.model.layers import FeedForward
-import sioconv.ops.onednn
-sioconv.ops.onednn._FASTER = True
+import sioconv.ops.linear
+sioconv.ops.linear._FASTER = True
 rank = int(sys.argv[1])
 torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
 torch.manual_seed(0)

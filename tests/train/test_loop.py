@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sioconv.data.loader import Batch
+from sioconv.data.batches.loader import Batch
 from sioconv.errors import UserError
 from sioconv.model import SioConvForCausalLM
 from sioconv.train import loop
+from sioconv.train.budget import write_plan
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.loop import Trainer, is_due
 from sioconv.train.metrics import KEYS, read_jsonl
-from sioconv.train.plan import write_plan
-from sioconv.train.watch import Validation
+from sioconv.train.validation import Validation
 from tests.train import small
 
 MakeTrainer = Callable[..., Trainer]

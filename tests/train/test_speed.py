@@ -1,10 +1,12 @@
 """The precision that follows from what the machine does faster."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
 from sioconv.errors import UserError
-from sioconv.ops.onednn import product
+from sioconv.ops.linear import product
 from sioconv.train import speed
 from sioconv.train.speed import matrix_speed, pick_precision, synchronize
 
@@ -35,7 +37,7 @@ def test_mps_takes_fp32() -> None:
 @pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_measures_a_product(dtype: torch.dtype, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sioconv.ops.onednn._FASTER", onednn)
+    monkeypatch.setattr(import_module("sioconv.ops.linear"), "_FASTER", onednn)
     products = []
     monkeypatch.setattr(speed, "product", lambda left, right: products.append(left.dtype) or product(left, right))
     synchronize(CPU)

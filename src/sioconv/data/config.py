@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sioconv.data.cleaning_config import Cleaning
-from sioconv.data.rows import ROLES
+from sioconv.data.cleaning.config import Cleaning
+from sioconv.data.documents import ROLES
 
 
 @dataclass

@@ -7,8 +7,8 @@ from itertools import islice
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode_batch
+from sioconv.data.cleaning.splits import read_split
 from sioconv.data.config import DataConfig
-from sioconv.data.sources import read_split
 from sioconv.evaluate.figures import TextBits, Yardsticks
 from sioconv.evaluate.yardsticks import measure_yardsticks
 from sioconv.model.loss import bits_per_byte, document_nats

@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sioconv.data.account import why_nothing_is_left
+from sioconv.data.cleaning.splits import IDENTITY, account_of_source, read_rows
 from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.data.finding import find
-from sioconv.data.questions import build_questions
-from sioconv.data.sources import IDENTITY, account_of_source, read_rows
+from sioconv.data.shards.report import why_nothing_is_left
+from sioconv.data.sources.files import find
 from sioconv.data.tally import Tally, examples_of
-from sioconv.device import pick_device
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import (
     Texts,
@@ -31,9 +29,11 @@ from sioconv.evaluate.config import EvaluateConfig
 from sioconv.evaluate.figures import Chat, Minutes, ReportFigures, Sizes, TextBits
 from sioconv.evaluate.machine import describe_machine, describe_versions
 from sioconv.evaluate.probes import answer_questions
+from sioconv.evaluate.questions import build_questions
 from sioconv.evaluate.report import write_report
 from sioconv.evaluate.timescales import timescales
 from sioconv.generate import SamplingConfig, generate_text
+from sioconv.hardware import pick_device
 from sioconv.model import SioConvForCausalLM, load_model_folder
 from sioconv.model.cache import new_cache
 from sioconv.model.initial_state import INITIAL_STATE_FILE

@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sioconv.data.tokenizer import encode_texts
+from sioconv.data.tokenizer.tokenizer import encode_texts
 from sioconv.generate.config import SamplingConfig
 from sioconv.generate.sampling import random_seed
 from sioconv.generate.stream import Vocabulary

@@ -10,7 +10,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerFast
 
-from sioconv.data.tokenizer import encode_texts
+from sioconv.data.tokenizer.tokenizer import encode_texts
 from sioconv.errors import UserError
 from sioconv.generate.config import SamplingConfig
 from sioconv.generate.engine import Engine, Event, Place, Request

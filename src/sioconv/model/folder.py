@@ -86,7 +86,7 @@ def load_model_folder(
         device: where the weights go.
         dtype: precision of the weights; the forget gates stay in fp32.
         state: file of initial states that were tuned from this model (a persona); they take the place of its own.
-        baselines: whether a local folder may hold a model of `sioconv.model.baselines` as well.
+        baselines: whether a local folder may hold a model of `sioconv.model.baselines.architectures` as well.
 
     Returns:
         A `SioConvForCausalLM`, or with `baselines` a `PreTrainedModel`, in eval mode; and the tokenizer.
@@ -132,7 +132,9 @@ def load_model_folder(
 
 
 def _is_baseline(kind: Any) -> bool:
-    from sioconv.model.baselines import MODEL_TYPES  # brings their classes, which other folders don't need
+    from sioconv.model.baselines.architectures import (
+        MODEL_TYPES,  # brings their classes, which other folders don't need
+    )
 
     return kind in MODEL_TYPES
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv.model.cache import new_cache
 from sioconv.ops import cross_entropy_, fast_products
-from sioconv.ops.onednn import ROWS_MULTIPLE, fast_products_on
+from sioconv.ops.linear import ROWS_MULTIPLE, fast_products_on
 
 IGNORED = -100
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from sioconv.checksums import SUMS, read_sealed, write_sealed
-from sioconv.data.account import REPORT as SOURCE_REPORT
-from sioconv.data.account import STATISTICS
-from sioconv.data.pipeline import INPUTS
-from sioconv.data.shards import INDEX, MANIFEST, MASK, TOKENS
-from sioconv.data.tokenizer_report import JSON_FILE, TABLE_FILE
+from sioconv.data.shards.pipeline import INPUTS
+from sioconv.data.shards.report import REPORT as SOURCE_REPORT
+from sioconv.data.shards.report import STATISTICS
+from sioconv.data.shards.shard_set import INDEX, MANIFEST, MASK, TOKENS
+from sioconv.data.tokenizer.report import JSON_FILE, TABLE_FILE
 from sioconv.errors import UserError
 from sioconv.files import disk_errors, remove_leftovers
 from sioconv.model.initial_state import INITIAL_STATE_FILE
 from sioconv.progress import say
+from sioconv.train.budget import PLAN
 from sioconv.train.metrics import METRICS, SAMPLES
-from sioconv.train.plan import PLAN
 
 if sys.platform != "win32":
     import fcntl

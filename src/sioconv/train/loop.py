@@ -16,22 +16,22 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
-from sioconv.data.loader import Batch
-from sioconv.data.prefetch import prefetch
-from sioconv.device import describe_device, pick_device
+from sioconv.data.batches.loader import Batch
+from sioconv.data.batches.prefetch import prefetch
 from sioconv.errors import StoppedError, UserError
 from sioconv.files import Whereabouts
-from sioconv.ops.onednn import takes_onednn
+from sioconv.hardware import describe_device, pick_device
+from sioconv.ops.linear import takes_onednn
 from sioconv.progress import say
+from sioconv.train.budget import PLAN, Plan, make_plan, read_plan, write_plan
 from sioconv.train.checkpoint import Checkpointer, Keep, Progress, checkpoints, load_checkpoint, newest_good
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World
-from sioconv.train.interrupt import StopSignals
 from sioconv.train.metrics import MetricsLog, TrainingBar
-from sioconv.train.plan import PLAN, Plan, make_plan, read_plan, write_plan
+from sioconv.train.signals import StopSignals
 from sioconv.train.speed import keep_freed_memory, matrix_speed, memory_used, pick_precision, synchronize
 from sioconv.train.step import Stepper
-from sioconv.train.watch import Sample, Validate, Watch
+from sioconv.train.validation import Sample, Validate, Watch
 
 CALIBRATION_SECONDS = 6.0
 

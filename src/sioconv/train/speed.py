@@ -8,7 +8,7 @@ import time
 import torch
 
 from sioconv.errors import UserError
-from sioconv.ops.onednn import product, takes_onednn
+from sioconv.ops.linear import product, takes_onednn
 
 if sys.platform != "win32":
     import resource

@@ -1,0 +1,1 @@
+"""What of the text stays: rules for each document, duplicates, the held-out part."""
