@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.test_stages import write_workplace
-
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.metrics import read_jsonl
+from tests.run.test_stages import write_workplace
 from tests.train.launch import environment, finish, start
 
 ENDLESS = 1_000_000
