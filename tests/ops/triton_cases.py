@@ -12,12 +12,12 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from tests.ops.test_from_zero import Case, check_isolation, of_scan
 from torch import Tensor
 
 from sioconv.ops import scan
 from sioconv.ops.triton import scan as triton_scan
 from sioconv.ops.triton.kernels import _decays
+from tests.ops.eager.test_from_zero import Case, check_isolation, of_scan
 from tests.ops.test_scan import GATES, LIMITS, error, make_inputs, run_all
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
