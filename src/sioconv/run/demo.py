@@ -58,7 +58,7 @@ def adapt(recipe: Recipe, minutes: float | None, name: str) -> Recipe:
     """
     check_name(name)
     for source in recipe.finetune.data.sources.values():
-        if source.path.startswith("identity:"):
+        if source.origin == "identity":
             source.path = f"identity:{name}"
     if minutes is not None:
         if not 0 < minutes < math.inf:

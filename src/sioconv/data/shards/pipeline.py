@@ -32,8 +32,8 @@ from sioconv.data.shards.report import (
 )
 from sioconv.data.shards.shard_set import VERSION, DamagedShards, ShardSet
 from sioconv.data.shards.writer import Ids, read_facts, task_writer, token_type, write_manifest
-from sioconv.data.sources.files import BUNDLED, IDENTITY, find
-from sioconv.data.sources.provenance import Checksums, identify
+from sioconv.data.sources.provenance import Checksums
+from sioconv.data.sources.source import identify, open_source
 from sioconv.data.tally import Tally
 from sioconv.data.tokenizer.long_texts import encode_long, is_long
 from sioconv.data.tokenizer.tokenizer import encode_texts, load_tokenizer, tokenizer_sha256
@@ -175,7 +175,7 @@ def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer
         if not made:
             try:
                 _run_stages(f"data {name}", source, data, tokenizer_path.absolute(), work)
-                statistics = _publish(work, out, about, data, vocabulary, find(source.path).left_out)
+                statistics = _publish(work, out, about, data, vocabulary, open_source(source).found().left_out)
             except BaseException:
                 _remove_unfinished(work)
                 with suppress(OSError):  # it may hold older shard sets, or not be there
@@ -235,7 +235,7 @@ def _reading(source: SourceConfig, inputs: list[dict[str, Any]]) -> dict[str, in
     applies = {
         "normalise": source.cleaning.normalise is not None,
         "wikitext": any(".xml" in str(one.get("file", "")).lower() for one in inputs),
-        "conversations": source.kind == "chat" and not source.path.startswith((IDENTITY, BUNDLED)),
+        "conversations": source.kind == "chat" and source.origin in ("files", "hub"),
     }
     return {name: number for name, number in READING.items() if applies[name]}
 
