@@ -15,7 +15,9 @@ from sioconv.data.shards.report import why_nothing_is_left
 from sioconv.data.sources.source import open_source, read_rows
 from sioconv.data.tally import Tally, examples_of
 from sioconv.errors import UserError
-from sioconv.evaluate.bits import (
+from sioconv.evaluate.config import EvaluateConfig
+from sioconv.evaluate.figures import Chat, Minutes, ReportFigures, Sizes, TextBits
+from sioconv.evaluate.heldout import (
     Texts,
     assistant_loss,
     heldout_conversations,
@@ -25,8 +27,6 @@ from sioconv.evaluate.bits import (
     measure_text,
     with_tuned,
 )
-from sioconv.evaluate.config import EvaluateConfig
-from sioconv.evaluate.figures import Chat, Minutes, ReportFigures, Sizes, TextBits
 from sioconv.evaluate.machine import describe_machine, describe_versions
 from sioconv.evaluate.probes import answer_questions
 from sioconv.evaluate.questions import build_questions

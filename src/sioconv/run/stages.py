@@ -26,8 +26,9 @@ from sioconv.data.shards.shard_set import ShardSet
 from sioconv.data.tokenizer.prepare import prepare_tokenizer
 from sioconv.data.tokenizer.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
-from sioconv.evaluate.bits import assistant_loss, heldout_conversations, heldout_texts
+from sioconv.evaluate.bits import bits_per_byte
 from sioconv.evaluate.figures import Minutes, ReportFigures
+from sioconv.evaluate.heldout import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.files import Whereabouts, atomic_folder
 from sioconv.generate import SamplingConfig, continue_text, generate_text
 from sioconv.hardware import describe_device, memory_of, pick_device
@@ -38,7 +39,6 @@ from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.configuration import SioConvConfig
 from sioconv.model.folder import load_model_folder, save_model_folder, vocabulary_fingerprint, weights_sum
 from sioconv.model.initial_state import INITIAL_STATE_FILE, save_initial_state
-from sioconv.model.loss import bits_per_byte
 from sioconv.plan.costs import check_memory, costs_of, on_this_machine
 from sioconv.progress import say
 from sioconv.recipe.files import first_difference

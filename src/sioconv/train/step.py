@@ -18,16 +18,16 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel
 
-from sioconv.data.batches.loader import Batch
+from sioconv.data.batches.loader import IGNORED, Batch
 from sioconv.data.batches.order import rank_rows
 from sioconv.errors import UserError
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.initial_state import initial_states
-from sioconv.model.loss import IGNORED, token_loss_gradient
 from sioconv.ops.linear import fast_products_on
 from sioconv.train.carried_state import Carry
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World, shard
+from sioconv.train.loss import token_loss_gradient
 from sioconv.train.optimizer import build_optimizers, learning_rate, product_weights
 
 SMALLEST_SCALE, FIRST_SCALE, LARGEST_SCALE, GROWTH_STEPS = 1.0, 2.0**16, 2.0**24, 1000

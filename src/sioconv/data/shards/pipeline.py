@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +13,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.data.amounts import batches
 from sioconv.data.chat import encode_batch
 from sioconv.data.cleaning.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.config import DataConfig, SourceConfig
@@ -77,7 +78,7 @@ class ShardWriter(PipelineStep):  # type: ignore[misc]
                 )
                 for split in SPLITS
             }
-            for batch in batches(data, BATCH_BYTES):
+            for batch in batches(data, BATCH_BYTES, text_bytes):
                 encoded, masks = self._encode(tokenizer, batch)  # of both splits together: that keeps all cores busy
                 for split in SPLITS:
                     chosen = [number for number, document in enumerate(batch) if document.metadata["split"] == split]
@@ -102,20 +103,6 @@ def _encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> l
     short = iter(encode_texts(tokenizer, [text for text in texts if not is_long(text)]))
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     return [encode_long(tokenizer, text, bos, eos) if is_long(text) else [bos, *next(short), eos] for text in texts]
-
-
-def batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    """The documents in lists that end where they have `size` bytes of text or more."""
-    batch: list[Document] = []
-    total = 0
-    for document in documents:
-        batch.append(document)
-        total += text_bytes(document)
-        if total >= size:
-            yield batch
-            batch, total = [], 0
-    if batch:
-        yield batch
 
 
 def text_bytes(document: Document) -> int:

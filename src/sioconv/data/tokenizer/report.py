@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.checksums import read_sealed, write_sealed
+from sioconv.data.amounts import batches, text_size
 from sioconv.data.tokenizer.peers import measure_peers
 from sioconv.data.tokenizer.sample import Sample
 from sioconv.data.tokenizer.tokenizer import encode_texts
@@ -78,7 +79,7 @@ def _measure(tokenizer: PreTrainedTokenizerFast, samples: Mapping[str, Sample]) 
     for name, sample in track(samples.items(), "tokenizer report", len(samples)):
         figures = {"bytes": 0, "characters": 0, "tokens": 0, "unknown": 0, "texts": 0, "broken": 0}
         for texts, counted in ((sample.train, not sample.heldout), (sample.heldout, True)):
-            for batch in _batches(texts):
+            for batch in batches(texts, BATCH_BYTES, text_size):
                 encoded = encode_texts(tokenizer, batch)
                 decoded = tokenizer.backend_tokenizer.decode_batch(encoded, skip_special_tokens=False)
                 for text, ids, back in zip(batch, encoded, decoded, strict=True):
@@ -193,19 +194,6 @@ def _longest(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     ordinary = [number for number in range(len(tokenizer)) if number not in tokenizer.added_tokens_decoder]
     words = tokenizer.backend_tokenizer.decode_batch([[number] for number in ordinary])
     return sorted((word for word in words if "\ufffd" not in word), key=lambda word: -len(word.encode()))[:LONGEST]
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text.encode())
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _rate(value: float | None) -> str:
