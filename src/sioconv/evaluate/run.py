@@ -27,13 +27,12 @@ from sioconv.evaluate.heldout import (
     measure_text,
     with_tuned,
 )
-from sioconv.evaluate.machine import describe_machine, describe_versions
 from sioconv.evaluate.probes import answer_questions
 from sioconv.evaluate.questions import build_questions
 from sioconv.evaluate.report import write_report
 from sioconv.evaluate.timescales import timescales
 from sioconv.generate import SamplingConfig, generate_text
-from sioconv.hardware import pick_device
+from sioconv.hardware import describe_machine, describe_versions, pick_device
 from sioconv.model import SioConvForCausalLM, load_model_folder
 from sioconv.model.cache import new_cache
 from sioconv.model.initial_state import INITIAL_STATE_FILE

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sioconv.errors import UserError
-from sioconv.model.architecture import Architecture, parameter_count
+from sioconv.model.architecture import Architecture, ParameterSizes, parameter_count, parameter_sizes
 from sioconv.plan.size import derive
 from sioconv.train.config import TrainConfig
 
@@ -52,49 +52,13 @@ CARDS = (
 )
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Parameters by what happens to them.
-
-    Attributes:
-        all: every one.
-        matrices: in linear layers, the head among them: what the products multiply with.
-        block_matrices: in the blocks' linear layers except the forget gate's, which stays in fp32.
-        block_linear: in all of the blocks' linear layers.
-        blocks: in blocks.
-    """
-
-    all: int
-    matrices: int
-    block_matrices: int
-    block_linear: int
-    blocks: int
-
-    @property
-    def root(self) -> int:
-        """Outside of the blocks: embedding, last norm, head."""
-        return self.all - self.blocks
-
-
-def count(model: Architecture, vocabulary: int) -> Sizes:
-    """The parameters of a model, exactly."""
-    width, depth = model.hidden_size, model.num_hidden_layers
-    gates = model.num_heads if model.gate == "head" else width
-    per_block = 4 * width**2 + 3 * width * model.intermediate_size + int(model.trapezoid) * width * model.num_heads
-    linear = depth * (per_block + width * gates)
-    head = 0 if model.tie_word_embeddings else vocabulary * width
-    root = vocabulary * width + width + head + (vocabulary if model.head_bias else 0)
-    everything = parameter_count(model, vocabulary)
-    return Sizes(everything, linear + vocabulary * width, depth * per_block, linear, everything - root)
-
-
 def operations_per_token(model: Architecture, vocabulary: int) -> tuple[int, int]:
     """Floating-point operations to train on a token: of the matrices, 6·M, and of the recurrence.
 
     Recomputation isn't counted. Element-wise work and normalisations aren't counted.
     """
     channels = model.num_hidden_layers * model.hidden_size
-    return 6 * count(model, vocabulary).matrices, RECURRENCE_OPERATIONS * channels
+    return 6 * parameter_sizes(model, vocabulary).matrices, RECURRENCE_OPERATIONS * channels
 
 
 @dataclass(frozen=True)
@@ -125,7 +89,7 @@ class Memory:
         return sum(asdict(self).values())
 
 
-def moment_bytes(sizes: Sizes, optimizer: str) -> int:
+def moment_bytes(sizes: ParameterSizes, optimizer: str) -> int:
     """Bytes of the optimizers' moments: AdamW has two for a parameter, Muon one for a matrix of the blocks."""
     single = sizes.block_linear if optimizer == "muon" else 0
     return 4 * (2 * sizes.all - single)
@@ -163,7 +127,7 @@ def memory(model: Architecture, train: TrainConfig, vocabulary: int, cards: int,
         cards: n.
         element: bytes of an activation: 2 in 16 bits, 4 in fp32.
     """
-    sizes = count(model, vocabulary)
+    sizes = parameter_sizes(model, vocabulary)
     shared = -(-sizes.all // cards)
     block, matrices = sizes.blocks // model.num_hidden_layers, sizes.block_matrices // model.num_hidden_layers
     one = element * matrices + 4 * (block - matrices)  # a block as it is gathered
@@ -208,7 +172,7 @@ def communication(model: Architecture, train: TrainConfig, vocabulary: int, card
     """Bytes that a card receives in a step (FSDP2): each piece gathers every block twice, forward and backward, and
     embedding and head once, and scatters the sum of the gradients in fp32; of each, (n - 1) / n come from other cards.
     """
-    sizes = count(model, vocabulary)
+    sizes = parameter_sizes(model, vocabulary)
     gathered = 2 * (element * sizes.block_matrices + 4 * (sizes.blocks - sizes.block_matrices)) + 4 * sizes.root
     return (gathered + 4 * sizes.all) * pieces(train, cards) * (cards - 1) // cards
 

@@ -33,11 +33,6 @@ def parse_size(text: str) -> int:
     return size
 
 
-def parameters_of(vocabulary: int, width: int, depth: int) -> int:
-    """Parameters in the matrices of a model of this shape, which is nearly all of them."""
-    return 2 * vocabulary * width + 10 * depth * width**2
-
-
 def derive(size: int, vocabulary: int, sequence_length: int, tokens: int | None = None) -> dict[str, dict[str, Any]]:
     """What the dial stands for, as the parts `model` and `train` of a recipe.
 

@@ -31,7 +31,7 @@ from sioconv.evaluate.figures import Minutes, ReportFigures
 from sioconv.evaluate.heldout import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.files import Whereabouts, atomic_folder
 from sioconv.generate import SamplingConfig, continue_text, generate_text
-from sioconv.hardware import describe_device, memory_of, pick_device
+from sioconv.hardware import describe_device, matrix_speed, memory_of, pick_device, pick_precision
 from sioconv.model.architecture import parameter_count
 from sioconv.model.baselines.architectures import NOTES, build_baseline, describe
 from sioconv.model.cache import new_cache
@@ -58,7 +58,6 @@ from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World, join_world
 from sioconv.train.loop import Trainer
 from sioconv.train.metrics import check_wandb
-from sioconv.train.speed import matrix_speed, pick_precision
 from sioconv.train.validation import Validate, Validation
 
 VALIDATION_CONVERSATIONS = 100

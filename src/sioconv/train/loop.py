@@ -20,7 +20,15 @@ from sioconv.data.batches.loader import Batch
 from sioconv.data.batches.prefetch import prefetch
 from sioconv.errors import StoppedError, UserError
 from sioconv.files import Whereabouts
-from sioconv.hardware import describe_device, pick_device
+from sioconv.hardware import (
+    describe_device,
+    keep_freed_memory,
+    matrix_speed,
+    memory_used,
+    pick_device,
+    pick_precision,
+    synchronize,
+)
 from sioconv.ops.linear import takes_onednn
 from sioconv.progress import say
 from sioconv.train.budget import PLAN, Plan, make_plan, read_plan, write_plan
@@ -29,7 +37,6 @@ from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World
 from sioconv.train.metrics import MetricsLog, TrainingBar
 from sioconv.train.signals import StopSignals
-from sioconv.train.speed import keep_freed_memory, matrix_speed, memory_used, pick_precision, synchronize
 from sioconv.train.step import Stepper
 from sioconv.train.validation import Sample, Validate, Watch
 
