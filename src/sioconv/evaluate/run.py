@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv.data.cleaning.splits import account_of_source
 from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.data.shards.report import why_nothing_is_left
+from sioconv.data.report import why_nothing_is_left
 from sioconv.data.sources.source import open_source, read_rows
 from sioconv.data.tally import Tally, examples_of
 from sioconv.errors import UserError

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from sioconv.data.cleaning.cleaner import Cleaner
 from sioconv.data.config import SourceConfig
 from sioconv.data.documents import Row, Split, split_of
-from sioconv.data.shards.report import account_of
+from sioconv.data.report import account_of
 from sioconv.data.sources.source import read_rows
 from sioconv.data.tally import Tally
 

@@ -19,9 +19,7 @@ from sioconv.data.cleaning.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.documents import Split
 from sioconv.data.interruptible import interruptible, stopped_by_sigterm
-from sioconv.data.shards.executor import run_tasks
-from sioconv.data.shards.reading import DocumentReader, read_accounts, repeated_ids
-from sioconv.data.shards.report import (
+from sioconv.data.report import (
     account_of,
     read_statistics,
     refuse_bad_rows,
@@ -31,6 +29,8 @@ from sioconv.data.shards.report import (
     write_account,
     write_report,
 )
+from sioconv.data.shards.executor import run_tasks
+from sioconv.data.shards.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.shards.shard_set import VERSION, DamagedShards, ShardSet
 from sioconv.data.shards.writer import Ids, read_facts, task_writer, token_type, write_manifest
 from sioconv.data.sources.provenance import Checksums

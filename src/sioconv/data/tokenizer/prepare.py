@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.config import DataConfig, TokenizerConfig
 from sioconv.data.interruptible import stopped_by_sigterm
-from sioconv.data.shards.report import first_bad, why_nothing_is_left
+from sioconv.data.report import first_bad, why_nothing_is_left
 from sioconv.data.tokenizer.adopt import adopt_tokenizer
 from sioconv.data.tokenizer.report import TABLE_FILE, read_report, write_report
 from sioconv.data.tokenizer.sample import tokenizer_samples

@@ -9,7 +9,7 @@ from typing import Any
 from sioconv.data.cleaning.splits import read_clean
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.documents import Split, split_of
-from sioconv.data.shards.report import account_of, refuse_bad_rows
+from sioconv.data.report import account_of, refuse_bad_rows
 from sioconv.data.tally import Tally
 from sioconv.progress import track
 
