@@ -26,8 +26,8 @@ def test_the_loss_in_pieces_has_the_same_gradients(rows: int, ignored: list[int]
     loss = F.cross_entropy(logits, targets.flatten(), reduction="sum", ignore_index=IGNORED) * 0.1
     expected = torch.autograd.grad(loss, parameters)
     hidden = body(x)
-    total, slope = token_loss_gradient(hidden, head, targets, 0.1, rows)
-    hidden.backward(slope)
+    total, gradient = token_loss_gradient(hidden, head, targets, 0.1, rows)
+    hidden.backward(gradient)
     assert total == pytest.approx(loss.item(), rel=1e-6)
     for parameter, gradient in zip(parameters, expected, strict=True):
         found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -37,8 +37,8 @@ def test_the_loss_in_pieces_has_the_same_gradients(rows: int, ignored: list[int]
 def test_what_is_not_finite_where_no_loss_is_wanted_reaches_nothing() -> None:
     head, hidden = nn.Linear(4, 7), torch.randn(1, 5, 4)
     hidden[0, :2] = torch.nan
-    total, slope = token_loss_gradient(hidden, head, torch.tensor([[IGNORED, IGNORED, 3, 1, IGNORED]]), 1.0)
-    assert math.isfinite(total) and slope.isfinite().all()
+    total, gradient = token_loss_gradient(hidden, head, torch.tensor([[IGNORED, IGNORED, 3, 1, IGNORED]]), 1.0)
+    assert math.isfinite(total) and gradient.isfinite().all()
     assert head.weight.grad is not None and head.weight.grad.isfinite().all()
 
 
@@ -47,9 +47,9 @@ def test_an_impossible_token_has_a_finite_loss_and_gradient() -> None:
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[200.0], [0.0], [-200.0]]))  # exp(-400) is 0 in fp32
         head.bias.zero_()
-    total, slope = token_loss_gradient(torch.ones(1, 1, 1), head, torch.tensor([[2]]), 1.0)
+    total, gradient = token_loss_gradient(torch.ones(1, 1, 1), head, torch.tensor([[2]]), 1.0)
     assert total == pytest.approx(400.0)
-    torch.testing.assert_close(slope, torch.full((1, 1, 1), 400.0))
+    torch.testing.assert_close(gradient, torch.full((1, 1, 1), 400.0))
 
 
 def test_a_device_without_fp64_can_train() -> None:

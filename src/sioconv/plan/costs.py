@@ -71,8 +71,8 @@ class Memory:
         moments: of the optimizer, fp32.
         half_copies: the matrices in 16 bits, where one card holds all of them.
         gathered: where they are shared out: what is whole at one moment: two blocks, embedding and head; gradients.
-        activations: what the backward pass needs of one piece.
-        logits: one piece of logits, with what their loss needs.
+        activations: what the backward pass needs of one micro-batch.
+        logits: one micro-batch of logits, with what their loss needs.
     """
 
     weights: int
@@ -131,7 +131,7 @@ def memory(model: Architecture, train: TrainConfig, vocabulary: int, cards: int,
     shared = -(-sizes.all // cards)
     block, matrices = sizes.blocks // model.num_hidden_layers, sizes.block_matrices // model.num_hidden_layers
     one = element * matrices + 4 * (block - matrices)  # a block as it is gathered
-    rows = max(1, train.batch_size // (cards * pieces(train, cards)))
+    rows = max(1, train.batch_size // (cards * micro_batches(train, cards)))
     return Memory(
         weights=4 * shared,
         gradients=4 * shared,
@@ -163,18 +163,20 @@ def check_memory(model: Architecture, train: TrainConfig, vocabulary: int, cards
         )
 
 
-def pieces(train: TrainConfig, cards: int) -> int:
-    """Pieces that each card computes a step's windows in, one after the other."""
+def micro_batches(train: TrainConfig, cards: int) -> int:
+    """Micro-batches that each card computes a step's windows in, one after the other."""
     return max(1, train.accumulation // cards)
 
 
 def communication(model: Architecture, train: TrainConfig, vocabulary: int, cards: int, element: int = 2) -> int:
-    """Bytes that a card receives in a step (FSDP2): each piece gathers every block twice, forward and backward, and
-    embedding and head once, and scatters the sum of the gradients in fp32; of each, (n - 1) / n come from other cards.
+    """Bytes that a card receives in a step (FSDP2).
+
+    Each micro-batch gathers every block twice, forward and backward, and embedding and head once, and scatters the sum
+    of the gradients in fp32; of each, (n - 1) / n come from other cards.
     """
     sizes = parameter_sizes(model, vocabulary)
     gathered = 2 * (element * sizes.block_matrices + 4 * (sizes.blocks - sizes.block_matrices)) + 4 * sizes.root
-    return (gathered + 4 * sizes.all) * pieces(train, cards) * (cards - 1) // cards
+    return (gathered + 4 * sizes.all) * micro_batches(train, cards) * (cards - 1) // cards
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ class Estimate:
 
 def estimate(model: Architecture, train: TrainConfig, vocabulary: int, card: Card, cards: int) -> Estimate | None:
     """Memory and time; None where the recipe's windows can't be shared out evenly to so many cards."""
-    if train.batch_size % (cards * pieces(train, cards)):
+    if train.batch_size % (cards * micro_batches(train, cards)):
         return None
     chosen, settings = _make_it_fit(model, train, vocabulary, card, cards)
     needed = memory(model, chosen, vocabulary, cards).total
@@ -229,7 +231,10 @@ def estimate(model: Architecture, train: TrainConfig, vocabulary: int, card: Car
 def _make_it_fit(
     model: Architecture, train: TrainConfig, vocabulary: int, card: Card, cards: int
 ) -> tuple[TrainConfig, dict[str, Any]]:
-    """The settings, and what of them is new: smaller pieces first, then recomputation; neither changes the result."""
+    """The settings and those of them that are new: smaller micro-batches first, then recomputation.
+
+    Neither changes the result.
+    """
     ladder = [n for n in _divisors(train.batch_size) if n >= train.accumulation and _splits(train.batch_size, n, cards)]
     tries: list[dict[str, Any]] = [{"accumulation": n} for n in ladder]
     tries += [{"accumulation": n, "activation_checkpointing": True} for n in ladder]
@@ -250,7 +255,7 @@ def _splits(batch: int, accumulation: int, cards: int) -> bool:
 
 
 def largest_that_fits(model: Architecture, train: TrainConfig, vocabulary: int, card: Card, cards: int) -> int | None:
-    """Parameters of the largest model of the dial's shape that fits with one window a piece and recomputation.
+    """Parameters of the largest model of the dial's shape that fits with one window a micro-batch and recomputation.
 
     Found to 2 %; None where not even the smallest does.
     """
@@ -313,7 +318,7 @@ def on_this_machine(
     return {"name": name, "speed": speed, "tokens_per_second": rate, "seconds": seconds, "tokens": tokens}
 
 
-def describe(costs: dict[str, Any]) -> str:
+def describe_costs(costs: dict[str, Any]) -> str:
     """The lines that `sioconv plan` prints, from what `costs_of` gives."""
     operations, parts = costs["operations_per_token"], costs["memory"]
     tokens = f"{costs['tokens']:,} tokens" if costs["tokens"] else "a budget in minutes"

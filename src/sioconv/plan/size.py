@@ -15,7 +15,7 @@ from typing import Any
 
 HEAD, RATIO = 64, 64
 TOKENS_PER_PARAMETER = 20
-PIECE_TOKENS = 16_384
+MICRO_BATCH_TOKENS = 16_384
 UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
 
 
@@ -58,7 +58,7 @@ def derive(size: int, vocabulary: int, sequence_length: int, tokens: int | None 
     tokens = tokens or TOKENS_PER_PARAMETER * size
     compute = 6.0 * size * tokens
     batch_size = 2 ** max(0, round(math.log2(0.2920 * compute**0.3271 / sequence_length)))
-    pieces = 2 ** max(0, math.ceil(math.log2(batch_size * sequence_length / PIECE_TOKENS)))
+    micro_batches = 2 ** max(0, math.ceil(math.log2(batch_size * sequence_length / MICRO_BATCH_TOKENS)))
     model = {
         "hidden_size": width,
         "num_hidden_layers": depth,
@@ -68,7 +68,7 @@ def derive(size: int, vocabulary: int, sequence_length: int, tokens: int | None 
     train = {
         "lr": float(f"{0.3118 * compute**-0.125:.2g}"),
         "batch_size": batch_size,
-        "accumulation": min(batch_size, pieces),
+        "accumulation": min(batch_size, micro_batches),
         "tokens": tokens,
     }
     return {"model": model, "train": train}

@@ -33,7 +33,7 @@ from sioconv.files import Whereabouts, atomic_folder
 from sioconv.generate import SamplingConfig, continue_text, generate_text
 from sioconv.hardware import describe_device, matrix_speed, memory_of, pick_device, pick_precision
 from sioconv.model.architecture import parameter_count
-from sioconv.model.baselines.architectures import NOTES, build_baseline, describe
+from sioconv.model.baselines.architectures import NOTES, build_baseline, describe_baseline
 from sioconv.model.cache import new_cache
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.configuration import SioConvConfig
@@ -214,12 +214,12 @@ def _pretrain(recipe: Recipe, world: World) -> Path:
         say(
             f"size {recipe.size}: hidden_size {shape.hidden_size}, {shape.num_hidden_layers} layers, {shape.num_heads} "
             f"heads, intermediate_size {shape.intermediate_size}; lr {train.lr:g}, batch_size {train.batch_size} in "
-            f"{train.accumulation} pieces, "
+            f"{train.accumulation} micro-batches, "
             + (f"{train.tokens:,} tokens" if train.tokens else f"{train.minutes:g} minutes")
         )
     if recipe.architecture != "sioconv":
         alike = parameter_count(recipe.model, len(tokenizer))
-        say(f"architecture {recipe.architecture}: {describe(model)}, SioConv of this recipe: {alike:,}")
+        say(f"architecture {recipe.architecture}: {describe_baseline(model)}, SioConv of this recipe: {alike:,}")
     _run_stage(recipe, "pretrain", model, tokenizer, world, run / BASE, inputs)
     return run / BASE
 

@@ -42,9 +42,9 @@ def token_loss_gradient(
     for part, target in zip(torch.split(leaf, rows), torch.split(chosen, rows), strict=True):
         with fast_products(part):
             logits = head(part)
-        slope = logits.detach()  # the same memory: a linear layer doesn't need its result again
-        losses.append(cross_entropy_(slope, target, scale).sum())
-        logits.backward(slope)
+        logit_gradient = logits.detach()  # the same memory: a linear layer doesn't need its result again
+        losses.append(cross_entropy_(logit_gradient, target, scale).sum())
+        logits.backward(logit_gradient)
     gradient = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
     if leaf.grad is not None:
         gradient.view(-1, hidden.shape[-1]).index_copy_(0, wanted, leaf.grad[: len(wanted)])

@@ -27,9 +27,9 @@ from sioconv.data.report import (
     summary,
     why_nothing_is_left,
     write_account,
-    write_report,
+    write_account_page,
 )
-from sioconv.data.shards.executor import run_tasks
+from sioconv.data.shards.executor import run_pipeline
 from sioconv.data.shards.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.shards.shard_set import VERSION, DamagedShards, ShardSet
 from sioconv.data.shards.writer import Ids, read_facts, task_writer, token_type, write_manifest
@@ -173,7 +173,7 @@ def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer
                 if line:
                     say(line)
         elif statistics is not None:
-            write_report(out, statistics)
+            write_account_page(out, statistics)
     checksums.save()
     if statistics is not None:
         refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
@@ -189,11 +189,11 @@ def _run_stages(label: str, source: SourceConfig, data: DataConfig, tokenizer: P
     if source.cleaning.compares:
         compared = signatures, duplicates = work / "signatures", work / "duplicates"
         steps = [reader(", comparing", signatures), SignatureWriter(signatures, source.cleaning)]
-        run_tasks(f"{label}, comparing", steps, data.tasks, signatures, data)
+        run_pipeline(f"{label}, comparing", steps, data.tasks, signatures, data)
         finder = DuplicateFinder(signatures, duplicates, data.tasks, source.cleaning)
-        run_tasks(f"{label}, comparing", [finder], 1, duplicates, data)
+        run_pipeline(f"{label}, comparing", [finder], 1, duplicates, data)
     writer = ShardWriter(work, tokenizer, source.kind == "chat")
-    run_tasks(label, [reader("", work / "accounts", compared), writer], data.tasks, work, data)
+    run_pipeline(label, [reader("", work / "accounts", compared), writer], data.tasks, work, data)
 
 
 def _about(

@@ -34,7 +34,7 @@ UNCERTAIN = [
 ]  # what normalisations and lowercasing change
 
 
-def write_report(
+def write_tokenizer_report(
     tokenizer: PreTrainedTokenizerFast, samples: Mapping[str, Sample], compare: Sequence[str], folder: Path
 ) -> dict[str, Any]:
     """Measures a tokenizer and writes the figures into a folder, as JSON and as a table in Markdown.
@@ -63,7 +63,7 @@ def write_report(
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
-    """What `write_report` has returned; None where either file is missing or isn't what was written."""
+    """What `write_tokenizer_report` has returned; None where either file is missing or isn't what was written."""
     try:
         report = read_sealed(folder / JSON_FILE)
         return report if table(report).encode() == (folder / TABLE_FILE).read_bytes() else None
