@@ -1,4 +1,4 @@
-"""What a recipe says about text: where it is, how it is mixed, and how it becomes tokens."""
+"""The recipe's settings for text: where it is, how sources are mixed, how text becomes tokens."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What became of a source's rows, as numbers (`statistics.json`) and to read (`report.md`)."""
+"""The account of a source's rows: read, left out and kept, as numbers (`statistics.json`) and a page (`report.md`)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What training costs, before anything is spent: parameters, operations, memory, communication, time on named cards.
+"""The costs of a training before it starts: parameters, operations, memory, communication, time on named cards.
 
 Names: M parameters in matrices, D width, F feed-forward width, V tokens in the vocabulary, n cards, b bytes of an
 activation (2 under bf16 and fp16).

@@ -106,7 +106,7 @@ def _refuse_another(recipe: Recipe, saved: dict[str, Any], fixed: list[str]) -> 
 
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's values without those that change nothing of what is made."""
+    """A recipe's values without keys that don't affect results."""
     # Runs that were begun before there were others don't say their architecture.
     kept = {"architecture": Recipe.architecture, **values, "finetune": {**values.get("finetune", {})}}
     kept["tokenizer"] = {key: value for key, value in values.get("tokenizer", {}).items() if key != "compare"}

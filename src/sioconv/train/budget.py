@@ -1,4 +1,4 @@
-"""What is fixed before the first step and kept by a run that is resumed."""
+"""The budget of a stage: steps, precision and inputs, fixed before the first step and kept when a run resumes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

@@ -1,4 +1,4 @@
-"""What a recipe says about training; the same for pretraining and fine-tuning."""
+"""The recipe's settings for training, the same for pretraining and fine-tuning."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What is seen of a training besides its own loss: held-out losses and text that the model writes."""
+"""Held-out losses and written samples during training."""
 
 import statistics
 from collections.abc import Callable, Iterable

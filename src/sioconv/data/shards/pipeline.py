@@ -199,7 +199,7 @@ def _run_stages(label: str, source: SourceConfig, data: DataConfig, tokenizer: P
 def _about(
     name: str, source: SourceConfig, data: DataConfig, tokenizer: Path, inputs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What a manifest says of where shards come from; where it is the same, so are they."""
+    """The provenance in a manifest: equal provenance means equal shards."""
     reading = _reading(source, inputs)
     return {
         "source": name,

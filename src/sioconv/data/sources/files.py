@@ -1,4 +1,4 @@
-"""The files behind a source's path, and what lies there beside them and isn't read: nothing is left out in silence."""
+"""The files behind a source's path. Files beside them that aren't read are listed, never left out silently."""
 
 import glob
 import os

@@ -1,4 +1,4 @@
-"""What identifies a file's text: shards are made anew when it changes."""
+"""The provenance of a file: its name, size and checksum. Shards are made anew when it changes."""
 
 from contextlib import suppress
 from pathlib import Path

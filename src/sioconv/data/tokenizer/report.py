@@ -1,4 +1,4 @@
-"""What a tokenizer does to a recipe's text: how short it makes it, what it doesn't know, whether all comes back."""
+"""The tokenizer's report: bytes per token, unknown text, and whether decoding gives the text back."""
 
 import json
 import re
