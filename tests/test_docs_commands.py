@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sioconv import cli
+from sioconv.cli import main as cli
 from sioconv.model import load_model_folder
 from sioconv.train import loop
 from sioconv.train.metrics import read_jsonl

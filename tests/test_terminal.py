@@ -142,7 +142,7 @@ CLOSED = """
 import os, sys
 from pathlib import Path
 from sioconv.terminal import prepare_streams, complain
-from sioconv.last_net import exit_code_of
+from sioconv.cli.last_net import exit_code_of
 from sioconv.terminal import show
 prepare_streams()
 opened = open("opened", "w")
@@ -178,7 +178,7 @@ def test_closed_and_full_streams_end_in_one_line(
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
     code = (
-        "import sys; from sioconv.last_net import exit_code_of; from sioconv.terminal import *; prepare_streams()\n"
+        "import sys; from sioconv.cli.last_net import exit_code_of; from sioconv.terminal import *; prepare_streams()\n"
         "sys.exit(exit_code_of(lambda: [show('x' * 1000) for _ in range(1000)]))"
     )
     command = f"'{sys.executable}' -c \"{code}\" | head -c 1; exit ${{PIPESTATUS[0]}}"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from sioconv.data.tokenizer import BOS, EOS, encode_texts
+from sioconv.data.tokenizer.tokenizer import BOS, EOS, encode_texts
 from sioconv.errors import UserError
 from sioconv.generate import Engine, SamplingConfig, Session, continue_text, texts
 from sioconv.model import Architecture, SioConvForCausalLM, save_model_folder
-from sioconv.model.baselines import build_baseline
+from sioconv.model.baselines.architectures import build_baseline
 
 TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
 SMALL = Architecture(hidden_size=32, num_hidden_layers=2, num_heads=4, intermediate_size=64)

@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode_turn
-from sioconv.data.long_texts import encode_stream
-from sioconv.data.tokenizer import ROLE_TOKENS, encode_texts
+from sioconv.data.tokenizer.long_texts import encode_stream
+from sioconv.data.tokenizer.tokenizer import ROLE_TOKENS, encode_texts
 from sioconv.errors import UserError
 from sioconv.files import shown
 from sioconv.generate.config import SamplingConfig
