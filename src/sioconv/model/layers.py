@@ -178,8 +178,9 @@ class SioConvLayer(nn.Module):
         steps = Steps(mask, reset)
 
         x, x_gate, tail = self._convolve_input(x, state, steps)  # what z and the forget gate, and what the output reads
+        z, tail = self._input(x, tail, state, steps)  # [B, T, H, P]
         log_a = self.log_forget_gate(x)  # [B, T, H] or [B, T, H, P]
-        z, tail, last_z = self._input(x, log_a, tail, state, steps)  # [B, T, H, P]
+        z, last_z = self._weigh_input(x, z, log_a, state, steps)
         if mask is not None:  # after the projections, so that their biases leak nothing
             z = z.masked_fill(~mask[..., None, None], 0)
             log_a = log_a.masked_fill(~mask.view(*mask.shape, *[1] * (log_a.dim() - 2)), 0)
@@ -211,20 +212,24 @@ class SioConvLayer(nn.Module):
         return convolved, convolved if self.config.conv_on == "mixer" else x, tail
 
     def _input(
-        self, x: Tensor, log_a: Tensor, tail: Tensor | None, state: LayerState | None, steps: Steps
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """z [B, T, H, P] as the recurrence reads it, the convolution's tail, and the last z where that is mixed in."""
+        self, x: Tensor, tail: Tensor | None, state: LayerState | None, steps: Steps
+    ) -> tuple[Tensor, Tensor | None]:
+        """z [B, T, H, P] from x [B, T, D], and the convolution's tail, which is new where it is on z."""
         with fast_products(x):
             z: Tensor = silu_gate(self.z_proj(x), self.z_gate_proj(x))  # [B, T, D]
         if self.conv_weight is not None and self.config.conv_on == "z":
             z, tail = convolve(z, self.conv_weight, None if state is None else state.conv, steps)
-        z = z.view(*z.shape[:-1], self.config.num_heads, self.config.head_dim)
+        return z.view(*z.shape[:-1], self.config.num_heads, self.config.head_dim), tail
+
+    def _weigh_input(
+        self, x: Tensor, z: Tensor, log_a: Tensor, state: LayerState | None, steps: Steps
+    ) -> tuple[Tensor, Tensor | None]:
+        """z [B, T, H, P] scaled by the forget gate and mixed with the last z, and that z where it is mixed in."""
         z = self._scale_input(z, log_a)
         if self.mix_proj is None:
-            return z, tail, None
+            return z, None
         share = torch.sigmoid(at_least_fp32(self.mix_proj(x)))  # [B, T, H]
-        z, last_z = mix_with_last(z, log_a, share, None if state is None else state.z, steps)
-        return z, tail, last_z
+        return mix_with_last(z, log_a, share, None if state is None else state.z, steps)
 
     def _scale_input(self, z: Tensor, log_a: Tensor) -> Tensor:
         """z [B, T, H, P] times sqrt(1 - a^2) or 1 - a, both from log_a by expm1, exact for slow gates."""
