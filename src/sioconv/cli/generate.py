@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
 
-
 def generate(arguments: "Namespace", load: Callable[["Namespace"], tuple[Any, Any, Any]]) -> None:
     """Continues texts.
 
