@@ -13,6 +13,8 @@ from sioconv.terminal import decode_utf8, read_prompt, show, show_json
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+    from sioconv.generate.session import Session
+
 
 def generate(arguments: "Namespace", load: Callable[["Namespace"], tuple[Any, Any, Any]]) -> None:
     """Continues texts.
@@ -67,14 +69,14 @@ def _start(arguments: "Namespace", load: Callable[["Namespace"], tuple[Any, Any,
     else:
         saved = None
     model, tokenizer, sampling = load(arguments)
-    from sioconv.generate import Engine, Session, SqliteFile, StateStore
+    from sioconv.generate import Engine, SqliteFile, StateStore, session
     from sioconv.generate.sampling import random_seed
 
     engine = Engine(model, store=None if arguments.store is None else StateStore(backing=SqliteFile(arguments.store)))
     if saved is None:
-        start = Session(model, tokenizer, random_seed(), engine)
+        start = session.Session(model, tokenizer, random_seed(), engine)
     else:
-        start = Session.load(saved, model, tokenizer, engine)
+        start = session.Session.load(saved, model, tokenizer, engine)
     if sampling.seed is not None:
         start.seed = sampling.seed
     return start, tokenizer, sampling
