@@ -15,6 +15,7 @@ from sioconv.terminal import decode_utf8, read_prompt, show, show_json
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from sioconv.generate.session import Session
 
 def options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
@@ -49,24 +50,9 @@ def generate(arguments: "Namespace") -> None:
         UserError: the arguments contradict each other, or something that they name can't be read or written.
     """
     prompts = _prompts(arguments)
-    from sioconv.model.tensor_file import SESSION, kind_of  # it needs torch
+    start, tokenizer, sampling = _start(arguments, load)
+    from sioconv.generate import texts
 
-    saved = arguments.state
-    if saved is not None and kind_of(Path(saved)) is SESSION:
-        arguments.state = None
-    else:
-        saved = None
-    model, tokenizer, sampling = load(arguments)
-    from sioconv.generate import Engine, Session, SqliteFile, StateStore, texts
-    from sioconv.generate.sampling import random_seed
-
-    engine = Engine(model, store=None if arguments.store is None else StateStore(backing=SqliteFile(arguments.store)))
-    if saved is not None:
-        start = Session.load(saved, model, tokenizer, engine)
-    else:
-        start = Session(model, tokenizer, random_seed() if sampling.seed is None else sampling.seed, engine)
-    if sampling.seed is not None:
-        start.seed = sampling.seed
     if arguments.ask and (prompts or arguments.file is not None):
         texts.begin_message(start, tokenizer)
     if arguments.file is not None:
@@ -74,37 +60,64 @@ def generate(arguments: "Namespace") -> None:
     if not prompts:
         start.save(arguments.save_state)
         return
-
-    def sessions() -> Iterator[Session]:
-        # The first one has read the file, the others go on from what it has become.
-        starts = [start, *(start.fork() for _ in prompts[1:])]
-        for session, prompt in zip(starts, prompts, strict=True):
-            if arguments.ask:
-                between = "\n\n" if arguments.file is not None else ""
-                texts.read_message(session, tokenizer, between + prompt)
+    sessions = _sessions(arguments, prompts, start, tokenizer)
+    if len(prompts) * arguments.n > 1:
+        repeated = (prompt for prompt in prompts for _ in range(arguments.n))
+        for prompt, result in zip(repeated, texts.write_texts(sessions, sampling), strict=True):
+            if arguments.json:
+                _show_generation(prompt, result)
             else:
-                texts.read_prompt(session, tokenizer, prompt)
-            yield from [session, *(session.fork((session.seed + i) % 2**63) for i in range(1, arguments.n))]
-
-    if len(prompts) == arguments.n == 1:
-        (session,) = sessions()
-        if arguments.json:
-            _show_generation(prompts[0], texts.write_text(session, sampling))
-        else:
-            show("" if arguments.ask else prompts[0], end="")
-            texts.write_text(session, sampling, on_text=lambda text: show(text, end=""))
-            show("")
-        if arguments.save_state is not None:
-            if arguments.ask:
-                session.end_turn()
-            session.save(arguments.save_state)
+                show(("" if arguments.ask else prompt) + result.text + "\n")
         return
-    repeated = (prompt for prompt in prompts for _ in range(arguments.n))
-    for prompt, result in zip(repeated, texts.write_texts(sessions(), sampling), strict=True):
-        if arguments.json:
-            _show_generation(prompt, result)
+    (session,) = sessions
+    if arguments.json:
+        _show_generation(prompts[0], texts.write_text(session, sampling))
+    else:
+        show("" if arguments.ask else prompts[0], end="")
+        texts.write_text(session, sampling, on_text=lambda text: show(text, end=""))
+        show("")
+    if arguments.save_state is not None:
+        if arguments.ask:
+            session.end_turn()
+        session.save(arguments.save_state)
+
+
+def _start(arguments: "Namespace", load: Callable[["Namespace"], tuple[Any, Any, Any]]) -> tuple["Session", Any, Any]:
+    """The session that the texts go on from, the tokenizer and the sampling."""
+    from sioconv.model.tensor_file import SESSION, kind_of
+
+    saved = arguments.state
+    if saved is not None and kind_of(Path(saved)) is SESSION:
+        arguments.state = None
+    else:
+        saved = None
+    model, tokenizer, sampling = load(arguments)
+    from sioconv.generate import Engine, SqliteFile, StateStore, session
+    from sioconv.generate.sampling import random_seed
+
+    engine = Engine(model, store=None if arguments.store is None else StateStore(backing=SqliteFile(arguments.store)))
+    if saved is None:
+        start = session.Session(model, tokenizer, random_seed(), engine)
+    else:
+        start = session.Session.load(saved, model, tokenizer, engine)
+    if sampling.seed is not None:
+        start.seed = sampling.seed
+    return start, tokenizer, sampling
+
+
+def _sessions(arguments: "Namespace", prompts: list[str], start: "Session", tokenizer: Any) -> Iterator["Session"]:
+    """A session for each continuation of each prompt, which it has read."""
+    from sioconv.generate import texts
+
+    # The first one has read the file, the others go on from what it has become.
+    starts = [start, *(start.fork() for _ in prompts[1:])]
+    for session, prompt in zip(starts, prompts, strict=True):
+        if arguments.ask:
+            between = "\n\n" if arguments.file is not None else ""
+            texts.read_message(session, tokenizer, between + prompt)
         else:
-            show(("" if arguments.ask else prompt) + result.text + "\n")
+            texts.read_prompt(session, tokenizer, prompt)
+        yield from [session, *(session.fork((session.seed + i) % 2**63) for i in range(1, arguments.n))]
 
 
 def _show_generation(prompt: str, result: Any) -> None:

@@ -90,8 +90,9 @@ class History:
         self._ids.append(self._open[self._first : self._first + count])
         self._states.append(state)
         self._first += count
-        if self._first == len(self._open):
-            self._open, self._first = array("I"), 0
+        if 2 * self._first >= len(self._open):  # so that each id is moved about once
+            del self._open[: self._first]
+            self._first = 0
         self.bytes += state.bytes + OVERHEAD
         while self.bytes > self._budget and len(self._states) > 1:
             self._forget()

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from sioconv.data.tokenizer.tokenizer import encode_texts
 
 PIECE = 1_000_000  # characters that are tokenised at once
-STREAM_PIECE = 100_000  # the same, where the ids are read at once and forgotten
+STREAM_PIECE = 30_000  # the same, where the ids are read at once and forgotten
 CONTEXT = 1_000  # characters on both sides of a cut that must give the same tokens with and without it
 TRIES = 32
 PLACES = re.compile(r"(?<=[^\n]\n)(?=\S)|(?<=[。！？])(?=\S)|(?<=[.!?])(?= \S)")
