@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sioconv.generate.session import Session
 
+
 def options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
     model_options(parser)
@@ -50,7 +51,7 @@ def generate(arguments: "Namespace") -> None:
         UserError: the arguments contradict each other, or something that they name can't be read or written.
     """
     prompts = _prompts(arguments)
-    start, tokenizer, sampling = _start(arguments, load)
+    start, tokenizer, sampling = _start(arguments)
     from sioconv.generate import texts
 
     if arguments.ask and (prompts or arguments.file is not None):
@@ -82,7 +83,7 @@ def generate(arguments: "Namespace") -> None:
         session.save(arguments.save_state)
 
 
-def _start(arguments: "Namespace", load: Callable[["Namespace"], tuple[Any, Any, Any]]) -> tuple["Session", Any, Any]:
+def _start(arguments: "Namespace") -> tuple["Session", Any, Any]:
     """The session that the texts go on from, the tokenizer and the sampling."""
     from sioconv.model.tensor_file import SESSION, kind_of
 
