@@ -134,7 +134,7 @@ def _stdin() -> Any:
 def _prompts(arguments: "Namespace") -> list[str]:
     """The prompts of `generate`. Raises UserError where the arguments contradict each other."""
     if not 1 <= arguments.n <= 4096:
-        raise UserError("n out of range: give a number of continuations from 1 to 4096")
+        raise UserError(f"n out of range: {arguments.n}: give a number of continuations from 1 to 4096")
     if [*arguments.prompt, arguments.prompts, arguments.file].count("-") > 1:
         raise UserError("standard input can be read once: give - once")
     prompts = [read_prompt() if prompt == "-" else prompt for prompt in arguments.prompt]

@@ -87,6 +87,9 @@ class OptionVerb(Verb):
             parsed = parser.parse_args(_options_first(parser, named, arguments[end + 1 :]))
         except ArgumentError as error:
             raise UserError(f"{' '.join(str(error).split())}; see {parser.prog} --help") from error
+        for name, value in vars(parsed).items():
+            if isinstance(value, int) and value.bit_length() > 64:
+                raise UserError(f"{name} out of range: it has more than 64 bits; see {parser.prog} --help")
         self.call(parsed)
 
 
@@ -120,7 +123,8 @@ def _with_digits(parser: "ArgumentParser", arguments: list[str]) -> list[str]:
     found = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key, equals, value = argument.partition("=") if argument.startswith("--") else (before, "", argument)
-        if key in whole and WHOLE.fullmatch(value) and (number := Decimal(value)) == int(number):
+        short = len(value) < 100  # Python refuses to write numbers of thousands of digits
+        if key in whole and short and WHOLE.fullmatch(value) and (number := Decimal(value)) == int(number):
             argument = f"{key}={int(number)}" if equals else str(int(number))
         found.append(argument)
     return found
