@@ -20,7 +20,7 @@ FIGURE = re.compile(
     rf"(?<![A-Za-z0-9_.+])(?<![A-Za-z]-)(\d{{4}}-\d\d-\d\d|{NUMBER})"
     r"(?: ?(thousand|million|billion|千|万|億|[kMGB](?![A-Za-z])))?"
 )
-RANGE = re.compile(rf"({NUMBER})( to | and |–)({NUMBER}) (million|billion)")
+RANGE = re.compile(rf"({NUMBER})( to | and |–)({NUMBER}) (million|billion|M\b)")
 SCALE = {"k": 3, "thousand": 3, "千": 3, "万": 4, "M": 6, "million": 6, "億": 8, "G": 9, "B": 9, "billion": 9}
 # What a page may write in place of a small number; `1 割` is a tenth.
 WORDS = {
