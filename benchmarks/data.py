@@ -36,10 +36,10 @@ from sioconv.data.bundled import bundled_names
 from sioconv.data.cleaning.cleaner import Cleaner
 from sioconv.data.cleaning.config import Cleaning, Decontaminate, Length, Normalise, Quality, Repetition
 from sioconv.data.cleaning.minhash import signature
-from sioconv.data.cleaning.splits import read_rows
 from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
 from sioconv.data.documents import Row
 from sioconv.data.shards.pipeline import BATCH_BYTES, prepare_source
+from sioconv.data.sources.source import read_rows
 from sioconv.data.tokenizer.tokenizer import EOS, TOKENIZER_FILE, train_tokenizer
 from sioconv.errors import UserError
 from sioconv.progress import track

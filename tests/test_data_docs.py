@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sioconv.data.cleaning.splits import read_rows
 from sioconv.data.config import SourceConfig
+from sioconv.data.sources.source import read_rows
 from sioconv.recipe.schema import load_recipe
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sioconv.data.cleaning.splits import read_rows
 from sioconv.data.config import SourceConfig
+from sioconv.data.sources.source import read_rows
 from sioconv.errors import UserError
 from sioconv.files import atomic_write
 

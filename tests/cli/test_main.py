@@ -350,7 +350,7 @@ def test_measures_a_text(main: Main, tiny_model_folder: Path, tmp_path: Path) ->
 
 
 def test_converts_a_checkpoint_of_2024(main: Main) -> None:
-    checkpoint = str(Path(__file__).parent / "fixtures" / "sconv_mh_tiny.ckpt")
+    checkpoint = str(Path(__file__).parents[1] / "fixtures" / "sconv_mh_tiny.ckpt")
     code, out, _ = main("convert", checkpoint, "new", "--json")
     assert code == 0
     assert json.loads(out)["parameters"] == 27_808

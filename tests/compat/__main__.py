@@ -20,8 +20,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sioconv.evaluate.machine import describe_machine, describe_versions
 from sioconv.files import atomic_write
+from sioconv.hardware import describe_machine, describe_versions
 from sioconv.progress import say
 
 DEMO = Path("runs/demo/model")

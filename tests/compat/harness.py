@@ -9,7 +9,7 @@ import yaml
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from sioconv.model.loss import bits_per_byte
+from sioconv.evaluate.bits import bits_per_byte
 from tests.compat.subject import NEW, TEXTS, Subject, close, require
 
 STOP = "。"

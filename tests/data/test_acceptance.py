@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sioconv.data.batches.loader import Mixture
-from sioconv.data.cleaning.splits import read_rows
 from sioconv.data.config import SourceConfig
 from sioconv.data.shards.shard_set import ShardSet
+from sioconv.data.sources.source import read_rows
 from sioconv.data.tokenizer.tokenizer import load_tokenizer, tokenizer_sha256
 
 RECIPE = """\

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from sioconv.data.cleaning.config import Cleaning, Decontaminate, Length, NearDuplicates, Normalise, Quality, Repetition
-from sioconv.data.cleaning.splits import read_rows
 from sioconv.data.config import ClusterConfig, DataConfig, SourceConfig
 from sioconv.data.shards import cluster
 from sioconv.data.shards.pipeline import prepare_source
 from sioconv.data.shards.shard_set import ShardSet
+from sioconv.data.sources.source import read_rows
 from sioconv.errors import UserError
 
 TASKS = 4

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode
-from sioconv.data.cleaning.splits import read_rows
 from sioconv.data.config import SourceConfig
 from sioconv.data.conversations import CALL, ROLE_OF, conversation_of
 from sioconv.data.documents import ROLES
+from sioconv.data.sources.source import read_rows
 from sioconv.data.tokenizer.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, SPECIAL_TOKENS
 from sioconv.data.turns import TURN_OF
 from sioconv.errors import UserError

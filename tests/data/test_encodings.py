@@ -6,7 +6,7 @@ import pytest
 
 from sioconv.data.config import SourceConfig
 from sioconv.data.encodings import likely_encoding, why_no_text
-from sioconv.data.sources.rows import read_rows
+from sioconv.data.sources.source import read_rows
 from sioconv.errors import UserError
 
 JAPANESE = "川は海へ流れます。\nカタカナも、漢字もあります。\n"

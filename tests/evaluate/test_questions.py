@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from sioconv.data.cleaning.splits import read_rows, read_split
+from sioconv.data.cleaning.splits import read_split
 from sioconv.data.config import SourceConfig
 from sioconv.data.documents import Row
+from sioconv.data.sources.source import read_rows
 from sioconv.evaluate.questions import Question, build_questions, is_right
 
 HELDOUT = 0.03

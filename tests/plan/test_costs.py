@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sioconv.model import Architecture, SioConvConfig, SioConvForCausalLM
+from sioconv.model.architecture import parameter_sizes
 from sioconv.plan import costs
 from sioconv.recipe.schema import load_recipe
 from sioconv.run.stages import plan_costs
@@ -45,8 +46,10 @@ def test_weights_and_moments_are_those_of_a_real_step(options: dict[str, Any], o
     states = [state for each in stepper.optimizers for state in each.state.values()]
     real = sum(v.nbytes for state in states for v in state.values() if isinstance(v, torch.Tensor) and v.dim() > 0)
     assert found.moments == real
-    assert costs.count(model.config, small.VOCABULARY).matrices == stepper.matrix_parameters
-    assert costs.count(model.config, small.VOCABULARY).blocks == sum(p.numel() for p in model.model.layers.parameters())
+    assert parameter_sizes(model.config, small.VOCABULARY).matrices == stepper.matrix_parameters
+    assert parameter_sizes(model.config, small.VOCABULARY).blocks == sum(
+        p.numel() for p in model.model.layers.parameters()
+    )
 
 
 def saved_bytes(model: nn.Module, tokens: int, dtype: torch.dtype) -> int:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sioconv.model import SioConvConfig, SioConvForCausalLM
-from sioconv.plan.size import derive, parameters_of, parse_size
+from sioconv.model.architecture import Architecture, parameter_sizes
+from sioconv.plan.size import derive, parse_size
 from sioconv.train.config import TrainConfig
 
 
@@ -50,7 +51,7 @@ def test_it_can_be_trained_and_has_about_the_size(size: int, vocabulary: int, se
     shape, train = values["model"], values["train"]
     TrainConfig(sequence_length=sequence_length, **train).check()
     assert shape["hidden_size"] == 64 * shape["num_heads"]
-    assert parameters_of(vocabulary, shape["hidden_size"], shape["num_hidden_layers"]) == pytest.approx(size, rel=0.2)
+    assert parameter_sizes(Architecture(**shape), vocabulary).all == pytest.approx(size, rel=0.2)
     assert train["tokens"] == 20 * size
     pieces = train["batch_size"] // train["accumulation"]
     assert pieces == 1 or pieces * sequence_length <= 16_384

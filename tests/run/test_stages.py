@@ -19,7 +19,7 @@ from sioconv.data.shards.shard_set import ShardSet
 from sioconv.data.sources.identity import identity_rows
 from sioconv.data.tokenizer.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
-from sioconv.evaluate.bits import assistant_loss
+from sioconv.evaluate.heldout import assistant_loss
 from sioconv.generate import SamplingConfig
 from sioconv.model import load_model_folder, parameter_count
 from sioconv.model.folder_code import FILE

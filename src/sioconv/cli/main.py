@@ -139,7 +139,7 @@ def _run_recipe_verb(verb: str, arguments: list[str]) -> None:
 
 def _plan(arguments: list[str]) -> None:
     """`sioconv plan`: what pretraining costs. It prints figures, so unlike a recipe's other verbs it has --json."""
-    from sioconv.plan.costs import describe
+    from sioconv.plan.costs import describe_costs
     from sioconv.recipe.schema import load_recipe
     from sioconv.run.stages import plan_costs
 
@@ -149,7 +149,7 @@ def _plan(arguments: list[str]) -> None:
     if as_json:
         show_json(costs)
     else:
-        show(describe(costs))
+        show(describe_costs(costs))
 
 
 # ---------------------------------------------------------------------------------------------------------- the others
@@ -348,7 +348,7 @@ def _data_inspect_parser() -> "ArgumentParser":
 
 
 def _data_inspect(arguments: "Namespace") -> None:
-    from sioconv.data.shards.inspection import PICTURE, describe, draw_lengths, inspect_data
+    from sioconv.data.shards.inspection import PICTURE, describe_shards, draw_lengths, inspect_data
     from sioconv.progress import say
 
     folder = Path(arguments.dir)
@@ -367,7 +367,7 @@ def _data_inspect(arguments: "Namespace") -> None:
     if arguments.json:
         show_json(report)
     else:
-        show(describe(report), end="")
+        show(describe_shards(report), end="")
     say(f"picture of the lengths → {picture}")
 
 

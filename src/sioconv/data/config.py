@@ -1,4 +1,4 @@
-"""What a recipe says about text: where it is, how it is mixed, and how it becomes tokens."""
+"""The recipe's settings for text: where it is, how sources are mixed, how text becomes tokens."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,6 +6,9 @@ from typing import Literal
 
 from sioconv.data.cleaning.config import Cleaning
 from sioconv.data.documents import ROLES
+
+Origin = Literal["files", "bundled", "hub", "identity"]
+PREFIXES: dict[str, Origin] = {"bundled:": "bundled", "hf:": "hub", "identity:": "identity"}
 
 
 @dataclass
@@ -44,13 +47,24 @@ class SourceConfig:
     id_column: str | None = None
     cleaning: Cleaning = field(default_factory=Cleaning)
 
+    @property
+    def origin(self) -> Origin:
+        """Where the text comes from, as the path's beginning says it."""
+        return next((origin for prefix, origin in PREFIXES.items() if self.path.startswith(prefix)), "files")
+
+    @property
+    def name(self) -> str:
+        """The path without the prefix that says where the text comes from."""
+        prefix = next((prefix for prefix in PREFIXES if self.path.startswith(prefix)), "")
+        return self.path.removeprefix(prefix)
+
     def check(self) -> None:
         """Raises ValueError, naming the field, where the values can't work."""
         if not self.path or "\0" in self.path:
             raise ValueError(f"path: {self.path!r} is no path: name a file, folder or glob")
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight: {self.weight} is negative or not a number")
-        if not self.path.startswith("hf:") and (self.config or self.revision or self.streaming):
+        if self.origin != "hub" and (self.config or self.revision or self.streaming):
             raise ValueError("config, revision and streaming: only for a path that begins with hf:")
         if self.kind != "text" and self.cleaning != Cleaning():
             raise ValueError("cleaning: only documents are cleaned, not conversations: leave it out")

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from typing import Literal
 
-from sioconv.data.cleaning.splits import read_rows, read_split
+from sioconv.data.cleaning.splits import read_split
 from sioconv.data.config import SourceConfig
 from sioconv.data.documents import Row
+from sioconv.data.sources.source import read_rows
 
 CITY = re.compile(r"(.+?市)\((.+?)\)は、(.+?)にある市である。")
 GAZETTEER = SourceConfig("bundled:gazetteer_ja")

@@ -1,4 +1,4 @@
-"""What a model writes whose memory `Session` can't hold."""
+"""Generation for other architectures."""
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast

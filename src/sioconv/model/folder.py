@@ -102,7 +102,9 @@ def load_model_folder(
             raise UserError(f"{folder} holds a model of type {kind!r}: this command takes a sioconv model")
         check_sums(folder)
         check_template(folder)
-    elif str(path).count("/") != 1 or folder.parent.is_dir():  # a folder that is there is no owner on the Hub
+    elif (
+        str(path).count("/") != 1 or folder.parent.is_dir()
+    ):  # an existing parent folder means a mistyped path, not a Hub id
         raise UserError(
             f"no model folder at {path}: give the path of a folder with config.json, or a Hub id owner/name; "
             f"{missing(path)}"

@@ -1,4 +1,4 @@
-"""Small files of tensors that belong to one model, as safetensors: written whole or not at all, checked when read."""
+"""Small safetensors files that belong to one model: written whole or not at all, checked when read."""
 
 import errno
 import hashlib

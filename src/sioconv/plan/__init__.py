@@ -1,1 +1,1 @@
-"""What a training takes, before anything is spent."""
+"""The costs of a training, computed before it starts."""

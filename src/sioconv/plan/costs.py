@@ -1,4 +1,4 @@
-"""What training costs, before anything is spent: parameters, operations, memory, communication, time on named cards.
+"""The costs of a training before it starts: parameters, operations, memory, communication, time on named cards.
 
 Names: M parameters in matrices, D width, F feed-forward width, V tokens in the vocabulary, n cards, b bytes of an
 activation (2 under bf16 and fp16).
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sioconv.errors import UserError
-from sioconv.model.architecture import Architecture, parameter_count
+from sioconv.model.architecture import Architecture, ParameterSizes, parameter_count, parameter_sizes
 from sioconv.plan.size import derive
 from sioconv.train.config import TrainConfig
 
@@ -52,49 +52,13 @@ CARDS = (
 )
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Parameters by what happens to them.
-
-    Attributes:
-        all: every one.
-        matrices: in linear layers, the head among them: what the products multiply with.
-        block_matrices: in the blocks' linear layers except the forget gate's, which stays in fp32.
-        block_linear: in all of the blocks' linear layers.
-        blocks: in blocks.
-    """
-
-    all: int
-    matrices: int
-    block_matrices: int
-    block_linear: int
-    blocks: int
-
-    @property
-    def root(self) -> int:
-        """Outside of the blocks: embedding, last norm, head."""
-        return self.all - self.blocks
-
-
-def count(model: Architecture, vocabulary: int) -> Sizes:
-    """The parameters of a model, exactly."""
-    width, depth = model.hidden_size, model.num_hidden_layers
-    gates = model.num_heads if model.gate == "head" else width
-    per_block = 4 * width**2 + 3 * width * model.intermediate_size + int(model.trapezoid) * width * model.num_heads
-    linear = depth * (per_block + width * gates)
-    head = 0 if model.tie_word_embeddings else vocabulary * width
-    root = vocabulary * width + width + head + (vocabulary if model.head_bias else 0)
-    everything = parameter_count(model, vocabulary)
-    return Sizes(everything, linear + vocabulary * width, depth * per_block, linear, everything - root)
-
-
 def operations_per_token(model: Architecture, vocabulary: int) -> tuple[int, int]:
     """Floating-point operations to train on a token: of the matrices, 6·M, and of the recurrence.
 
     Recomputation isn't counted. Element-wise work and normalisations aren't counted.
     """
     channels = model.num_hidden_layers * model.hidden_size
-    return 6 * count(model, vocabulary).matrices, RECURRENCE_OPERATIONS * channels
+    return 6 * parameter_sizes(model, vocabulary).matrices, RECURRENCE_OPERATIONS * channels
 
 
 @dataclass(frozen=True)
@@ -107,8 +71,8 @@ class Memory:
         moments: of the optimizer, fp32.
         half_copies: the matrices in 16 bits, where one card holds all of them.
         gathered: where they are shared out: what is whole at one moment: two blocks, embedding and head; gradients.
-        activations: what the backward pass needs of one piece.
-        logits: one piece of logits, with what their loss needs.
+        activations: what the backward pass needs of one micro-batch.
+        logits: one micro-batch of logits, with what their loss needs.
     """
 
     weights: int
@@ -125,7 +89,7 @@ class Memory:
         return sum(asdict(self).values())
 
 
-def moment_bytes(sizes: Sizes, optimizer: str) -> int:
+def moment_bytes(sizes: ParameterSizes, optimizer: str) -> int:
     """Bytes of the optimizers' moments: AdamW has two for a parameter, Muon one for a matrix of the blocks."""
     single = sizes.block_linear if optimizer == "muon" else 0
     return 4 * (2 * sizes.all - single)
@@ -163,11 +127,11 @@ def memory(model: Architecture, train: TrainConfig, vocabulary: int, cards: int,
         cards: n.
         element: bytes of an activation: 2 in 16 bits, 4 in fp32.
     """
-    sizes = count(model, vocabulary)
+    sizes = parameter_sizes(model, vocabulary)
     shared = -(-sizes.all // cards)
     block, matrices = sizes.blocks // model.num_hidden_layers, sizes.block_matrices // model.num_hidden_layers
     one = element * matrices + 4 * (block - matrices)  # a block as it is gathered
-    rows = max(1, train.batch_size // (cards * pieces(train, cards)))
+    rows = max(1, train.batch_size // (cards * micro_batches(train, cards)))
     return Memory(
         weights=4 * shared,
         gradients=4 * shared,
@@ -199,18 +163,20 @@ def check_memory(model: Architecture, train: TrainConfig, vocabulary: int, cards
         )
 
 
-def pieces(train: TrainConfig, cards: int) -> int:
-    """Pieces that each card computes a step's windows in, one after the other."""
+def micro_batches(train: TrainConfig, cards: int) -> int:
+    """Micro-batches that each card computes a step's windows in, one after the other."""
     return max(1, train.accumulation // cards)
 
 
 def communication(model: Architecture, train: TrainConfig, vocabulary: int, cards: int, element: int = 2) -> int:
-    """Bytes that a card receives in a step (FSDP2): each piece gathers every block twice, forward and backward, and
-    embedding and head once, and scatters the sum of the gradients in fp32; of each, (n - 1) / n come from other cards.
+    """Bytes that a card receives in a step (FSDP2).
+
+    Each micro-batch gathers every block twice, forward and backward, and embedding and head once, and scatters the sum
+    of the gradients in fp32; of each, (n - 1) / n come from other cards.
     """
-    sizes = count(model, vocabulary)
+    sizes = parameter_sizes(model, vocabulary)
     gathered = 2 * (element * sizes.block_matrices + 4 * (sizes.blocks - sizes.block_matrices)) + 4 * sizes.root
-    return (gathered + 4 * sizes.all) * pieces(train, cards) * (cards - 1) // cards
+    return (gathered + 4 * sizes.all) * micro_batches(train, cards) * (cards - 1) // cards
 
 
 @dataclass(frozen=True)
@@ -244,7 +210,7 @@ class Estimate:
 
 def estimate(model: Architecture, train: TrainConfig, vocabulary: int, card: Card, cards: int) -> Estimate | None:
     """Memory and time; None where the recipe's windows can't be shared out evenly to so many cards."""
-    if train.batch_size % (cards * pieces(train, cards)):
+    if train.batch_size % (cards * micro_batches(train, cards)):
         return None
     chosen, settings = _make_it_fit(model, train, vocabulary, card, cards)
     needed = memory(model, chosen, vocabulary, cards).total
@@ -265,7 +231,10 @@ def estimate(model: Architecture, train: TrainConfig, vocabulary: int, card: Car
 def _make_it_fit(
     model: Architecture, train: TrainConfig, vocabulary: int, card: Card, cards: int
 ) -> tuple[TrainConfig, dict[str, Any]]:
-    """The settings, and what of them is new: smaller pieces first, then recomputation; neither changes the result."""
+    """The settings and those of them that are new: smaller micro-batches first, then recomputation.
+
+    Neither changes the result.
+    """
     ladder = [n for n in _divisors(train.batch_size) if n >= train.accumulation and _splits(train.batch_size, n, cards)]
     tries: list[dict[str, Any]] = [{"accumulation": n} for n in ladder]
     tries += [{"accumulation": n, "activation_checkpointing": True} for n in ladder]
@@ -286,7 +255,7 @@ def _splits(batch: int, accumulation: int, cards: int) -> bool:
 
 
 def largest_that_fits(model: Architecture, train: TrainConfig, vocabulary: int, card: Card, cards: int) -> int | None:
-    """Parameters of the largest model of the dial's shape that fits with one window a piece and recomputation.
+    """Parameters of the largest model of the dial's shape that fits with one window a micro-batch and recomputation.
 
     Found to 2 %; None where not even the smallest does.
     """
@@ -349,7 +318,7 @@ def on_this_machine(
     return {"name": name, "speed": speed, "tokens_per_second": rate, "seconds": seconds, "tokens": tokens}
 
 
-def describe(costs: dict[str, Any]) -> str:
+def describe_costs(costs: dict[str, Any]) -> str:
     """The lines that `sioconv plan` prints, from what `costs_of` gives."""
     operations, parts = costs["operations_per_token"], costs["memory"]
     tokens = f"{costs['tokens']:,} tokens" if costs["tokens"] else "a budget in minutes"

@@ -15,7 +15,7 @@ from typing import Any
 
 HEAD, RATIO = 64, 64
 TOKENS_PER_PARAMETER = 20
-PIECE_TOKENS = 16_384
+MICRO_BATCH_TOKENS = 16_384
 UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
 
 
@@ -31,11 +31,6 @@ def parse_size(text: str) -> int:
     if not 10**6 <= size <= 10**12:
         raise ValueError(f"size: {text!r} is not between 1m and 1000b")
     return size
-
-
-def parameters_of(vocabulary: int, width: int, depth: int) -> int:
-    """Parameters in the matrices of a model of this shape, which is nearly all of them."""
-    return 2 * vocabulary * width + 10 * depth * width**2
 
 
 def derive(size: int, vocabulary: int, sequence_length: int, tokens: int | None = None) -> dict[str, dict[str, Any]]:
@@ -63,7 +58,7 @@ def derive(size: int, vocabulary: int, sequence_length: int, tokens: int | None 
     tokens = tokens or TOKENS_PER_PARAMETER * size
     compute = 6.0 * size * tokens
     batch_size = 2 ** max(0, round(math.log2(0.2920 * compute**0.3271 / sequence_length)))
-    pieces = 2 ** max(0, math.ceil(math.log2(batch_size * sequence_length / PIECE_TOKENS)))
+    micro_batches = 2 ** max(0, math.ceil(math.log2(batch_size * sequence_length / MICRO_BATCH_TOKENS)))
     model = {
         "hidden_size": width,
         "num_hidden_layers": depth,
@@ -73,7 +68,7 @@ def derive(size: int, vocabulary: int, sequence_length: int, tokens: int | None 
     train = {
         "lr": float(f"{0.3118 * compute**-0.125:.2g}"),
         "batch_size": batch_size,
-        "accumulation": min(batch_size, pieces),
+        "accumulation": min(batch_size, micro_batches),
         "tokens": tokens,
     }
     return {"model": model, "train": train}

@@ -48,7 +48,7 @@ def run_demo(recipe_name: str, minutes: float | None, name: str) -> None:
     install = float(installed) / 60 if installed else None
     total = (time.monotonic() - start) / 60 + (install or 0.0)
     figures = stages.report(recipe, recipe.folder, Minutes(install=install, total=total))
-    show(recipe, figures)
+    show_results(recipe, figures)
 
 
 def adapt(recipe: Recipe, minutes: float | None, name: str) -> Recipe:
@@ -58,7 +58,7 @@ def adapt(recipe: Recipe, minutes: float | None, name: str) -> Recipe:
     """
     check_name(name)
     for source in recipe.finetune.data.sources.values():
-        if source.path.startswith("identity:"):
+        if source.origin == "identity":
             source.path = f"identity:{name}"
     if minutes is not None:
         if not 0 < minutes < math.inf:
@@ -82,7 +82,7 @@ def set_aside(recipe: Recipe) -> None:
     say(f"demo: the run made with other settings is now {moved}")
 
 
-def show(recipe: Recipe, figures: ReportFigures) -> None:
+def show_results(recipe: Recipe, figures: ReportFigures) -> None:
     """Prints the table of results, continuations, answers, and what to type next."""
     console = Console(highlight=False, emoji=False)
     with console.capture() as captured:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sioconv.checksums import SUMS, read_sealed, write_sealed
+from sioconv.data.report import REPORT as SOURCE_REPORT
+from sioconv.data.report import STATISTICS
 from sioconv.data.shards.pipeline import INPUTS
-from sioconv.data.shards.report import REPORT as SOURCE_REPORT
-from sioconv.data.shards.report import STATISTICS
 from sioconv.data.shards.shard_set import INDEX, MANIFEST, MASK, TOKENS
 from sioconv.data.tokenizer.report import JSON_FILE, TABLE_FILE
 from sioconv.errors import UserError

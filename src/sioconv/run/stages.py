@@ -26,19 +26,19 @@ from sioconv.data.shards.shard_set import ShardSet
 from sioconv.data.tokenizer.prepare import prepare_tokenizer
 from sioconv.data.tokenizer.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
-from sioconv.evaluate.bits import assistant_loss, heldout_conversations, heldout_texts
+from sioconv.evaluate.bits import bits_per_byte
 from sioconv.evaluate.figures import Minutes, ReportFigures
+from sioconv.evaluate.heldout import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.files import Whereabouts, atomic_folder
 from sioconv.generate import SamplingConfig, continue_text, generate_text
-from sioconv.hardware import describe_device, memory_of, pick_device
+from sioconv.hardware import describe_device, matrix_speed, memory_of, pick_device, pick_precision
 from sioconv.model.architecture import parameter_count
-from sioconv.model.baselines.architectures import NOTES, build_baseline, describe
+from sioconv.model.baselines.architectures import NOTES, build_baseline, describe_baseline
 from sioconv.model.cache import new_cache
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.configuration import SioConvConfig
 from sioconv.model.folder import load_model_folder, save_model_folder, vocabulary_fingerprint, weights_sum
 from sioconv.model.initial_state import INITIAL_STATE_FILE, save_initial_state
-from sioconv.model.loss import bits_per_byte
 from sioconv.plan.costs import check_memory, costs_of, on_this_machine
 from sioconv.progress import say
 from sioconv.recipe.files import first_difference
@@ -58,7 +58,6 @@ from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World, join_world
 from sioconv.train.loop import Trainer
 from sioconv.train.metrics import check_wandb
-from sioconv.train.speed import matrix_speed, pick_precision
 from sioconv.train.validation import Validate, Validation
 
 VALIDATION_CONVERSATIONS = 100
@@ -107,7 +106,7 @@ def _refuse_another(recipe: Recipe, saved: dict[str, Any], fixed: list[str]) -> 
 
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's values without those that change nothing of what is made."""
+    """A recipe's values without keys that don't affect results."""
     # Runs that were begun before there were others don't say their architecture.
     kept = {"architecture": Recipe.architecture, **values, "finetune": {**values.get("finetune", {})}}
     kept["tokenizer"] = {key: value for key, value in values.get("tokenizer", {}).items() if key != "compare"}
@@ -215,12 +214,12 @@ def _pretrain(recipe: Recipe, world: World) -> Path:
         say(
             f"size {recipe.size}: hidden_size {shape.hidden_size}, {shape.num_hidden_layers} layers, {shape.num_heads} "
             f"heads, intermediate_size {shape.intermediate_size}; lr {train.lr:g}, batch_size {train.batch_size} in "
-            f"{train.accumulation} pieces, "
+            f"{train.accumulation} micro-batches, "
             + (f"{train.tokens:,} tokens" if train.tokens else f"{train.minutes:g} minutes")
         )
     if recipe.architecture != "sioconv":
         alike = parameter_count(recipe.model, len(tokenizer))
-        say(f"architecture {recipe.architecture}: {describe(model)}, SioConv of this recipe: {alike:,}")
+        say(f"architecture {recipe.architecture}: {describe_baseline(model)}, SioConv of this recipe: {alike:,}")
     _run_stage(recipe, "pretrain", model, tokenizer, world, run / BASE, inputs)
     return run / BASE
 

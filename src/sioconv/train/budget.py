@@ -1,4 +1,4 @@
-"""What is fixed before the first step and kept by a run that is resumed."""
+"""The budget of a stage: steps, precision and inputs, fixed before the first step and kept when a run resumes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,8 +17,8 @@ PLAN = "plan.json"  # in the folder of a stage's checkpoints
 
 
 @dataclass
-class Plan:
-    """A stage's plan.
+class Budget:
+    """What a stage was given when it began, which doesn't change when it goes on.
 
     Attributes:
         steps: optimizer steps in all.
@@ -38,8 +38,8 @@ class Plan:
         return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[self.precision]
 
 
-def make_plan(config: TrainConfig, dtype: torch.dtype, seconds: float) -> Plan:
-    """The plan that follows from the settings.
+def make_budget(config: TrainConfig, dtype: torch.dtype, seconds: float) -> Budget:
+    """The budget that follows from the settings.
 
     Args:
         config: the stage's settings.
@@ -54,15 +54,15 @@ def make_plan(config: TrainConfig, dtype: torch.dtype, seconds: float) -> Plan:
     steps = max(1, tokens // tokens_per_step)
     samples = {round(moment / seconds): f"{moment:g} s" for moment in config.sample_seconds}
     samples = {step: label for step, label in samples.items() if 0 < step < steps} | {0: "start", steps: "end"}
-    return Plan(steps, str(dtype).removeprefix("torch."), dict(sorted(samples.items())))
+    return Budget(steps, str(dtype).removeprefix("torch."), dict(sorted(samples.items())))
 
 
-def read_plan(path: Path) -> Plan | None:
-    """The plan of a stage that was begun before; None where there is none.
+def read_budget(path: Path) -> Budget | None:
+    """The budget of a stage that was begun before; None where there is none.
 
-    Where the file is missing or isn't what was written, the plan that the newest checkpoint holds takes its place.
+    Where the file is missing or isn't what was written, the budget that the newest checkpoint holds takes its place.
 
-    Raises UserError where there are checkpoints without a plan: their stage can't go on as it began.
+    Raises UserError where there are checkpoints without a budget: their stage can't go on as it began.
     """
     try:
         return _parse(read_sealed(path))
@@ -73,12 +73,12 @@ def read_plan(path: Path) -> Plan | None:
     kept = checkpoints(path.parent)
     for checkpoint in reversed(kept):
         try:
-            plan = _parse(plan_in(checkpoint))
+            budget = _parse(plan_in(checkpoint))
         except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of an older version, or damaged too
             continue
         say(f"warning: {path} is {problem}: taken from {checkpoint.name}")
-        write_plan(plan, path)
-        return plan
+        write_budget(budget, path)
+        return budget
     if kept:
         raise UserError(f"{path} is {problem}: restore it from a copy, or remove {path.parent} to begin the stage anew")
     if problem == "damaged":
@@ -86,14 +86,14 @@ def read_plan(path: Path) -> Plan | None:
     return None
 
 
-def _parse(saved: Mapping[str, Any]) -> Plan:
+def _parse(saved: Mapping[str, Any]) -> Budget:
     samples = {int(step): str(label) for step, label in saved["samples"].items()}
-    plan = Plan(int(saved["steps"]), str(saved["precision"]), samples, dict(saved.get("inputs", {})))
-    if plan.dtype.is_complex:  # looks the name up, which raises KeyError where it is none
-        raise ValueError(plan.precision)
-    return plan
+    budget = Budget(int(saved["steps"]), str(saved["precision"]), samples, dict(saved.get("inputs", {})))
+    if budget.dtype.is_complex:  # looks the name up, which raises KeyError where it is none
+        raise ValueError(budget.precision)
+    return budget
 
 
-def write_plan(plan: Plan, path: Path) -> None:
-    """Writes the plan, whole or not at all."""
-    write_sealed(path, asdict(plan), indent=1)
+def write_budget(budget: Budget, path: Path) -> None:
+    """Writes the budget, whole or not at all."""
+    write_sealed(path, asdict(budget), indent=1)

@@ -31,15 +31,15 @@ class Carry:
         self._states: dict[str, Tensor] = {}  # names of `SioConvCache.state_dict`, [lanes, …]
         self._next: list[dict[str, Tensor]] = []
 
-    def cache(self, number: int, pieces: int) -> SioConvCache:
-        """The states that piece `number` of the step's lanes starts from; empty before the first step."""
+    def cache(self, number: int, micro_batches: int) -> SioConvCache:
+        """The states that micro-batch `number` of the step's lanes starts from; empty before the first step."""
         cache = new_cache(self._model)
         assert cache is not None
-        cache.load_state_dict({name: value.chunk(pieces)[number] for name, value in self._states.items()}, 0)
+        cache.load_state_dict({name: value.chunk(micro_batches)[number] for name, value in self._states.items()}, 0)
         return cache
 
     def keep(self, number: int, cache: SioConvCache) -> None:
-        """Takes a piece's last states; pieces come in order."""
+        """Takes a micro-batch's last states; micro-batches come in order."""
         assert number == len(self._next)
         # A window of a convolution may be in bf16; fp32 holds it exactly, and is what checkpoints have.
         self._next.append(
@@ -51,7 +51,7 @@ class Carry:
 
     def turn(self) -> None:
         """The step is over: what it left is what the next one reads."""
-        self._states = {name: torch.cat([piece[name] for piece in self._next]) for name in self._next[0]}
+        self._states = {name: torch.cat([micro_batch[name] for micro_batch in self._next]) for name in self._next[0]}
         self._next = []
 
     def state_dict(self, world: World) -> dict[str, Any]:

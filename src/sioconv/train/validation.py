@@ -1,4 +1,4 @@
-"""What is seen of a training besides its own loss: held-out losses and text that the model writes."""
+"""Held-out losses and written samples during training."""
 
 import statistics
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from sioconv.progress import say
 from sioconv.terminal import one_line
-from sioconv.train.budget import Plan
+from sioconv.train.budget import Budget
 from sioconv.train.checkpoint import Progress
 from sioconv.train.config import TrainConfig
 from sioconv.train.metrics import MetricsLog
@@ -78,9 +78,9 @@ class Watch:
         with self._stepper.autocast():
             return list(self._validate(model))
 
-    def sample(self, plan: Plan, progress: Progress) -> None:
+    def sample(self, budget: Budget, progress: Progress) -> None:
         """Lets the model continue the prompts, if this is a moment for it."""
-        label = plan.samples.get(progress.step)
+        label = budget.samples.get(progress.step)
         every = self.config.sample_every
         if label is None and every and progress.step % every == 0:
             label = f"step {progress.step}"

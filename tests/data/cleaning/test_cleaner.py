@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from sioconv.data.cleaning.cleaner import Cleaner, normalise
 from sioconv.data.cleaning.config import Cleaning, Decontaminate, Length, Normalise, Quality, Repetition
-from sioconv.data.cleaning.splits import read_rows, read_split
+from sioconv.data.cleaning.splits import read_split
 from sioconv.data.config import SourceConfig
 from sioconv.data.documents import Row
+from sioconv.data.sources.source import read_rows
 from sioconv.errors import UserError
 
 ALL = Cleaning(normalise=Normalise(), length=Length(50), repetition=Repetition(), quality=Quality())

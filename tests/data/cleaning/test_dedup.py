@@ -13,8 +13,8 @@ from sioconv.data.cleaning.config import Cleaning, NearDuplicates
 from sioconv.data.cleaning.dedup import DuplicateFilter, DuplicateFinder, SignatureWriter
 from sioconv.data.cleaning.minhash import MINIMA, Minima, earliest, equal_pairs, near_pairs, signature
 from sioconv.data.cleaning.ngrams import compared, ngram_hashes, ngram_pieces
-from sioconv.data.cleaning.splits import read_rows
 from sioconv.data.config import SourceConfig
+from sioconv.data.sources.source import read_rows
 
 BOTH = Cleaning(duplicates=True, near_duplicates=NearDuplicates())
 

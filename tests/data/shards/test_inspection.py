@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
-from sioconv.data.shards.inspection import describe, draw_lengths, inspect_data
+from sioconv.data.shards.inspection import describe_shards, draw_lengths, inspect_data
 from sioconv.data.shards.pipeline import prepare_source
 from sioconv.data.shards.shard_set import ShardSet
 from sioconv.data.tokenizer.tokenizer import train_tokenizer
@@ -77,7 +77,7 @@ def test_it_says_what_is_there(run: Path) -> None:
     assert all("川は山から海へ流れる。" in one["text"] and one["text"].startswith("<|bos|>") for one in text["drawn"])
     assert report["total"]["documents"] == 70 == sum(one["documents"] for one in report["sets"])
     assert json.loads(json.dumps(report)) == report
-    told = describe(report)
+    told = describe_shards(report)
     assert "checksums verified" in told and "<|assistant|>山から海へ流れる。⏎␛[31m<|end_of_turn|>" in told
     assert "\x1b" not in told
     assert f"{text['tokens']:,} tokens (uint16)" in told
@@ -105,7 +105,7 @@ def test_without_a_tokenizer_ids_are_shown(make_shards: MakeShards) -> None:
     report = inspect_data(make_shards([[[7, 8, 9]]]).folder)
     assert report["tokenizer"] is None
     assert report["sets"][0]["drawn"] == [{"number": 0, "tokens": 3, "ids": [7, 8, 9]}]
-    assert "[7, 8, 9]" in describe(report) and "--tokenizer FOLDER" in describe(report)
+    assert "[7, 8, 9]" in describe_shards(report) and "--tokenizer FOLDER" in describe_shards(report)
 
 
 def test_the_picture_is_a_picture(run: Path, make_shards: MakeShards) -> None:

@@ -13,9 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from datatrove.data import Document
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode
@@ -23,7 +20,7 @@ from sioconv.data.cleaning.config import Cleaning, Normalise
 from sioconv.data.cleaning.splits import read_split
 from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
 from sioconv.data.shards import pipeline
-from sioconv.data.shards.pipeline import batches, prepare_source
+from sioconv.data.shards.pipeline import prepare_source
 from sioconv.data.shards.shard_set import ShardSet
 from sioconv.data.shards.writer import TaskWriter
 from sioconv.data.tokenizer.tokenizer import encode_texts, tokenizer_sha256, train_tokenizer
@@ -66,15 +63,6 @@ def contents(out: Path) -> dict[str, bytes]:
 def documents(folder: Path) -> list[list[int]]:
     shards = ShardSet.open(folder)
     return [shards.document(number)[0].tolist() for number in range(shards.documents_total)]
-
-
-@given(st.lists(st.text(max_size=9)), st.integers(1, 20))
-def test_batches_end_at_their_size(texts: list[str], size: int) -> None:
-    found = [[document.text for document in batch] for batch in batches([Document(text, "") for text in texts], size)]
-    assert [text for batch in found for text in batch] == texts
-    for number, batch in enumerate(found):
-        assert sum(len(text.encode()) for text in batch[:-1]) < size
-        assert number == len(found) - 1 or sum(len(text.encode()) for text in batch) >= size
 
 
 @pytest.mark.parametrize(("tasks", "batch"), [(1, 1_000_000), (3, 1_000_000), (1, 500)])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sioconv.data.config import DataConfig, SourceConfig
+from sioconv.data.report import REPORT
 from sioconv.data.shards.pipeline import prepare_source
-from sioconv.data.shards.report import REPORT
 from sioconv.data.sources.files import find
 from sioconv.errors import UserError
 

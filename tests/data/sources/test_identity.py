@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sioconv.data.cleaning.splits import read_rows
 from sioconv.data.config import SourceConfig
 from sioconv.data.documents import parse_json, row_of
 from sioconv.data.sources.identity import identity_rows
+from sioconv.data.sources.source import read_rows
 from sioconv.errors import UserError
 
 names = st.text(

@@ -13,7 +13,7 @@ from sioconv.data.config import SourceConfig
 from sioconv.data.documents import Row
 from sioconv.data.sources import json_values as module
 from sioconv.data.sources.json_values import json_values
-from sioconv.data.sources.rows import read_rows
+from sioconv.data.sources.source import read_rows
 from sioconv.data.tally import Tally
 from sioconv.errors import UserError
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from sioconv.data.config import SourceConfig
-from sioconv.data.sources import provenance as inputs
-from sioconv.data.sources.provenance import Checksums, identify
+from sioconv.data.sources import provenance
+from sioconv.data.sources.provenance import Checksums
+from sioconv.data.sources.source import identify
 from sioconv.errors import UserError
 from sioconv.files import sha256_file
 
@@ -19,7 +20,7 @@ def test_a_file_is_read_again_only_when_it_has_changed(tmp_path: Path, monkeypat
         read.append(path.name)
         return sha256_file(path)
 
-    monkeypatch.setattr(inputs, "sha256_file", counting)
+    monkeypatch.setattr(provenance, "sha256_file", counting)
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text('{"text": "x"}\n')
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.shards.pipeline import prepare_source
 from sioconv.data.shards.shard_set import ShardSet
-from sioconv.data.sources.rows import read_rows, resolve
+from sioconv.data.sources.source import open_source, read_rows
 from sioconv.data.tally import Tally
 from sioconv.errors import UserError
 
@@ -316,7 +316,7 @@ def test_what_is_not_on_the_hub(hub_folder: str) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="can't read the dataset hf:nobody/nothing"):
         read("hf:nobody/nothing")
-    assert resolve("hf:nobody/nothing") == []
+    assert open_source(SourceConfig("hf:nobody/nothing")).found().files == []
 
 
 def test_columns_of_the_hub_can_be_missing(hub_folder: str) -> None:

@@ -12,7 +12,7 @@ from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
 from sioconv.data.tokenizer.adopt import adopt_tokenizer
 from sioconv.data.tokenizer.peers import COMPARED
 from sioconv.data.tokenizer.prepare import prepare_tokenizer
-from sioconv.data.tokenizer.report import JSON_FILE, TABLE_FILE, policy, write_report
+from sioconv.data.tokenizer.report import JSON_FILE, TABLE_FILE, policy, write_tokenizer_report
 from sioconv.data.tokenizer.sample import Sample
 from sioconv.data.tokenizer.tokenizer import encode_texts, load_tokenizer
 from sioconv.errors import UserError
@@ -28,7 +28,7 @@ def test_sizes_are_measured_on_held_out_text(tokenizer: PreTrainedTokenizerFast,
         "b": Sample("en", False, EN, []),
         "c": Sample("ja", True, [], ["県" * 9]),
     }
-    report = write_report(tokenizer, samples, [], tmp_path)
+    report = write_tokenizer_report(tokenizer, samples, [], tmp_path)
     assert read_sealed(tmp_path / JSON_FILE) == report
     for name, measured, split, texts in (
         ("a", JA, "heldout", 5),
@@ -50,7 +50,7 @@ def test_sizes_are_measured_on_held_out_text(tokenizer: PreTrainedTokenizerFast,
 
 
 def test_longest_tokens(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    longest = write_report(tokenizer, {"a": Sample("ja", False, JA, [])}, [], tmp_path)["longest"]
+    longest = write_tokenizer_report(tokenizer, {"a": Sample("ja", False, JA, [])}, [], tmp_path)["longest"]
     sizes = [len(token.encode()) for token in longest]
     assert len(longest) == 20 and sizes == sorted(sizes, reverse=True)
     assert all(len(encode_texts(tokenizer, [token])[0]) == 1 for token in longest[:5])
@@ -59,7 +59,7 @@ def test_longest_tokens(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> N
 def test_text_that_doesnt_come_back_is_shown(tmp_path: Path) -> None:
     adopted = adopt_tokenizer(str(llama_like(tmp_path / "llama")), tmp_path / "ours")
     text = "川は山から海へ" * 3 + "▁流れる|"
-    report = write_report(adopted, {"a": Sample("ja", False, [text, "川"], [])}, [], tmp_path)
+    report = write_tokenizer_report(adopted, {"a": Sample("ja", False, [text, "川"], [])}, [], tmp_path)
     assert report["sources"]["a"]["broken"] == 1
     [broken] = report["broken"]
     assert broken["source"] == "a" and "▁流れる" in broken["text"] and " 流れる" in broken["back"]
@@ -79,7 +79,7 @@ def test_unknown_characters_are_counted(model: models.Model, tmp_path: Path) -> 
     (tmp_path / "words").mkdir()
     backend.save(str(tmp_path / "words" / "tokenizer.json"))
     adopted = adopt_tokenizer(str(tmp_path / "words"), tmp_path / "ours")
-    report = write_report(adopted, {"a": Sample("ja", False, ["川空海雨"], ["川雨雪"])}, [], tmp_path)
+    report = write_tokenizer_report(adopted, {"a": Sample("ja", False, ["川空海雨"], ["川雨雪"])}, [], tmp_path)
     assert report["sources"]["a"]["unknown"] == 2 and report["sources"]["a"]["tokens"] == 3
     assert report["sources"]["a"]["broken"] == 2
 
@@ -106,7 +106,7 @@ def test_others_are_measured_on_the_same_text(tokenizer: PreTrainedTokenizerFast
         "b": Sample("ja", True, [], EN),
         "c": Sample("en", False, EN, []),
     }
-    peers = write_report(tokenizer, samples, [others, "nowhere/", "x.model"], tmp_path)["peers"]
+    peers = write_tokenizer_report(tokenizer, samples, [others, "nowhere/", "x.model"], tmp_path)["peers"]
     assert list(peers) == ["this one", others, "nowhere/", "x.model"]
     repeats = -(-COMPARED // sum(len(text.encode()) for text in JA))
     size, tokens = (sum(len(text.encode()) for text in JA), sum(map(len, encode_texts(tokenizer, JA))))
@@ -127,7 +127,7 @@ def test_rwkv_and_sentencepiece(tokenizer: PreTrainedTokenizerFast, tmp_path: Pa
         input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "sp"), vocab_size=60, minloglevel=5
     )
     peer = str(tmp_path / "sp.model")
-    peers = write_report(tokenizer, {"a": Sample("ja", False, [], JA)}, ["rwkv", peer], tmp_path)["peers"]
+    peers = write_tokenizer_report(tokenizer, {"a": Sample("ja", False, [], JA)}, ["rwkv", peer], tmp_path)["peers"]
     assert peers["rwkv"]["vocabulary"] > 65_000 and 1 < peers["rwkv"]["bytes_per_token"]["ja"] < 9
     assert peers[peer]["vocabulary"] == 60 and 1 < peers[peer]["bytes_per_token"]["ja"] < 9
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sioconv.data.cleaning.splits import split_of
 from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.data.documents import Row
+from sioconv.data.documents import Row, split_of
 from sioconv.data.tokenizer.sample import MEASURED, REACH, pieces, tokenizer_samples
 
 texts = st.text(st.characters(exclude_categories=["Cs"]) | st.just("\n"), max_size=200)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sioconv.data.cleaning.splits import read_rows
 from sioconv.data.config import SourceConfig, TokenizerConfig
+from sioconv.data.sources.source import read_rows
 from sioconv.data.tokenizer.tokenizer import (
     BOS,
     CHAT_TEMPLATE,

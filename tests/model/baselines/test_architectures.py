@@ -10,7 +10,13 @@ from transformers import PreTrainedModel
 
 from sioconv.errors import UserError
 from sioconv.model import Architecture, parameter_count
-from sioconv.model.baselines.architectures import MODEL_TYPES, OUT_PROJECTIONS, build_baseline, describe, solve
+from sioconv.model.baselines.architectures import (
+    MODEL_TYPES,
+    OUT_PROJECTIONS,
+    build_baseline,
+    describe_baseline,
+    nearest_size,
+)
 
 NAMES = ("llama", "lstm", "mamba2")
 IDS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -70,7 +76,7 @@ class Sized:
 
 @pytest.mark.parametrize(("target", "n"), [(1_000 + 7 * 12, 12), (1_000 + 7 * 12 + 3, 12), (1_000 + 7 * 12 + 4, 13)])
 def test_solving_is_exact(target: int, n: int) -> None:
-    assert solve(lambda n: Sized(1_000 + 7 * n), target) == n  # type: ignore[arg-type, return-value]
+    assert nearest_size(lambda n: Sized(1_000 + 7 * n), target) == n  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -118,7 +124,7 @@ def test_heads_that_cannot_be_rotated() -> None:
 
 def test_a_baseline_in_a_line() -> None:
     model = make("llama")
-    assert describe(model) == (
+    assert describe_baseline(model) == (
         f"hidden_size 32, num_hidden_layers 2, num_attention_heads 4, intermediate_size "
         f"{model.config.intermediate_size}; {sum(p.numel() for p in model.parameters()):,} parameters"
     )

@@ -108,7 +108,7 @@ def test_folders_that_cannot_be_written_do_not_stop_the_scan(tmp_path: Path, usu
     shutil.copytree(source / "ops", copy / "ops", ignore=shutil.ignore_patterns("__pycache__"))
     for file in source.glob("*.py"):  # what the package itself imports
         shutil.copy(file, copy)
-    no_folder = copy / "ops" / "__pycache__"
+    no_folder = copy / "ops" / "cpu" / "__pycache__"
     no_folder.touch()  # a file where a folder must be stops root too
     homes = dict.fromkeys(("HOME", "XDG_CACHE_HOME"), str(no_folder))
     digests, _, said = run_alone("", PYTHONPATH=str(tmp_path), NUMBA_CACHE_DIR="", **homes)

@@ -1,1 +1,1 @@
-"""What of the text stays: rules for each document, duplicates, the held-out part."""
+"""Cleaning: rules for each document, removal of duplicates, the held-out part."""

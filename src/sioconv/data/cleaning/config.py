@@ -1,4 +1,4 @@
-"""What a recipe says about cleaning: one dataclass a step, each of them off unless it is named."""
+"""The recipe's settings for cleaning: one dataclass a step. A step runs only if the recipe names it."""
 
 import math
 from dataclasses import dataclass, fields

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sioconv.data.cleaning.config import Decontaminate
 from sioconv.data.cleaning.ngrams import compared, ngram_hashes, ngram_pieces
 from sioconv.data.config import SourceConfig
-from sioconv.data.sources.rows import read_rows
+from sioconv.data.sources.source import read_rows
 from sioconv.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""What a text is made of: scripts, sentence ends, markup, symbols, repetition."""
+"""Measures of a text's quality: scripts, sentence ends, markup, symbols, repetition."""
 
 import re
 import unicodedata

@@ -5,24 +5,10 @@ from typing import Any, get_args
 
 from sioconv.data.cleaning.cleaner import Cleaner
 from sioconv.data.config import SourceConfig
-from sioconv.data.documents import ROLES, Row, Split, split_of
-from sioconv.data.shards.report import account_of
-from sioconv.data.sources.files import IDENTITY
-from sioconv.data.sources.rows import read_rows, resolve
+from sioconv.data.documents import Row, Split, split_of
+from sioconv.data.report import account_of
+from sioconv.data.sources.source import read_rows
 from sioconv.data.tally import Tally
-
-__all__ = [
-    "IDENTITY",
-    "ROLES",
-    "Row",
-    "Split",
-    "account_of_source",
-    "read_clean",
-    "read_rows",
-    "read_split",
-    "resolve",
-    "split_of",
-]
 
 
 def read_clean(source: SourceConfig, *, strict: bool = False, tallies: list[Tally] | None = None) -> Iterator[Row]:

@@ -22,7 +22,7 @@ from sioconv.errors import UserError
 from sioconv.progress import track
 
 
-def run_tasks(label: str, steps: list[PipelineStep], tasks: int, logs: Path, data: DataConfig) -> None:
+def run_pipeline(label: str, steps: list[PipelineStep], tasks: int, logs: Path, data: DataConfig) -> None:
     """Runs a pipeline's unfinished tasks to their end, wherever the recipe says.
 
     Args:

@@ -68,7 +68,7 @@ def inspect_data(
     }
 
 
-def describe(report: Mapping[str, Any]) -> str:
+def describe_shards(report: Mapping[str, Any]) -> str:
     """What `inspect_data` found, to read."""
     return "\n".join(_lines(report)) + "\n"
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +13,13 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.data.amounts import batches
 from sioconv.data.chat import encode_batch
 from sioconv.data.cleaning.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.documents import Split
 from sioconv.data.interruptible import interruptible, stopped_by_sigterm
-from sioconv.data.shards.executor import run_tasks
-from sioconv.data.shards.reading import DocumentReader, read_accounts, repeated_ids
-from sioconv.data.shards.report import (
+from sioconv.data.report import (
     account_of,
     read_statistics,
     refuse_bad_rows,
@@ -28,12 +27,14 @@ from sioconv.data.shards.report import (
     summary,
     why_nothing_is_left,
     write_account,
-    write_report,
+    write_account_page,
 )
+from sioconv.data.shards.executor import run_pipeline
+from sioconv.data.shards.reading import DocumentReader, read_accounts, repeated_ids
 from sioconv.data.shards.shard_set import VERSION, DamagedShards, ShardSet
 from sioconv.data.shards.writer import Ids, read_facts, task_writer, token_type, write_manifest
-from sioconv.data.sources.files import BUNDLED, IDENTITY, find
-from sioconv.data.sources.provenance import Checksums, identify
+from sioconv.data.sources.provenance import Checksums
+from sioconv.data.sources.source import identify, open_source
 from sioconv.data.tally import Tally
 from sioconv.data.tokenizer.long_texts import encode_long, is_long
 from sioconv.data.tokenizer.tokenizer import encode_texts, load_tokenizer, tokenizer_sha256
@@ -77,7 +78,7 @@ class ShardWriter(PipelineStep):  # type: ignore[misc]
                 )
                 for split in SPLITS
             }
-            for batch in batches(data, BATCH_BYTES):
+            for batch in batches(data, BATCH_BYTES, text_bytes):
                 encoded, masks = self._encode(tokenizer, batch)  # of both splits together: that keeps all cores busy
                 for split in SPLITS:
                     chosen = [number for number, document in enumerate(batch) if document.metadata["split"] == split]
@@ -102,20 +103,6 @@ def _encode_documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> l
     short = iter(encode_texts(tokenizer, [text for text in texts if not is_long(text)]))
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     return [encode_long(tokenizer, text, bos, eos) if is_long(text) else [bos, *next(short), eos] for text in texts]
-
-
-def batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    """The documents in lists that end where they have `size` bytes of text or more."""
-    batch: list[Document] = []
-    total = 0
-    for document in documents:
-        batch.append(document)
-        total += text_bytes(document)
-        if total >= size:
-            yield batch
-            batch, total = [], 0
-    if batch:
-        yield batch
 
 
 def text_bytes(document: Document) -> int:
@@ -175,7 +162,7 @@ def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer
         if not made:
             try:
                 _run_stages(f"data {name}", source, data, tokenizer_path.absolute(), work)
-                statistics = _publish(work, out, about, data, vocabulary, find(source.path).left_out)
+                statistics = _publish(work, out, about, data, vocabulary, open_source(source).found().left_out)
             except BaseException:
                 _remove_unfinished(work)
                 with suppress(OSError):  # it may hold older shard sets, or not be there
@@ -186,7 +173,7 @@ def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer
                 if line:
                     say(line)
         elif statistics is not None:
-            write_report(out, statistics)
+            write_account_page(out, statistics)
     checksums.save()
     if statistics is not None:
         refuse_bad_rows(statistics, data.strict, data.max_bad_rows)
@@ -202,17 +189,17 @@ def _run_stages(label: str, source: SourceConfig, data: DataConfig, tokenizer: P
     if source.cleaning.compares:
         compared = signatures, duplicates = work / "signatures", work / "duplicates"
         steps = [reader(", comparing", signatures), SignatureWriter(signatures, source.cleaning)]
-        run_tasks(f"{label}, comparing", steps, data.tasks, signatures, data)
+        run_pipeline(f"{label}, comparing", steps, data.tasks, signatures, data)
         finder = DuplicateFinder(signatures, duplicates, data.tasks, source.cleaning)
-        run_tasks(f"{label}, comparing", [finder], 1, duplicates, data)
+        run_pipeline(f"{label}, comparing", [finder], 1, duplicates, data)
     writer = ShardWriter(work, tokenizer, source.kind == "chat")
-    run_tasks(label, [reader("", work / "accounts", compared), writer], data.tasks, work, data)
+    run_pipeline(label, [reader("", work / "accounts", compared), writer], data.tasks, work, data)
 
 
 def _about(
     name: str, source: SourceConfig, data: DataConfig, tokenizer: Path, inputs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What a manifest says of where shards come from; where it is the same, so are they."""
+    """The provenance in a manifest: equal provenance means equal shards."""
     reading = _reading(source, inputs)
     return {
         "source": name,
@@ -235,7 +222,7 @@ def _reading(source: SourceConfig, inputs: list[dict[str, Any]]) -> dict[str, in
     applies = {
         "normalise": source.cleaning.normalise is not None,
         "wikitext": any(".xml" in str(one.get("file", "")).lower() for one in inputs),
-        "conversations": source.kind == "chat" and not source.path.startswith((IDENTITY, BUNDLED)),
+        "conversations": source.kind == "chat" and source.origin in ("files", "hub"),
     }
     return {name: number for name, number in READING.items() if applies[name]}
 

@@ -17,7 +17,7 @@ from sioconv.data.cleaning.cleaner import Cleaner, excerpt
 from sioconv.data.cleaning.dedup import KINDS, DuplicateFilter
 from sioconv.data.config import SourceConfig
 from sioconv.data.documents import Row, split_of
-from sioconv.data.sources.rows import read_rows
+from sioconv.data.sources.source import read_rows
 from sioconv.data.tally import EXAMPLES, Counted, Tally, as_json, from_json, merged
 from sioconv.files import atomic_write
 from sioconv.progress import track

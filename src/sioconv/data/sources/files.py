@@ -1,4 +1,4 @@
-"""The files behind a source's path, and what lies there beside them and isn't read: nothing is left out in silence."""
+"""The files behind a source's path. Files beside them that aren't read are listed, never left out silently."""
 
 import glob
 import os
@@ -8,16 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sioconv.checksums import SUMS
-from sioconv.data.bundled import bundled_path
 from sioconv.data.sources.compressed import unreadable
-from sioconv.data.sources.hub import HUB
 from sioconv.data.sources.readers import SUFFIXES, is_known
 from sioconv.data.tally import Tally, examples_of
 from sioconv.errors import UserError
 from sioconv.files import missing, shown
 
-BUNDLED = "bundled:"
-IDENTITY = "identity:"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx")
 NO_FILES = {
     stat.S_IFIFO: "a pipe, which can be read only once",
@@ -52,17 +48,13 @@ class Found:
 
 
 def find(path: str) -> Found:
-    """The files behind a source's path; none for `identity:NAME` and `hf:NAME`, which aren't files.
+    """The files behind a path, a folder or a glob.
 
     A folder stands for all files of a known kind in it and below, hidden ones left out. Links are followed where that
     reads nothing twice and nothing around the folder.
 
     Raises UserError when nothing can be read, or when a file that is named isn't of a known kind.
     """
-    if path.startswith((IDENTITY, HUB)):
-        return Found()
-    if path.startswith(BUNDLED):
-        return Found([bundled_path(path.removeprefix(BUNDLED))])
     if not path.strip() or "\0" in path:
         raise UserError(f"no text found: {path.strip()!r} is no path: name a file, a folder or a glob")
     try:

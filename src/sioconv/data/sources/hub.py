@@ -12,8 +12,6 @@ from typing import Any
 from sioconv.data.config import SourceConfig
 from sioconv.errors import UserError
 
-HUB = "hf:"
-
 
 def read_hub(source: SourceConfig, rank: int, world_size: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows that fall to reader `rank`, each with where it is.
@@ -48,7 +46,7 @@ def hub_identity(source: SourceConfig) -> dict[str, Any]:
 
     _quiet()
     try:
-        builder = datasets.load_dataset_builder(source.path.removeprefix(HUB), source.config, revision=source.revision)
+        builder = datasets.load_dataset_builder(source.name, source.config, revision=source.revision)
         files = builder.config.data_files or {}
         origins = {split: [list(map(str, origin)) for origin in part.origin_metadata] for split, part in files.items()}
     except Exception as error:
@@ -56,7 +54,7 @@ def hub_identity(source: SourceConfig) -> dict[str, Any]:
     if not source.streaming:
         _load(source)  # before several readers want it at once
     return {
-        "dataset": source.path.removeprefix(HUB),
+        "dataset": source.name,
         "config": builder.config.name,
         "split": source.split,
         "streaming": source.streaming,  # which deals the rows out in another way
@@ -70,7 +68,7 @@ def _load(source: SourceConfig) -> Any:
     _quiet()
     try:
         return datasets.load_dataset(
-            source.path.removeprefix(HUB),
+            source.name,
             source.config,
             split=source.split,
             revision=source.revision,

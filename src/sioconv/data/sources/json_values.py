@@ -1,4 +1,4 @@
-"""The values of a JSON array, or of JSON texts one after the other, in the memory that the largest of them takes."""
+"""Reads the values of a JSON array, or JSON texts one after the other, holding one value in memory at a time."""
 
 import json
 import re

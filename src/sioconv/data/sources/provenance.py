@@ -1,19 +1,11 @@
-"""What identifies the text of a source: shards are made anew when it changes."""
+"""The provenance of a file: its name, size and checksum. Shards are made anew when it changes."""
 
-import hashlib
-import json
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sioconv.checksums import read_sealed, write_sealed
-from sioconv.data.cleaning.config import Cleaning
-from sioconv.data.config import SourceConfig
 from sioconv.data.sources.compressed import unreadable
-from sioconv.data.sources.files import IDENTITY, find
-from sioconv.data.sources.hub import HUB, hub_identity
-from sioconv.data.sources.rows import read_rows
 from sioconv.errors import UserError
 from sioconv.files import sha256_file, shown
 
@@ -51,23 +43,8 @@ class Checksums:
                 write_sealed(self._memory, self._used)
 
 
-def identify(source: SourceConfig, checksums: Checksums) -> list[dict[str, Any]]:
-    """What identifies the text of a source, and that of the text it is kept apart from.
-
-    Raises UserError for a file or dataset that isn't there or can't be read.
-    """
-    if source.cleaning.decontaminate is not None:
-        apart = SourceConfig(source.cleaning.decontaminate.path)
-        return identify(replace(source, cleaning=Cleaning()), checksums) + identify(apart, checksums)
-    if source.path.startswith(HUB):
-        return [hub_identity(source)]
-    if source.path.startswith(IDENTITY):
-        rows = json.dumps([row.messages for row in read_rows(source)])
-        return [{"rows_sha256": hashlib.sha256(rows.encode()).hexdigest()}]
-    return [_file_identity(file, checksums) for file in find(source.path).files]
-
-
-def _file_identity(file: Path, checksums: Checksums) -> dict[str, Any]:
+def file_identity(file: Path, checksums: Checksums) -> dict[str, Any]:
+    """A file's name, size and checksum. Raises UserError where it can't be read."""
     try:
         return {"file": shown(file.name), "bytes": file.stat().st_size, "sha256": checksums.of(file)}
     except OSError as error:

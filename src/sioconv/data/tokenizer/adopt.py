@@ -70,7 +70,9 @@ def tokenizer_file(name: str) -> Path:
             "save it with save_pretrained, which writes one"
         )
     repository, _, revision = name.partition("@")
-    if repository.count("/") != 1 or place.parent.is_dir():  # a folder that is there is no owner on the Hub
+    if (
+        repository.count("/") != 1 or place.parent.is_dir()
+    ):  # an existing parent folder means a mistyped path, not a Hub id
         what = "it is a file" if place.is_file() else missing(place)
         raise UserError(f"no tokenizer: {name}: {what}: give a folder with {TOKENIZER_FILE}, or a Hub id owner/name")
     from huggingface_hub import snapshot_download

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.data.amounts import at_least
 from sioconv.data.tokenizer.adopt import read_backend, tokenizer_file
 from sioconv.data.tokenizer.tokenizer import encode_texts, text_encoder
 from sioconv.errors import UserError
@@ -33,7 +34,8 @@ def measure_peers(
         By name `vocabulary` and `bytes_per_token` by language, or what the `problem` was: one that isn't at hand is no
         reason to stop.
     """
-    chosen = {language: first for language, all_texts in texts.items() if (first := _first(all_texts))}
+    first = {language: list(at_least(all_texts, COMPARED)) for language, all_texts in texts.items()}
+    chosen = {language: some for language, some in first.items() if some}
     sizes = {language: sum(len(text.encode()) for text in first) for language, first in chosen.items()}
     found: dict[str, dict[str, Any]] = {}
     for name in track(["this one", *names], "tokenizers compared", 1 + len(names)):
@@ -86,14 +88,3 @@ def _open_sentencepiece(file: Path) -> tuple[int, Count]:
     except (OSError, RuntimeError) as error:
         raise UserError(f"not compared with {file}: it can't be read as a SentencePiece model") from error
     return processor.vocab_size(), lambda texts: sum(map(len, processor.encode(texts)))
-
-
-def _first(texts: Sequence[str]) -> list[str]:
-    chosen: list[str] = []
-    size = 0
-    for text in texts:
-        if size >= COMPARED:
-            break
-        chosen.append(text)
-        size += len(text.encode())
-    return chosen

@@ -7,9 +7,9 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.config import DataConfig, TokenizerConfig
 from sioconv.data.interruptible import stopped_by_sigterm
-from sioconv.data.shards.report import first_bad, why_nothing_is_left
+from sioconv.data.report import first_bad, why_nothing_is_left
 from sioconv.data.tokenizer.adopt import adopt_tokenizer
-from sioconv.data.tokenizer.report import TABLE_FILE, read_report, write_report
+from sioconv.data.tokenizer.report import TABLE_FILE, read_report, write_tokenizer_report
 from sioconv.data.tokenizer.sample import tokenizer_samples
 from sioconv.data.tokenizer.tokenizer import TOKENIZER_FILE, load_tokenizer, train_tokenizer
 from sioconv.errors import UserError
@@ -61,7 +61,7 @@ def _prepare_tokenizer(
         tokenizer = train_tokenizer(config, texts, folder)
         say(f"tokenizer: {len(tokenizer):,} tokens in {time.monotonic() - start:.0f} s → {folder}")
     tokenizer = load_tokenizer(folder)
-    report = write_report(tokenizer, samples, config.compare, folder)
+    report = write_tokenizer_report(tokenizer, samples, config.compare, folder)
     rates = [
         f"{language} {one['bytes_per_token']:.2f}" for language, one in report["languages"].items() if one["tokens"]
     ]

@@ -1,14 +1,15 @@
-"""What a tokenizer does to a recipe's text: how short it makes it, what it doesn't know, whether all comes back."""
+"""The tokenizer's report: bytes per token, unknown text, and whether decoding gives the text back."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.checksums import read_sealed, write_sealed
+from sioconv.data.amounts import batches, text_size
 from sioconv.data.tokenizer.peers import measure_peers
 from sioconv.data.tokenizer.sample import Sample
 from sioconv.data.tokenizer.tokenizer import encode_texts
@@ -33,7 +34,7 @@ UNCERTAIN = [
 ]  # what normalisations and lowercasing change
 
 
-def write_report(
+def write_tokenizer_report(
     tokenizer: PreTrainedTokenizerFast, samples: Mapping[str, Sample], compare: Sequence[str], folder: Path
 ) -> dict[str, Any]:
     """Measures a tokenizer and writes the figures into a folder, as JSON and as a table in Markdown.
@@ -62,7 +63,7 @@ def write_report(
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
-    """What `write_report` has returned; None where either file is missing or isn't what was written."""
+    """What `write_tokenizer_report` has returned; None where either file is missing or isn't what was written."""
     try:
         report = read_sealed(folder / JSON_FILE)
         return report if table(report).encode() == (folder / TABLE_FILE).read_bytes() else None
@@ -78,7 +79,7 @@ def _measure(tokenizer: PreTrainedTokenizerFast, samples: Mapping[str, Sample]) 
     for name, sample in track(samples.items(), "tokenizer report", len(samples)):
         figures = {"bytes": 0, "characters": 0, "tokens": 0, "unknown": 0, "texts": 0, "broken": 0}
         for texts, counted in ((sample.train, not sample.heldout), (sample.heldout, True)):
-            for batch in _batches(texts):
+            for batch in batches(texts, BATCH_BYTES, text_size):
                 encoded = encode_texts(tokenizer, batch)
                 decoded = tokenizer.backend_tokenizer.decode_batch(encoded, skip_special_tokens=False)
                 for text, ids, back in zip(batch, encoded, decoded, strict=True):
@@ -193,19 +194,6 @@ def _longest(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     ordinary = [number for number in range(len(tokenizer)) if number not in tokenizer.added_tokens_decoder]
     words = tokenizer.backend_tokenizer.decode_batch([[number] for number in ordinary])
     return sorted((word for word in words if "\ufffd" not in word), key=lambda word: -len(word.encode()))[:LONGEST]
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text.encode())
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _rate(value: float | None) -> str:

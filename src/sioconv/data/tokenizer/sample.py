@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sioconv.data.cleaning.splits import Split, read_clean, split_of
+from sioconv.data.cleaning.splits import read_clean
 from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.data.shards.report import account_of, refuse_bad_rows
+from sioconv.data.documents import Split, split_of
+from sioconv.data.report import account_of, refuse_bad_rows
 from sioconv.data.tally import Tally
 from sioconv.progress import track
 

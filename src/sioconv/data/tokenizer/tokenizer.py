@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.checksums import check_sums, write_sums
+from sioconv.data.amounts import at_least
 from sioconv.data.config import TokenizerConfig
 from sioconv.data.documents import ROLES
 from sioconv.data.interruptible import interruptible
@@ -145,7 +146,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], out: Path) ->
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    pieces = _short_runs(_first_bytes(texts, config.sample_bytes), split)
+    pieces = _short_runs(_some(at_least(texts, config.sample_bytes)), split)
     interruptible(lambda: backend.train_from_iterator(pieces, trainer))
     with atomic_folder(out) as folder:
         write_tokenizer(backend, folder)
@@ -249,13 +250,12 @@ def _short_runs(texts: Iterable[str], split: pre_tokenizers.PreTokenizer) -> Ite
         )
 
 
-def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
+def _some(texts: Iterable[str]) -> Iterator[str]:
+    """The texts. Raises UserError where all of them are empty."""
     size = 0
     for text in texts:
         yield text
-        size += len(text.encode())
-        if size >= limit:
-            return
+        size += len(text)
     if size == 0:
         raise UserError("no text to train a tokenizer on: data.sources: name a source that isn't empty")
 

@@ -54,12 +54,12 @@ def build_baseline(name: str, shape: Architecture, vocab_size: int, **token_ids:
         build = _llama(shape, common)
     elif name == "lstm":
         layers, least = shape.num_hidden_layers, shape.hidden_size // (2 * STEP)
-        while layers > 1 and solve(_lstm(shape, common, layers), target) < least:
+        while layers > 1 and nearest_size(_lstm(shape, common, layers), target) < least:
             layers -= 1
         build = _lstm(shape, common, layers)
     else:
         build = _mamba2(shape, common)
-    model = build(max(1, solve(build, target)))
+    model = build(max(1, nearest_size(build, target)))
     if shape.zero_out_projections:
         for module in [module for name, module in model.named_modules() if name.endswith(OUT_PROJECTIONS)]:
             for parameter in module.parameters():
@@ -67,14 +67,14 @@ def build_baseline(name: str, shape: Architecture, vocab_size: int, **token_ids:
     return model
 
 
-def solve(build: Build, target: int) -> int:
+def nearest_size(build: Build, target: int) -> int:
     """The n for which `build(n)` has nearest to `target` parameters, which may be below 1; n adds equally many each."""
     with torch.device("meta"):
         one, two = (build(n).num_parameters() for n in (1, 2))
     return 1 + round((target - one) / (two - one))
 
 
-def describe(model: PreTrainedModel) -> str:
+def describe_baseline(model: PreTrainedModel) -> str:
     """A baseline's sizes in a line."""
     sizes = ", ".join(f"{key} {getattr(model.config, key)}" for key in SHOWN if hasattr(model.config, key))
     return f"{sizes}; {model.num_parameters():,} parameters"

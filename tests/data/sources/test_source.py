@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sioconv.data.cleaning.splits import read_rows, read_split, resolve
+from sioconv.data.cleaning.splits import read_split
 from sioconv.data.config import SourceConfig
 from sioconv.data.documents import Row, split_of
+from sioconv.data.sources.source import open_source, read_rows
 from sioconv.errors import UserError
 
 unicode_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
@@ -80,11 +81,11 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,2")
     for path in (tmp_path / "missing.jsonl", tmp_path / "*.jsonl", tmp_path):
         with pytest.raises(UserError, match="no text found"):
-            resolve(str(path))
+            open_source(SourceConfig(str(path))).found()
     with pytest.raises(UserError, match=r"unknown kind of file.*a\.csv.*\.jsonl"):
-        resolve(str(tmp_path / "a.csv"))
+        open_source(SourceConfig(str(tmp_path / "a.csv"))).found()
     with pytest.raises(UserError, match=r"no bundled text: nothing.*gazetteer_ja"):
-        resolve("bundled:nothing")
+        open_source(SourceConfig("bundled:nothing")).found()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What became of a source's rows, as numbers (`statistics.json`) and to read (`report.md`)."""
+"""The account of a source's rows: read, left out and kept, as numbers (`statistics.json`) and a page (`report.md`)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -53,10 +53,10 @@ def account_of(
 def write_account(out: Path, statistics: Mapping[str, Any]) -> None:
     """Writes both files into the source's folder."""
     write_sealed(out / STATISTICS, statistics, indent=1)
-    write_report(out, statistics)
+    write_account_page(out, statistics)
 
 
-def write_report(out: Path, statistics: Mapping[str, Any]) -> None:
+def write_account_page(out: Path, statistics: Mapping[str, Any]) -> None:
     """Writes what is to be read of the statistics, unless it is there as it should be."""
     text = ("\n".join(_lines(statistics)) + "\n").encode()
     try:

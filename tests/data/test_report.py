@@ -1,8 +1,8 @@
-"""sioconv.data.shards.report: what was left out is said, and commands nobody's terminal."""
+"""sioconv.data.report: what was left out is said, and commands nobody's terminal."""
 
 from pathlib import Path
 
-from sioconv.data.shards.report import account_of, write_account
+from sioconv.data.report import account_of, write_account
 from sioconv.data.tally import Counted, Tally
 
 
