@@ -28,7 +28,8 @@ WORDS = {
     "2": "two|twice|second|both|half|pair|square|quadratic|february|二|両|半",
     "3": "three|third|march|三", "4": "four|quarter|april|四", "5": "five|fifth|may|五", "6": "six|june|六",
     "7": "seven|july|七", "8": "eight|august|八", "9": "nine|september|九", "10": "ten|tenth|october|十",
-    "11": "eleven|november", "12": "twelve|december",
+    "11": "eleven|november", "12": "twelve|december", "13": "thirteen", "14": "fourteen", "15": "fifteen",
+    "16": "sixteen", "17": "seventeen", "18": "eighteen", "19": "nineteen", "20": "twenty",
 }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ class Section:
         return Counter(value(number, scale) for number, scale in FIGURE.findall(text))
 
     def words(self, number: str) -> int:
-        """How often the text may say a small number in a word; 0 for numbers above 12."""
+        """How often the text may say a small number in a word; 0 for numbers above 20."""
         latin = re.compile(rf"\b(?:{WORDS[number]})\b" if number in WORDS else r"(?!)", re.IGNORECASE | re.ASCII)
         kanji = [sign for sign in WORDS.get(number, "") if JAPANESE.match(sign)]
         return len(latin.findall(self.text)) + sum(self.text.count(sign) for sign in kanji)
