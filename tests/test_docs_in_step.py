@@ -79,13 +79,19 @@ def test_a_pair_has_the_same_tables(english: Path, japanese: Path) -> None:
 
 @pairs
 def test_a_pair_leads_to_the_same_pages(english: Path, japanese: Path) -> None:
-    """Each in its own language, where there is a page in it."""
     for ours, theirs in of_each_section(english, japanese):
         links, others = (
             {link.partition("#")[0].replace(".ja.md", ".md") for link in part.links} - {english.name}
             for part in (ours, theirs)
         )
         assert others == links, theirs.title
+
+
+@pairs
+def test_a_japanese_page_leads_to_japanese_pages_where_there_are_some(english: Path, japanese: Path) -> None:
+    links = {link.partition("#")[0] for section in sections(japanese) for link in section.links} - {english.name}
+    translated = [link for link in links if (japanese.parent / link.replace(".md", ".ja.md")).is_file()]
+    assert [link for link in translated if link.endswith(".md") and not link.endswith(".ja.md")] == []
 
 
 @pytest.mark.parametrize("page", demo_figures.PAGES)
