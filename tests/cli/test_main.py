@@ -111,7 +111,7 @@ def test_version(main: Main) -> None:
         (["chat"], "arguments are required: model"),
         (["chat", "model", "--max-new-tokens", "0"], "max_new_tokens out of range: 0"),
         (["report"], "arguments are required: run"),
-        (["report", "runs/nothing"], "no run at runs/nothing"),
+        (["report", "runs/nothing"], "no run at runs/nothing: there is no runs in .*: give a folder"),
         (["evaluate"], "arguments are required: model"),
         (["evaluate", "runs/demo/model"], "no text to measure runs/demo/model on"),
         (["convert", "old.ckpt"], "arguments are required: out"),
@@ -130,6 +130,39 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     assert re.search(message, refused(*arguments))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "name", "expected"),
+    [
+        ("generate", ["--max-new-tokens", "1e3"], "max_new_tokens", 1000),
+        ("generate", ["--max_new_tokens=1.5e3"], "max_new_tokens", 1500),
+        ("generate", ["--top-k", "40.0"], "top_k", 40),
+        ("generate", ["--seed", "1E6"], "seed", 1_000_000),
+        ("generate", ["--threads=1e0"], "threads", 1),
+        ("generate", ["--max-new-tokens", "1_000"], "max_new_tokens", 1000),
+        ("generate", ["--temperature", "1e0"], "temperature", 1.0),
+        ("generate", ["--stop", "1e6"], "stop", ["1e6"]),
+        ("generate", ["--stop=1e6"], "stop", ["1e6"]),
+        ("generate", ["--state", "1e6"], "state", "1e6"),
+        ("chat", ["--max-new-tokens", "1e2"], "max_new_tokens", 100),
+        ("demo", ["--name", "1e6"], "name", "1e6"),
+    ],
+)
+def test_whole_numbers_as_in_recipes(
+    main: Main, monkeypatch: pytest.MonkeyPatch, verb: str, given: list[str], name: str, expected: object
+) -> None:
+    found: list[object] = []
+    build, _ = cli.VERBS[verb]
+    monkeypatch.setitem(cli.VERBS, verb, (build, lambda arguments: found.append(arguments[name])))
+    model = {"generate": ["1e3", "1e6"], "chat": ["1e3"], "demo": []}[verb]
+    assert main(verb, *model, *given)[0] == 0
+    assert found == [expected] and type(found[0]) is type(expected)
+
+
+@pytest.mark.parametrize("value", ["1.5", "1e-3", "1.25e1", "1e400", "1e", "e3", "nan", "1e99"])
+def test_what_is_no_whole_number_is_refused(refused: Callable[..., str], value: str) -> None:
+    assert "seed" in refused("generate", "model", "川", "--seed", value)
 
 
 def test_a_real_process_answers_without_torch() -> None:

@@ -6,11 +6,13 @@ Everything heavy is imported inside the verb that needs it, so that `sioconv --h
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from sioconv import __version__
 from sioconv.cli.completion import complete
@@ -110,6 +112,7 @@ RECIPE_VERBS = {
         "--json prints one JSON object.",
     ),
 }
+WHOLE = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE]\+?[0-9]{1,2})?", re.ASCII)  # if it is one
 STRICT = ("--data.strict=true", "--finetune.data.strict=true")
 
 
@@ -192,12 +195,28 @@ def _parse_and_call(
         show(parser.format_help(), end="")
         return
     # --max-new-tokens and --max_new_tokens are the same option.
-    named = [_underscores(argument) for argument in arguments[:end]]
+    named = _with_digits(parser, [_underscores(argument) for argument in arguments[:end]])
     try:
         parsed = parser.parse_args(named + arguments[end:])
     except ArgumentError as error:
         raise UserError(f"{' '.join(str(error).split())}; see {parser.prog} --help") from error
     call(parsed)
+
+
+def _with_digits(parser: "ArgumentParser", arguments: list[str]) -> list[str]:
+    """The arguments with whole numbers such as 1e6 or 1.5e3, where an option takes one, in digits: as in recipes."""
+    whole = set()
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", action.type)
+        if int in (hint, *get_args(hint)):
+            whole |= set(action.option_strings)
+    found = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        key, equals, value = argument.partition("=") if argument.startswith("--") else (before, "", argument)
+        if key in whole and WHOLE.fullmatch(value) and (number := Decimal(value)) == int(number):
+            argument = f"{key}={int(number)}" if equals else str(int(number))
+        found.append(argument)
+    return found
 
 
 def _underscores(argument: str) -> str:
@@ -292,7 +311,9 @@ def _report(arguments: "Namespace") -> None:
 
     run = Path(arguments.run)
     if not (run / "recipe.yaml").is_file():
-        raise UserError(f"no run at {run}: give a folder that `sioconv pretrain` made, with a recipe.yaml in it")
+        from sioconv.run.folder import why_no_run
+
+        raise UserError(why_no_run(run))
     recipe = load_recipe([str(run / "recipe.yaml")])
     from sioconv.evaluate.figures import summarise
     from sioconv.run.stages import report

@@ -29,6 +29,7 @@ class SourceConfig:
         revision: commit or tag of a Hugging Face dataset; null takes the newest.
         streaming: read a Hugging Face dataset over the network every time instead of downloading it once.
         text_column: key or column that holds a document's text.
+        ignore_columns: keys or columns of conversations that are left out, such as a `context` that no turn repeats.
         id_column: key or column that identifies a document; where it is given, ids that come twice are reported.
         cleaning: what documents go through before they become tokens.
     """
@@ -44,6 +45,7 @@ class SourceConfig:
     revision: str | None = None
     streaming: bool = False
     text_column: str = "text"
+    ignore_columns: list[str] = field(default_factory=list)
     id_column: str | None = None
     cleaning: Cleaning = field(default_factory=Cleaning)
 
@@ -68,6 +70,8 @@ class SourceConfig:
             raise ValueError("config, revision and streaming: only for a path that begins with hf:")
         if self.kind != "text" and self.cleaning != Cleaning():
             raise ValueError("cleaning: only documents are cleaned, not conversations: leave it out")
+        if self.kind != "chat" and self.ignore_columns:
+            raise ValueError("ignore_columns: only for conversations: of a document, text_column alone is learned")
         try:
             self.cleaning.check()
         except ValueError as error:

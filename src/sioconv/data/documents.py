@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -116,11 +116,16 @@ def object_of(record: Any, kind: Kind, where: str) -> dict[str, Any]:
     return record
 
 
-def row_of(record: Mapping[str, Any], kind: Kind, where: str, text_column: str = "text") -> Row:
-    """The row that a record (a JSON object, a row of a table) holds. Raises `BadInput` when it lacks what it needs."""
+def row_of(
+    record: Mapping[str, Any], kind: Kind, where: str, text_column: str = "text", ignored: Collection[str] = ()
+) -> Row:
+    """The row that a record (a JSON object, a row of a table) holds; a conversation's without its `ignored` keys.
+
+    Raises `BadInput` when it lacks what it needs.
+    """
     try:
         if kind == "chat":
-            messages, extra = conversation_of(record)
+            messages, extra = conversation_of(record, ignored)
             row = Row(where, messages=messages, extra=extra)
         else:
             extra = dict(record)

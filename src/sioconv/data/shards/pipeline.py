@@ -208,6 +208,7 @@ def _about(
         "language": source.language,
         "licence": source.licence,
         "columns": [source.text_column, source.id_column],
+        **({"ignored": sorted(source.ignore_columns)} if source.ignore_columns else {}),
         "cleaning": asdict(source.cleaning),
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
         "heldout": data.heldout,

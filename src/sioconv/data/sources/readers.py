@@ -132,7 +132,7 @@ def _only_settings(start: str, file: Path, source: SourceConfig) -> LeftOut | No
         return None
     where = f"{shown(file)}:1"
     try:
-        row_of(json.loads(start), source.kind, where, source.text_column)
+        row_of(json.loads(start), source.kind, where, source.text_column, source.ignore_columns)
     except BadInput as error:
         return LeftOut(where, f"one object that is no row: {error.problem}")
     return None

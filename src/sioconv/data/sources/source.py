@@ -175,7 +175,7 @@ def _counted(record: Record, source: SourceConfig, where: str, tally: Tally) -> 
         if isinstance(record, BadInput):
             raise record
         parts = record.pop(PARTS_LEFT_OUT) if isinstance(record.get(PARTS_LEFT_OUT), Counter) else Counter()
-        row = row_of(record, source.kind, where, source.text_column)
+        row = row_of(record, source.kind, where, source.text_column, source.ignore_columns)
     except BadInput as error:
         tally.refuse(error)
         return
