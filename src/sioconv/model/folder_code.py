@@ -24,6 +24,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "ops.eager.plain": (),
     "model.architecture": (),
     "model.configuration": (),
+    "model.convolution": (),
     "model.layers": (),
     "model.cache": (),
     "model.causal_lm": (),

@@ -275,9 +275,13 @@ def saved_values(path: Path) -> dict[str, Any]:
 
 
 def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a recipe, with the defaults of keys that they lack."""
+    """Values of a recipe, with the defaults of keys that they lack, also in each of its sources."""
     values = as_values(Recipe())
     merge(values, saved)
+    for data in (values["data"], values["finetune"]["data"]):
+        for name, source in data["sources"].items():
+            data["sources"][name] = asdict(SourceConfig(path=""))
+            merge(data["sources"][name], source)
     return values
 
 
