@@ -71,6 +71,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (tmp_path / "letters").mkdir()
     for n, row in enumerate(rows):
         (tmp_path / "letters" / f"{n}.txt").write_text(row["text"], encoding="utf-8")
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
     (tmp_path / "demo.yaml").write_text(DEMO, encoding="utf-8")
     (tmp_path / "RECIPE").write_text(DEMO.replace("name: demo", "name: recipe"), encoding="utf-8")
     yield tmp_path

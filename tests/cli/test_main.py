@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from sioconv.data.config import TokenizerConfig
 from sioconv.data.tokenizer.tokenizer import train_tokenizer
 from sioconv.model import load_model_folder, save_initial_state
 from sioconv.model.initial_state import initial_states
+from sioconv.terminal import visible
 
 VERBS = [*cli.RECIPE_VERBS, *cli.VERBS]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
@@ -103,7 +105,13 @@ def test_version(main: Main) -> None:
         (["pretrain", "demo.yaml", "--architecture", "gpt"], "recipe: .*architecture"),
         (["plan", "demo.yaml", "--architecture", "llama"], "plan knows the architecture sioconv, not llama: leave"),
         (["generate"], "arguments are required: model, prompt; see sioconv generate --help"),
-        (["generate", "model"], "arguments are required: prompt"),
+        (["generate", "model"], "arguments are required: prompt; see sioconv generate --help"),
+        (["generate", "model", "--file", "book"], "arguments are required: prompt"),
+        (["generate", "model", "text", "--n", "0"], "n out of range: 0"),
+        (["generate", "model", "a", "b", "--save-state", "s"], "a state file holds one text"),
+        (["generate", "model", "a", "--n", "2", "--save-state", "s"], "a state file holds one text"),
+        (["generate", "model", "-", "--file", "-"], "standard input can be read once"),
+        (["generate", "model", "--prompts", "none"], "can't read the prompts: none"),
         (["generate", "model", "text", "--bogus", "1"], "unrecognized arguments: --bogus 1"),
         (["generate", "model", "text", "--temperature", "hot"], "temperature"),
         (["generate", "model", "text", "--top-p", "7"], "top_p out of range: 7"),
@@ -350,6 +358,118 @@ def test_json_is_one_object_and_nothing_else(main: Main, tiny_model_folder: Path
     assert values["prompt"] == "川は\n山"
     assert (values["tokens"], values["stopped_by"], values["seed"]) == (8, "length", 1)
     assert main(*arguments, stdin="川は\n山")[1] == values["prompt"] + values["text"] + "\n"
+
+
+def lines_of(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_many_prompts_and_continuations_are_each_what_they_are_alone(
+    main: Main, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts").write_text('川は\n\n{"prompt": "山\\nは"}\n', encoding="utf-8")
+    options = ("--max-new-tokens", "9", "--seed", "4", "--json")
+    model = str(tiny_model_folder)
+    code, out, _ = main("generate", model, *options, "--n", "3", "海", "空は", "--prompts", "prompts")
+    assert code == 0
+    found = lines_of(out)
+    assert [(each["prompt"], each["seed"]) for each in found] == [
+        (prompt, seed) for prompt in ("海", "空は", "川は", "山\nは") for seed in (4, 5, 6)
+    ]
+    for each in found[::4]:
+        alone = main("generate", model, each["prompt"], "--max-new-tokens=9", f"--seed={each['seed']}", "--json")
+        (other,) = lines_of(alone[1])
+        assert (each["text"], each["tokens"]) == (other["text"], other["tokens"])
+        assert each["reused_tokens"] + each["read_tokens"] == each["prompt_tokens"] == other["read_tokens"]
+    assert len({each["text"] for each in found}) > 6
+    plain = main("generate", model, "海", "空は", *options[:-1])[1]
+    assert plain == f"海{found[0]['text']}\n\n空は{found[3]['text']}\n\n"
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", '{"prompt": 3}', '{"text": "a"}', '{"prompt": '])
+def test_files_without_prompts_are_refused(refused: Callable[..., str], tmp_path: Path, content: str) -> None:
+    (tmp_path / "prompts").write_text(content)
+    assert "prompts" in refused("generate", "model", "--prompts", "prompts")
+
+
+@pytest.mark.parametrize("stdin", [False, True])
+def test_a_file_is_read_before_the_prompts(
+    main: Main, tiny_model_folder: Path, tmp_path: Path, stdin: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sioconv.data.tokenizer.long_texts.STREAM_PIECE", 60)
+    monkeypatch.setattr("sioconv.data.tokenizer.long_texts.CONTEXT", 20)
+    book = "川は山から海へ流れる。雨が降る。\n" * 30
+    (tmp_path / "book.txt").write_text("\ufeff" + book, encoding="utf-8")
+    options = ("generate", str(tiny_model_folder), "--max-new-tokens=9", "--seed=4", "--json")
+    file = ("--file", "-") if stdin else ("--file", "book.txt")
+    code, out, _ = main(*options, *file, "海は", "空は", stdin=("\ufeff" + book) * stdin)
+    assert code == 0
+    first, second = lines_of(out)
+    (alone,) = lines_of(main(*options, "-", stdin=book + "空は")[1])
+    assert second["text"] == alone["text"] and second["prompt_tokens"] == alone["prompt_tokens"] > 200
+    assert first["prompt"] == "海は" and first["read_tokens"] == first["prompt_tokens"]
+    assert second["reused_tokens"] > 200 and second["read_tokens"] < 10
+
+
+def test_a_file_can_be_asked_about_as_in_chat(main: Main, tiny_model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("川は流れる。", encoding="utf-8")
+    options = ("--max-new-tokens=9", "--seed=4")
+    model = str(tiny_model_folder)
+    reply = main("generate", model, "--ask", "--file", "book.txt", "海は？", *options)[1]
+    chat = main("chat", model, *options, stdin="川は流れる。\n")[1]
+    told = main("generate", model, "--ask", "川は流れる。", *options)[1]
+    assert chat == visible(f"> 川は流れる。\n{told}") and reply not in (told, "\n")
+
+
+def test_a_saved_state_goes_on_as_though_it_had_never_stopped(
+    main: Main, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    model = str(tiny_model_folder)
+    whole = main("generate", model, "川は", "--max-new-tokens=20", "--seed=3")[1]
+    first = main("generate", model, "川は", "--max-new-tokens=8", "--seed=3", "--save-state=a.state")[1]
+    rest = main("generate", model, "--state", "a.state", "--max-new-tokens=12")[1]
+    assert whole.startswith(first[:-1]) and whole.endswith(rest)
+    (tmp_path / "book.txt").write_text("海は広い。", encoding="utf-8")
+    assert main("generate", model, "--file=book.txt", "--save-state=book.state", "--seed=3")[:2] == (0, "")
+    (asked,) = lines_of(main("generate", model, "川は", "--state=book.state", "--max-new-tokens=8", "--json")[1])
+    (alone,) = lines_of(
+        main("generate", model, "川は", "--file=book.txt", "--seed=3", "--max-new-tokens=8", "--json")[1]
+    )
+    assert asked["text"] == alone["text"]
+
+
+def test_a_store_spares_what_was_read_before(main: Main, tiny_model_folder: Path) -> None:
+    options = ("generate", str(tiny_model_folder), "-", "--max-new-tokens=8", "--seed=3", "--json")
+    book = "川は山から海へ流れる。" * 100
+    plain, first, second = (
+        lines_of(main(*options, *store, stdin=book)[1])[0] for store in ((), ("--store=s.db",), ("--store=s.db",))
+    )
+    assert plain["text"] == first["text"] and plain["not_reused_because"] is None
+    assert first["reused_tokens"] == 0 and first["not_reused_because"]
+    assert second["reused_tokens"] >= 256 and second["not_reused_because"] is None
+    assert second["reused_tokens"] + second["read_tokens"] == plain["prompt_tokens"]
+
+
+def test_a_file_that_is_not_text_is_refused(
+    refused: Callable[..., str], tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "book.txt").write_bytes(b"a" * 70_000 + "川".encode()[:2] + b"b" * 70_000)
+    arguments = ("generate", str(tiny_model_folder), "q", "--file")
+    assert "book.txt is not UTF-8 at byte 70000 (0xe5)" in refused(*arguments, "book.txt")
+    assert "can't read none: No such file" in refused(*arguments, "none")
+    (tmp_path / "wide.txt").write_bytes("river".encode("utf-16"))
+    assert "wide.txt is UTF-16" in refused(*arguments, "wide.txt")
+
+
+def test_options_may_stand_anywhere(main: Main, tiny_model_folder: Path) -> None:
+    model, options = str(tiny_model_folder), ["--seed", "1", "--max-new-tokens=3"]
+    places = [
+        [model, "川", *options],
+        [model, *options, "川"],
+        [*options, model, "川"],
+        [options[2], model, *options[:2], "川"],
+    ]
+    assert len({main("generate", *arguments)[:2] for arguments in places}) == 1
 
 
 def test_options_may_be_written_with_dashes_or_underscores(main: Main, tiny_model_folder: Path) -> None:

@@ -18,7 +18,7 @@ from sioconv import __version__
 from sioconv.cli.completion import complete
 from sioconv.cli.last_net import exit_code_of
 from sioconv.errors import UserError
-from sioconv.terminal import VisibleFormatter, prepare_streams, read_prompt, show, show_json
+from sioconv.terminal import VisibleFormatter, prepare_streams, show, show_json
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -197,10 +197,30 @@ def _parse_and_call(
     # --max-new-tokens and --max_new_tokens are the same option.
     named = _with_digits(parser, [_underscores(argument) for argument in arguments[:end]])
     try:
-        parsed = parser.parse_args(named + arguments[end:])
+        parsed = parser.parse_args(_options_first(parser, named, arguments[end + 1 :]))
     except ArgumentError as error:
         raise UserError(f"{' '.join(str(error).split())}; see {parser.prog} --help") from error
     call(parsed)
+
+
+def _options_first(parser: "ArgumentParser", arguments: list[str], rest: list[str]) -> list[str]:
+    """Options before everything else: argparse gives what takes many words only those of one place.
+
+    A line with an option that isn't known stays as it is.
+    """
+    options, words, left = list[str](), list[str](), arguments[:]
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--"):
+            words.append(word)
+            continue
+        action = parser._option_string_actions.get(word.partition("=")[0])
+        if action is None:
+            return [*arguments, "--", *rest] if rest else arguments
+        options.append(word)
+        if "=" not in word and action.nargs != 0 and left:
+            options.append(left.pop(0))
+    return [*options, "--", *words, *rest] if words or rest else options
 
 
 def _with_digits(parser: "ArgumentParser", arguments: list[str]) -> list[str]:
@@ -395,28 +415,38 @@ def _data_inspect(arguments: "Namespace") -> None:
 def _generate_parser() -> "ArgumentParser":
     parser = _parser(
         "generate",
-        "Continues a text.",
+        "Continues texts. About a long one it can be asked: sioconv generate MODEL --file book.txt --ask 'Who is it?'",
         'sioconv generate runs/demo/model "宮城県(" --max-new-tokens 64 --seed 1',
     )
     _model_options(parser)
-    parser.add_argument("prompt", type=str, help="the text to continue; - reads it from standard input")
+    parser.add_argument("prompt", type=str, nargs="*", help="texts to continue; - is all of standard input")
+    parser.add_argument(
+        "--prompts", type=str | None, default=None,
+        help="a file of prompts, one a line, or JSON lines with `prompt`; - for standard input",
+    )  # fmt: skip
+    parser.add_argument(
+        "--file", type=str | None, default=None,
+        help="a text of any length that is read first; the prompts follow it; - for standard input",
+    )  # fmt: skip
+    parser.add_argument("--ask", action="store_true", help="prompts are messages, and what is written are the replies")
+    parser.add_argument("--n", type=int, default=1, help="continuations of each prompt, with seeds one after the other")
+    parser.add_argument(
+        "--save_state", type=str | None, default=None,
+        help="keep the text as it is at the end, for --state and chat --load; without a prompt, as it was read",
+    )  # fmt: skip
+    parser.add_argument(
+        "--store", type=str | None, default=None,
+        help="a file that keeps what was read: texts that begin alike are read faster the next time",
+    )  # fmt: skip
     _sampling_options(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a text, each on a line")
     return parser
 
 
 def _generate(arguments: "Namespace") -> None:
-    model, tokenizer, sampling = _load(arguments)
-    from sioconv.generate import generate_text
+    from sioconv.cli.generate import generate
 
-    prompt = read_prompt() if arguments.prompt == "-" else arguments.prompt
-    if arguments.json:
-        result = generate_text(model, tokenizer, prompt, sampling)
-        show_json({"prompt": prompt} | {item.name: getattr(result, item.name) for item in fields(result)})
-        return
-    show(prompt, end="")
-    generate_text(model, tokenizer, prompt, sampling, on_text=lambda text: show(text, end=""))
-    show("")
+    generate(arguments, _load)
 
 
 def _chat_parser() -> "ArgumentParser":
