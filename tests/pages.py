@@ -24,7 +24,7 @@ RANGE = re.compile(rf"({NUMBER})( to | and |–)({NUMBER}) (million|billion|M\b)
 SCALE = {"k": 3, "thousand": 3, "千": 3, "万": 4, "M": 6, "million": 6, "億": 8, "G": 9, "B": 9, "billion": 9}
 # What a page may write in place of a small number; `1 割` is a tenth.
 WORDS = {
-    "1": "one|once|single|an?|each|every|first|tenth|january|一",
+    "0": "zero|零", "1": "one|once|single|an?|each|every|first|tenth|january|一",
     "2": "two|twice|second|both|half|pair|square|quadratic|february|二|両|半",
     "3": "three|third|march|三", "4": "four|quarter|april|四", "5": "five|fifth|may|五", "6": "six|june|六",
     "7": "seven|july|七", "8": "eight|august|八", "9": "nine|september|九", "10": "ten|tenth|october|十",

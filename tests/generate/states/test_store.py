@@ -235,6 +235,9 @@ def broken(path: Path, how: str) -> SqliteFile:
     """A store's file that can't be used."""
     if how == "noise":
         path.write_bytes(b"this is not a database, " * 400)
+    elif how == "another program's":
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.execute("CREATE TABLE places (name TEXT)")
     elif how == "folder":
         path.mkdir()
     elif how == "no folder":
@@ -242,7 +245,7 @@ def broken(path: Path, how: str) -> SqliteFile:
     return SqliteFile(path)
 
 
-@pytest.mark.parametrize("how", ["noise", "folder", "no folder"])
+@pytest.mark.parametrize("how", ["noise", "another program's", "folder", "no folder"])
 def test_a_store_that_can_t_be_used_is_told_once_and_generation_goes_on(
     model: SioConvForCausalLM, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
