@@ -33,14 +33,14 @@ from tokenizers import Tokenizer
 
 from benchmarks.data_loader import measure_loader, print_table
 from sioconv.data.bundled import bundled_names
-from sioconv.data.cleaning import Cleaner
-from sioconv.data.cleaning_config import Cleaning, Decontaminate, Length, Normalise, Quality, Repetition
+from sioconv.data.cleaning.cleaner import Cleaner
+from sioconv.data.cleaning.config import Cleaning, Decontaminate, Length, Normalise, Quality, Repetition
+from sioconv.data.cleaning.minhash import signature
 from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
-from sioconv.data.minhash import signature
-from sioconv.data.pipeline import BATCH_BYTES, prepare_source
-from sioconv.data.rows import Row
-from sioconv.data.sources import read_rows
-from sioconv.data.tokenizer import EOS, TOKENIZER_FILE, train_tokenizer
+from sioconv.data.documents import Row
+from sioconv.data.shards.pipeline import BATCH_BYTES, prepare_source
+from sioconv.data.sources.source import read_rows
+from sioconv.data.tokenizer.tokenizer import EOS, TOKENIZER_FILE, train_tokenizer
 from sioconv.errors import UserError
 from sioconv.progress import track
 

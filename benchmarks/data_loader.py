@@ -18,11 +18,11 @@ from typing import TypedDict
 import numpy as np
 import torch
 
-from sioconv.data.lanes import Lanes
-from sioconv.data.loader import Batch, Mixture
-from sioconv.data.prefetch import prefetch
-from sioconv.data.shard_writer import read_facts, task_writer, write_manifest
-from sioconv.data.shards import ShardSet
+from sioconv.data.batches.lanes import Lanes
+from sioconv.data.batches.loader import Batch, Mixture
+from sioconv.data.batches.prefetch import prefetch
+from sioconv.data.shards.shard_set import ShardSet
+from sioconv.data.shards.writer import read_facts, task_writer, write_manifest
 
 TARGET = 300_000  # tokens a second
 BATCH = 16

@@ -28,9 +28,9 @@ from torch import Tensor
 from benchmarks.memory import grown_memory
 from benchmarks.scan_peers import CANDIDATES, ONLY_ON, Candidate
 from sioconv.files import atomic_write
+from sioconv.hardware import keep_freed_memory, synchronize
 from sioconv.ops import scan
 from sioconv.progress import track
-from sioconv.train.speed import keep_freed_memory, synchronize
 
 CASES = ["8x1024x8x64", "1x16384x8x64"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from sioconv.data.bundled import bundled_names
+from sioconv.data.cleaning.splits import read_split
 from sioconv.data.config import SourceConfig
-from sioconv.data.sources import read_split
-from sioconv.data.tokenizer import CONTRACTIONS, DIGITS, MARKS, PIECES, SPACES, SPECIAL_TOKENS, WORDS
+from sioconv.data.tokenizer.tokenizer import CONTRACTIONS, DIGITS, MARKS, PIECES, SPACES, SPECIAL_TOKENS, WORDS
 
 HELDOUT = 0.1
 VOCABULARIES = (4096, 6144, 8192)

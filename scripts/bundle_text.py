@@ -26,7 +26,7 @@ HIRAGANA = re.compile(r"[ぁ-ん]")
 ROUGH = re.compile(r"fuck|damn|moron|kill|murder|\bdie[ds]?\b|dead|death|\bgun|shoot|drunk|\bsex\b|breast|stupid", re.I)
 LONGEST_PAIR = 60  # characters of both sides together; longer ones are beyond a small model
 
-# The wordings that tuning sees. Other ones, which it doesn't, are in sioconv.data.questions.
+# The wordings that tuning sees. Other ones, which it doesn't, are in sioconv.evaluate.questions.
 READING = (
     "「{name}」は何と読みますか？",
     "{name}の読み方を教えてください。",

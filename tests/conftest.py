@@ -9,7 +9,7 @@ from hypothesis import settings
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.config import TokenizerConfig
-from sioconv.data.tokenizer import END_OF_TURN, EOS, train_tokenizer
+from sioconv.data.tokenizer.tokenizer import END_OF_TURN, EOS, train_tokenizer
 from sioconv.model import SioConvConfig, SioConvForCausalLM, load_model_folder, save_model_folder
 
 settings.register_profile("sioconv", deadline=None)  # a busy machine must not decide whether a test passes

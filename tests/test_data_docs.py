@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sioconv.data.config import SourceConfig
-from sioconv.data.sources import read_rows
-from sioconv.recipe import load_recipe
+from sioconv.data.sources.source import read_rows
+from sioconv.recipe.schema import load_recipe
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sioconv import cli
+from sioconv.cli import main as cli
 from sioconv.model import load_model_folder
 from sioconv.train import loop
 from sioconv.train.metrics import read_jsonl
@@ -71,6 +71,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (tmp_path / "letters").mkdir()
     for n, row in enumerate(rows):
         (tmp_path / "letters" / f"{n}.txt").write_text(row["text"], encoding="utf-8")
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
     (tmp_path / "demo.yaml").write_text(DEMO, encoding="utf-8")
     (tmp_path / "RECIPE").write_text(DEMO.replace("name: demo", "name: recipe"), encoding="utf-8")
     yield tmp_path

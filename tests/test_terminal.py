@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sioconv.errors import UserError
-from sioconv.terminal import decode_utf8, one_line, read_prompt, show, show_json, visible
+from sioconv.terminal import decode_chunks, decode_utf8, one_line, read_prompt, show, show_json, visible
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -142,7 +142,7 @@ CLOSED = """
 import os, sys
 from pathlib import Path
 from sioconv.terminal import prepare_streams, complain
-from sioconv.last_net import exit_code_of
+from sioconv.cli.last_net import exit_code_of
 from sioconv.terminal import show
 prepare_streams()
 opened = open("opened", "w")
@@ -178,9 +178,25 @@ def test_closed_and_full_streams_end_in_one_line(
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
     code = (
-        "import sys; from sioconv.last_net import exit_code_of; from sioconv.terminal import *; prepare_streams()\n"
+        "import sys; from sioconv.cli.last_net import exit_code_of; from sioconv.terminal import *; prepare_streams()\n"
         "sys.exit(exit_code_of(lambda: [show('x' * 1000) for _ in range(1000)]))"
     )
     command = f"'{sys.executable}' -c \"{code}\" | head -c 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"x", b"")
+
+
+@given(st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=40), st.integers(1, 7))
+def test_bytes_in_chunks_are_decoded_as_the_whole(text: str, size: int) -> None:
+    data = b"\xef\xbb\xbf" + text.encode()
+    chunks = [data[i : i + size] for i in range(0, len(data), size)]
+    assert "".join(decode_chunks(chunks, "the file")) == text == decode_utf8(data, "the file")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+def test_the_place_of_what_is_no_text_is_named_whatever_the_chunks(size: int) -> None:
+    for data, place in ((b"abc\xe5\xb7", "byte 3 (0xe5)"), (b"a\xe5\xb7\x9d\xff!", "byte 4 (0xff)")):
+        chunks = [data[i : i + size] for i in range(0, len(data), size)]
+        with pytest.raises(UserError, match="the file is not UTF-8") as caught:
+            list(decode_chunks(chunks, "the file"))
+        assert place in str(caught.value)

@@ -14,15 +14,15 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from sioconv import stages
-from sioconv.data.lanes import Lanes
-from sioconv.data.loader import Mixture
-from sioconv.data.prefetch import prefetch
-from sioconv.data.shards import ShardSet
-from sioconv.data.tokenizer import SPECIAL_TOKENS, encode_texts, load_tokenizer, tokenizer_sha256
+from sioconv.data.batches.lanes import Lanes
+from sioconv.data.batches.loader import Mixture
+from sioconv.data.batches.prefetch import prefetch
+from sioconv.data.shards.shard_set import ShardSet
+from sioconv.data.tokenizer.tokenizer import SPECIAL_TOKENS, encode_texts, load_tokenizer, tokenizer_sha256
 from sioconv.generate import SamplingConfig, generate_text
 from sioconv.model import load_model_folder
-from sioconv.recipe import Recipe, load_recipe
+from sioconv.recipe.schema import Recipe, load_recipe
+from sioconv.run import stages
 from tests.data.tokenizers_of_others import llama_like
 
 RECIPE = """\

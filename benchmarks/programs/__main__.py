@@ -18,8 +18,8 @@ from benchmarks.programs import ours, with_litgpt, with_nanochat
 from benchmarks.programs.process import TOLERANCE, Result, Task
 from benchmarks.programs.text import HELDOUT, TRAIN, read_documents, split_documents
 from sioconv.errors import UserError
-from sioconv.evaluate.machine import describe_machine
 from sioconv.files import atomic_write
+from sioconv.hardware import describe_machine
 from sioconv.progress import say
 
 DESCRIPTION = """\

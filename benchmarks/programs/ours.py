@@ -11,7 +11,7 @@ import yaml
 import sioconv
 from benchmarks.programs.process import Result, Task, run
 from benchmarks.programs.text import HELDOUT, TRAIN, Document, read_documents, write_documents
-from sioconv.evaluate.machine import describe_versions
+from sioconv.hardware import describe_versions
 from sioconv.train.metrics import read_jsonl
 
 NAME = "sioconv"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sioconv.data.config import SourceConfig
-from sioconv.data.sources import read_rows
+from sioconv.data.sources.source import read_rows
 from sioconv.errors import UserError
 from sioconv.files import atomic_write
 

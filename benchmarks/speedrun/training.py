@@ -18,8 +18,8 @@ import torch
 
 from benchmarks.speedrun.arms import TRACKS, Arm
 from sioconv.errors import UserError
-from sioconv.evaluate.machine import describe_machine
 from sioconv.files import atomic_write
+from sioconv.hardware import describe_machine
 from sioconv.train.metrics import read_jsonl
 
 ROOT = Path(__file__).parents[2]

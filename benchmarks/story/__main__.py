@@ -22,8 +22,8 @@ from benchmarks.story.measure import Result, longest_that_fits, measure
 from benchmarks.story.picture import draw
 from benchmarks.story.steps import STEPS, Check, check_steps
 from benchmarks.story.tables import in_bytes, result_table
-from sioconv.evaluate.machine import describe_machine, describe_versions
 from sioconv.files import atomic_write
+from sioconv.hardware import describe_machine, describe_versions
 from sioconv.progress import say, track
 
 LENGTHS = "100,300,1000,3000,10000,30000,100000"

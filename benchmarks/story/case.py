@@ -49,7 +49,7 @@ class CaseProcess:
     def __init__(self, case: Case, budget: int) -> None:
         context = multiprocessing.get_context("forkserver")
         # Imported once: every case then starts in a fraction of a second, from a process that has computed nothing.
-        context.set_forkserver_preload(["benchmarks.story.case", "sioconv.ops.cpu_kernels"])
+        context.set_forkserver_preload(["benchmarks.story.case", "sioconv.ops.cpu.scan_kernels"])
         self._case = case
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, case, budget), daemon=True)

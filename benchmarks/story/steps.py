@@ -50,7 +50,7 @@ def loop(z: Tensor, log_a: Tensor) -> Tensor:
 
 
 def matrix(z: Tensor, log_a: Tensor) -> Tensor:
-    """Steps 4 and 5: no loop, c = M @ z with M[t, s] = a_{s+1} * ... * a_t for each gate (`sioconv.ops.matrix`)."""
+    """Steps 4 and 5: no loop, c = M @ z with M[t, s] = a_{s+1} * ... * a_t for each gate (`ops.eager.matrix`)."""
     return scan(z, log_a, backend="matrix")[0]
 
 

@@ -21,8 +21,8 @@ from benchmarks.train.measure import DTYPES, Entry, Group, Result, measure, peak
 from benchmarks.train.profile import times
 from benchmarks.train.tables import group_table, time_table
 from sioconv.files import atomic_write
+from sioconv.hardware import keep_freed_memory
 from sioconv.progress import say, track
-from sioconv.train.speed import keep_freed_memory
 
 LENGTHS = (512, 1024, 4096, 16384)
 COMPARED = ("sioconv", "sioconv-2024", "llama", "lstm", "mingru")

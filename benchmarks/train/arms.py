@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sioconv.model.architecture import PRESETS, Architecture, parameter_count
-from sioconv.model.baselines import build_baseline
+from sioconv.model.baselines.architectures import build_baseline
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.configuration import SioConvConfig
 

@@ -12,10 +12,10 @@ import torch
 
 from benchmarks.memory import grown_memory
 from benchmarks.train.arms import VOCABULARY, build
-from sioconv.data.loader import Batch
+from sioconv.data.batches.loader import Batch
+from sioconv.hardware import matrix_speed
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World
-from sioconv.train.speed import matrix_speed
 from sioconv.train.step import Stepper
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -7,7 +7,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Runs the command line; Ctrl-C while its code is still being read ends it in silence."""
     try:
-        from sioconv.cli import main as run
+        from sioconv.cli.main import main as run
     except KeyboardInterrupt:
         os._exit(130)
     run()

@@ -1,4 +1,4 @@
-"""Checksums of what was written, compared when it is read: a byte that has flipped is never another result in silence.
+"""Checksums are written with each file and compared when it is read, so that a flipped byte is an error.
 
 A folder has a file `SHA256SUMS` in the format of the command sha256sum: `sha256sum --check SHA256SUMS` compares it too.
 A JSON file that stands for itself carries its own, under the key `checksum`. What has none, as it was made elsewhere

@@ -1,4 +1,4 @@
-"""What other packages learn of this one when they are imported, before or after it; none of them is imported for it."""
+"""Registers the model with other packages (transformers, PEFT) when they are imported, without importing them."""
 
 from importlib import import_module
 from types import ModuleType

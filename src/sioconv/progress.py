@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -52,10 +52,18 @@ def say(message: str) -> None:
         drop_output(2)
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+def track(
+    items: Iterable[T], description: str, total: int | None = None, size: Callable[[T], int] | None = None
+) -> Iterator[T]:
     """Yields `items` and shows how far along they are.
 
     On a terminal it is a bar with rate and time left; elsewhere one line at the end of work that took over two seconds.
+
+    Args:
+        items: what is worked on.
+        description: the work.
+        total: the sum of their sizes, where it is known.
+        size: what an item counts; 1 without it.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -63,7 +71,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         start, count = time.monotonic(), 0
         for item in items:
             yield item
-            count += 1
+            count += 1 if size is None else size(item)
         if (seconds := time.monotonic() - start) > 2:
             say(f"{description}: {count:,} in {seconds:.0f} s")
         return
@@ -75,4 +83,10 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        yield from bar.track(items, total=total, description=visible(description))
+        if size is None:
+            yield from bar.track(items, total=total, description=visible(description))
+            return
+        task = bar.add_task(visible(description), total=total)
+        for item in items:
+            yield item
+            bar.advance(task, size(item))

@@ -8,6 +8,8 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, TextIO
 
 from sioconv.errors import UserError
@@ -148,13 +150,30 @@ def decode_utf8(data: bytes, what: str) -> str:
 
     Raises UserError, which calls them `what`, for UTF-16, UTF-32 and anything else that isn't UTF-8.
     """
+    return "".join(decode_chunks([data], what))
+
+
+def decode_chunks(chunks: Iterable[bytes], what: str) -> Iterator[str]:
+    """What `decode_utf8` gives for bytes that come in chunks, as they come; UTF-16 is looked for in the first one."""
+    decoder, before, begun = codecs.getincrementaldecoder("utf-8")(), 0, False
+    for data, last in chain(((chunk, False) for chunk in chunks), [(b"", True)]):
+        if before == 0:
+            _refuse_other_encodings(data, what)
+        held = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(data, last)
+        except UnicodeDecodeError as error:
+            place = f"byte {before - held + error.start} (0x{error.object[error.start]:02x})"
+            raise UserError(f"{what} is not UTF-8 at {place}: convert it first") from error
+        before += len(data)
+        if text:
+            yield text if begun else text.removeprefix("\ufeff")
+            begun = True
+
+
+def _refuse_other_encodings(data: bytes, what: str) -> None:
     for mark, name in BYTE_ORDER_MARKS:
         if data.startswith(mark):
             raise UserError(f"{what} is {name}: convert it to UTF-8 first")
     if len(data) > 1 and 4 * data.count(0) >= len(data):  # letters of UTF-16 without a mark are half zeros
         raise UserError(f"{what} looks like UTF-16: {data.count(0):,} of its bytes are 0: convert it to UTF-8 first")
-    try:
-        return data.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        place = f"byte {error.start} (0x{data[error.start]:02x})"
-        raise UserError(f"{what} is not UTF-8 at {place}: convert it first") from error

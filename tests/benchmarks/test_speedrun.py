@@ -21,7 +21,7 @@ from benchmarks.speedrun.results import RESULTS, append_result, is_done, read_re
 from sioconv.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-TINY = str(ROOT / "tests" / "recipes" / "tiny.yaml")
+TINY = str(ROOT / "tests" / "recipe" / "tiny.yaml")
 SETTINGS = {"train.checkpoint_every": 1, "train.sample_prompts": [], "model.trapezoid": True}
 ARM = Arm("bundled", "a/b", 1024, 0, SETTINGS)
 ROW: dict[str, Any] = {

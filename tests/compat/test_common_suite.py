@@ -18,16 +18,6 @@ DRIVER = Path(__file__).with_name("common_suite.py")
 BY_DESIGN = {
     "test_keep_in_fp32_modules": "dt_proj is in both lists: one holds for bf16 models, quantisers read the other",
 }
-# Tests that fail and should pass one day, and why they fail. docs/tools.md lists them.
-OPEN = dict.fromkeys(
-    [
-        "test_training",
-        "test_training_gradient_checkpointing",
-        "test_training_gradient_checkpointing_use_reentrant_false",
-        "test_training_gradient_checkpointing_use_reentrant_true",
-    ],
-    "the base model isn't in MODEL_MAPPING_NAMES, by which the suite knows that it has no loss",
-)
 FAST = [
     "test_base_model_prefix_loads_base_weights",
     "test_batching_equivalence",
@@ -41,6 +31,7 @@ FAST = [
     "test_resize_tokens_embeddings",
     "test_save_load",
     "test_tied_weights_keys",
+    "test_training",
 ]
 RANK = ["passed", "skipped", "failed"]
 
@@ -108,4 +99,4 @@ def test_the_common_suite_fails_where_it_is_known_to_and_nowhere_else(suite: Pat
     results = outcomes(suite, tmp_path / "report.xml")
     print({outcome: list(results.values()).count(outcome) for outcome in RANK})
     assert len(results) > 100
-    assert {name for name, outcome in results.items() if outcome == "failed"} == {*BY_DESIGN, *OPEN}
+    assert {name for name, outcome in results.items() if outcome == "failed"} == set(BY_DESIGN)

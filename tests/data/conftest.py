@@ -9,9 +9,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.config import TokenizerConfig
-from sioconv.data.shard_writer import read_facts, task_writer, write_manifest
-from sioconv.data.shards import ShardSet
-from sioconv.data.tokenizer import load_tokenizer, train_tokenizer
+from sioconv.data.shards.shard_set import ShardSet
+from sioconv.data.shards.writer import read_facts, task_writer, write_manifest
+from sioconv.data.tokenizer.tokenizer import load_tokenizer, train_tokenizer
 
 Documents = Sequence[Sequence[int]]
 MakeShards = Callable[..., ShardSet]

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sioconv.data.batches.loader import Mixture
 from sioconv.data.config import SourceConfig
-from sioconv.data.loader import Mixture
-from sioconv.data.shards import ShardSet
-from sioconv.data.sources import read_rows
-from sioconv.data.tokenizer import load_tokenizer, tokenizer_sha256
+from sioconv.data.shards.shard_set import ShardSet
+from sioconv.data.sources.source import read_rows
+from sioconv.data.tokenizer.tokenizer import load_tokenizer, tokenizer_sha256
 
 RECIPE = """\
 name: mix

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sioconv.data import cluster
-from sioconv.data.cleaning_config import Cleaning, Decontaminate, Length, NearDuplicates, Normalise, Quality, Repetition
+from sioconv.data.cleaning.config import Cleaning, Decontaminate, Length, NearDuplicates, Normalise, Quality, Repetition
 from sioconv.data.config import ClusterConfig, DataConfig, SourceConfig
-from sioconv.data.pipeline import prepare_source
-from sioconv.data.shards import ShardSet
-from sioconv.data.sources import read_rows
+from sioconv.data.shards import cluster
+from sioconv.data.shards.pipeline import prepare_source
+from sioconv.data.shards.shard_set import ShardSet
+from sioconv.data.sources.source import read_rows
 from sioconv.errors import UserError
 
 TASKS = 4
@@ -98,7 +98,8 @@ import pickle
 import sys
 import time
 from pathlib import Path
-from sioconv.data import pipeline, reading
+from sioconv.data.shards import pipeline
+from sioconv.data.shards import reading
 from sioconv.data.config import DataConfig
 
 messy, tokenizer, out, workers = pickle.loads(bytes.fromhex(sys.argv[1]))
@@ -172,7 +173,7 @@ def test_a_document_of_a_hundred_megabytes(tmp_path: Path, tokenizer_folder: Pat
 import resource
 from pathlib import Path
 from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.data.pipeline import prepare_source
+from sioconv.data.shards.pipeline import prepare_source
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 prepare_source("x", SourceConfig("a.jsonl"), DataConfig(heldout=0), Path({str(tokenizer_folder)!r}), Path("out"))
@@ -302,7 +303,7 @@ FULL = """
 import sys
 from pathlib import Path
 from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.data.pipeline import prepare_source
+from sioconv.data.shards.pipeline import prepare_source
 from sioconv.errors import UserError
 
 source, tokenizer, out = sys.argv[1:]

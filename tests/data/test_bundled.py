@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from sioconv.data.bundled import bundled_names, bundled_path
+from sioconv.data.cleaning.splits import read_split
 from sioconv.data.config import SourceConfig
-from sioconv.data.rows import Row
-from sioconv.data.sources import read_rows, read_split
+from sioconv.data.documents import Row
+from sioconv.data.sources.source import read_rows
 from sioconv.errors import UserError
 
 TEXT = ["dictionary_en", "gazetteer_ja", "manuals_ja", "prose_en", "sentences_en", "sentences_ja"]

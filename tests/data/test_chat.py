@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import get_json_schema
 
 from sioconv.data.chat import encode, encode_batch, encode_turn, end_of_turn_id
-from sioconv.data.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, SPECIAL_TOKENS
+from sioconv.data.tokenizer.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, SPECIAL_TOKENS
 from sioconv.data.turns import TURN_OF, turns_of
 from sioconv.errors import UserError
 

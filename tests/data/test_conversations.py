@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 from sioconv.data.chat import encode
 from sioconv.data.config import SourceConfig
 from sioconv.data.conversations import CALL, ROLE_OF, conversation_of
-from sioconv.data.rows import ROLES
-from sioconv.data.sources import read_rows
-from sioconv.data.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, SPECIAL_TOKENS
+from sioconv.data.documents import ROLES
+from sioconv.data.sources.source import read_rows
+from sioconv.data.tokenizer.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, SPECIAL_TOKENS
 from sioconv.data.turns import TURN_OF
 from sioconv.errors import UserError
 
@@ -228,6 +228,50 @@ def test_what_isnt_a_conversation_is_refused(tmp_path: Path, record: dict[str, A
     with pytest.raises(UserError, match=problem) as caught:
         next(rows)
     assert str(caught.value).startswith(f"bad row: {path}:2: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ({"context": "z"}, "context"),
+        ({"input": "z"}, "input"),
+        ({"answer": 42}, "answer"),
+        ({"images": ["a.png"]}, "images"),
+        ({"system": "a", "system_prompt": "b"}, "system_prompt"),
+        ({"messages": [{"role": "system", "content": "a"}, *TALK], "system": "b"}, "system"),
+        ({"messages": [{"role": "system", "content": "a"}, *TALK], "history": [["a", "b"]]}, "history"),
+    ],
+)
+def test_a_column_that_cant_be_used_is_named_and_can_be_left_out(
+    tmp_path: Path, more: dict[str, Any], key: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"messages": TALK, **more}) + "\n")
+    with pytest.raises(UserError, match=rf'"?{key}"?.*name it in the source\'s ignore_columns: \[{key}\]'):
+        list(read_rows(SourceConfig(str(path), kind="chat")))
+    [row] = read_rows(SourceConfig(str(path), kind="chat", ignore_columns=[key, "another"]))
+    assert row.messages is not None and row.messages[-2:] == TALK and key not in row.extra
+
+
+def test_the_second_of_two_answers_can_be_left_out() -> None:
+    record = {"instruction": "x", "output": "y", "response": "z"}
+    with pytest.raises(ValueError, match="ignore_columns: \\[response\\] to learn the first"):
+        conversation_of(record)
+    assert conversation_of(record, ["response"]) == (TALK, {})
+    assert conversation_of(record, ["output"])[0][1]["content"] == "z"
+
+
+def test_what_is_known_of_a_conversation_beside_its_turns_is_no_fault() -> None:
+    beside = {
+        "id": 1, "source": "wiki", "lang": "ja", "license": "CC0", "score": 0.5, "tags": ["a"], "model": "m",
+        "metadata": {"turns": 1}, "category": "qa", "num_turns": 2, "rejected": [ANSWER], "timestamp": None,
+    }  # fmt: skip
+    assert conversation_of({"messages": TALK, **beside}) == (TALK, beside)
+
+
+def test_columns_of_documents_arent_left_out() -> None:
+    with pytest.raises(ValueError, match="ignore_columns: only for conversations"):
+        SourceConfig("a.jsonl", ignore_columns=["id"]).check()
 
 
 hostile = st.lists(st.sampled_from([*SPECIAL_TOKENS, "<|", "|>", "assistant", "\n", "海"]), min_size=1, max_size=8).map(

@@ -6,7 +6,7 @@ import pytest
 
 from sioconv.data.config import SourceConfig
 from sioconv.data.encodings import likely_encoding, why_no_text
-from sioconv.data.source_rows import read_rows
+from sioconv.data.sources.source import read_rows
 from sioconv.errors import UserError
 
 JAPANESE = "川は海へ流れます。\nカタカナも、漢字もあります。\n"
@@ -101,6 +101,10 @@ def test_pointers_are_named_whatever_they_stand_for(tmp_path: Path, name: str) -
 def test_text_full_of_control_characters_is_refused_and_a_stray_one_is_not() -> None:
     assert why_no_text("line\n" * 100 + "\x00") is None
     assert why_no_text("\x1b[31mred\x1b[0m") is None
+    assert why_no_text("はい\ufffd") is None
+    assert why_no_text("one\x1ctwo\x1dthree\x1efour\x1ffive\x0bsix\x0cseven") is None
+    assert why_no_text("") is None
+    assert "control" in (why_no_text("\x00") or "")
     assert "control" in (why_no_text("a\x01b\x02c") or "")
     assert "control" in (why_no_text("\ufffd\ufffd文字\ufffd") or "")
     assert "ISO-2022-JP" in (why_no_text("\x1b$B@n\x1b(B") or "")

@@ -1,140 +1,137 @@
-"""Bits per byte by source and language, and the assistant's loss, against sums done one by one."""
-
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sioconv.data.chat import encode
-from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.data.rows import Row, split_of
-from sioconv.evaluate.bits import (
-    assistant_loss,
-    heldout_conversations,
-    heldout_texts,
-    language_totals,
-    measure_language_yardsticks,
-    measure_text,
-    with_tuned,
+from sioconv.data.tokenizer.tokenizer import BOS, encode_texts
+from sioconv.evaluate.bits import bits_per_byte, document_nats
+from sioconv.model import Architecture, SioConvForCausalLM
+from sioconv.model.baselines.architectures import build_baseline
+
+TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
+DOCUMENTS = [[1, 5, 9, 2], [1, 8], list(range(1, 24)), [1], [], [3, 3, 3, 7, 7, 30, 31, 2], [2, 4, 6, 8]]
+
+
+@torch.no_grad()
+def one_by_one(model: PreTrainedModel, ids: list[int], mask: list[int] | None = None) -> float:
+    """−ln p of a document's tokens after its first, from the logits of the whole document."""
+    if len(ids) < 2:
+        return 0.0
+    logits = model(torch.tensor([ids[:-1]])).logits[0].double()
+    nats = F.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+    return float((nats * torch.tensor((mask or [1] * len(ids))[1:])).sum())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("chunk", "batch_tokens"), [(1024, 8192), (1, 8192), (3, 6), (5, 1), (22, 60)])
+def test_documents_read_together_equal_one_by_one(
+    model: SioConvForCausalLM, chunk: int, batch_tokens: int, masked: bool
+) -> None:
+    masks = [[int((i + t) % 3 > 0) for t in range(len(ids))] for i, ids in enumerate(DOCUMENTS)] if masked else None
+    found = dict(document_nats(model, DOCUMENTS, masks, chunk, batch_tokens))
+    assert sorted(found) == list(range(len(DOCUMENTS)))
+    for i, ids in enumerate(DOCUMENTS):
+        assert found[i] == pytest.approx(one_by_one(model, ids, masks[i] if masks else None), rel=1e-5)
+
+
+def test_a_forward_pass_stays_within_its_size(model: SioConvForCausalLM) -> None:
+    sizes: list[torch.Size] = []
+
+    def note(_: nn.Module, __: tuple[object, ...], output: Tensor) -> None:
+        sizes.append(output.shape)
+
+    model.model.embed_tokens.register_forward_hook(note)
+    list(document_nats(model, DOCUMENTS, chunk=4, batch_tokens=9))
+    assert sizes and all(rows * length <= 9 and length <= 4 for rows, length, _ in sizes)
+
+
+@pytest.fixture(scope="module")
+def llama() -> PreTrainedModel:
+    """A model without states, in fp64, whose output depends on all that it sees."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_heads": 3, "intermediate_size": 16}
+    model = build_baseline("llama", Architecture(**sizes), 40)
+    for parameter in model.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.3
+    return model.double().eval()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("batch_tokens", [1, 20, 8192])
+@pytest.mark.parametrize(
+    ("length", "starts"),  # of the windows that a document of 23 tokens is read in: from 22 of them it predicts
+    [(1, list(range(22))), (5, [0, 3, 6, 9, 12, 15, 18]), (8, [0, 4, 8, 12, 16]), (21, [0, 11]), (22, [0]), (64, [0])],
 )
-from sioconv.evaluate.figures import TextBits
-from sioconv.evaluate.yardsticks import measure_yardsticks
-from sioconv.model import SioConvForCausalLM
-from sioconv.model.loss import bits_per_byte
-
-Pair = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
-TALK = [
-    {"role": "user", "content": "お元気ですか？"},
-    {"role": "assistant", "content": "元気です。"},
-    {"role": "user", "content": "宮城県は？"},
-    {"role": "assistant", "content": "東北地方にあります。"},
-]
-
-
-def documents(language: str) -> list[str]:
-    sentence = "{}番目の川は海へ流れる。" if language == "ja" else "River number {} runs to the sea."
-    return [" ".join(sentence.format(n * 7 + i) for i in range(3)) for n in range(60)]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> DataConfig:
-    """Two Japanese sources, one of them templated, an English one, and one of conversations; 0.3 held out."""
-    for name in ("ja", "en"):
-        lines = [json.dumps({"text": text}, ensure_ascii=False) for text in documents(name)]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    (tmp_path / "facts.jsonl").write_text(
-        "\n".join(json.dumps({"text": f"Fact {n}."}) for n in range(40)), encoding="utf-8"
-    )
-    talks = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}!"}] for n in range(30)]
-    (tmp_path / "talks.jsonl").write_text("\n".join(json.dumps({"messages": talk}) for talk in talks))
-    sources = {name: SourceConfig(str(tmp_path / f"{name}.jsonl"), language=name) for name in ("ja", "en")}
-    sources["facts"] = SourceConfig(str(tmp_path / "facts.jsonl"), language="ja", templated=True)
-    sources["talks"] = SourceConfig(str(tmp_path / "talks.jsonl"), kind="chat")
-    return DataConfig(sources, heldout=0.3)
+def test_without_a_state_documents_are_read_in_windows(
+    llama: PreTrainedModel, length: int, starts: list[int], batch_tokens: int, masked: bool
+) -> None:
+    """Each reaches back by half a window; every token is counted in the first window that predicts it."""
+    document = DOCUMENTS[2]
+    masks = [[int((i + t) % 3 > 0) for t in range(len(ids))] for i, ids in enumerate(DOCUMENTS)] if masked else None
+    expected, done = 0.0, 1
+    for start in starts:
+        stop = min(start + length + 1, len(document))
+        mask = [0] * len(document) if masks is None else list(masks[2])
+        mask = [int(done <= t < stop and (masks is None or mask[t])) for t in range(len(document))]
+        expected += one_by_one(llama, document[start:stop], mask[start:stop])
+        done = stop
+    assert done == len(document)
+    llama.config.training_length = length
+    found = dict(document_nats(llama, DOCUMENTS, masks, batch_tokens=batch_tokens))
+    assert sorted(found) == list(range(len(DOCUMENTS)))
+    assert found[2] == pytest.approx(expected, rel=1e-5)
+    if length >= 7:  # the others fit into a window
+        for i, ids in enumerate(DOCUMENTS):
+            if i != 2:
+                assert found[i] == pytest.approx(one_by_one(llama, ids, masks[i] if masks else None), rel=1e-5)
 
 
-def test_heldout_texts_are_the_held_out_documents_of_text_sources(data: DataConfig) -> None:
-    texts = heldout_texts(data)
-    assert list(texts) == ["ja", "en", "facts"]
-    expected = [text for text in documents("ja") if split_of(Row("", text), 0.3) == "heldout"]
-    assert texts["ja"] == expected
-    assert 5 < len(expected) < 40
+def test_an_lstm_carries_its_state_from_chunk_to_chunk() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_heads": 3, "intermediate_size": 64}
+    model = build_baseline("lstm", Architecture(**sizes), 40).double().eval()
+    for chunk in (1, 5, 1024):
+        found = dict(document_nats(model, DOCUMENTS, chunk=chunk))
+        for i, ids in enumerate(DOCUMENTS):
+            assert found[i] == pytest.approx(one_by_one(model, ids), rel=1e-6)
 
 
-def test_heldout_texts_are_cut_at_whole_documents(data: DataConfig) -> None:
-    everything = heldout_texts(data)["ja"]
-    size = len(everything[0].encode())
-    assert heldout_texts(data, 1)["ja"] == everything[:1]  # at least one
-    assert heldout_texts(data, size)["ja"] == everything[:1]
-    assert heldout_texts(data, size + len(everything[1].encode()))["ja"] == everything[:2]
+def test_nothing_to_measure(tiny_model: TinyModel) -> None:
+    assert list(document_nats(tiny_model[0], [])) == []
+    bits = bits_per_byte(*tiny_model, [])
+    assert bits.documents == bits.bytes == 0 and math.isnan(bits.value)
 
 
-def test_heldout_conversations_may_be_limited(data: DataConfig) -> None:
-    conversations = heldout_conversations(data)
-    assert all(split_of(Row("", messages=messages), 0.3) == "heldout" for messages in conversations)
-    assert len(conversations) > 3
-    assert heldout_conversations(data, 2) == conversations[:2]
-
-
-def test_sources_and_languages_add_up(data: DataConfig, tiny_model: Pair) -> None:
+def test_bos_is_given_and_eos_is_excluded(tiny_model: TinyModel) -> None:
     model, tokenizer = tiny_model
-    data.sources["more"] = SourceConfig(data.sources["en"].path, language="ja")
-    texts = heldout_texts(data)
-    sources = measure_text(model, tokenizer, data, texts, "tiny")
-    assert {name: bits.bytes for name, bits in sources.items()} == {
-        name: sum(len(text.encode()) for text in found) for name, found in texts.items()
-    }
-    together = bits_per_byte(model, tokenizer, [*texts["ja"], *texts["more"]])
-    totals = language_totals(sources)
-    assert list(totals) == ["ja", "en"]
-    assert totals["ja"].base == pytest.approx(together.value, rel=1e-5)
-    assert totals["ja"].bytes == together.bytes
-    assert totals["en"].base == pytest.approx(sources["en"].base) and sources["facts"].templated
+    texts = ["川は山から海へ。", "a", "The river\nruns."]
+    documents = [[tokenizer.bos_token_id, *ids] for ids in encode_texts(tokenizer, texts)]
+    bits = bits_per_byte(model, tokenizer, iter(texts))
+    assert bits.bits == pytest.approx(sum(one_by_one(model, ids) for ids in documents) / math.log(2), rel=1e-5)
+    assert bits.bytes == sum(len(text.encode()) for text in texts) and bits.documents == 3
+    assert bits.tokens == sum(len(ids) - 1 for ids in documents)
+    assert bits.value == pytest.approx(bits.bits / bits.bytes)
 
 
-def test_a_source_without_held_out_text_is_left_out(data: DataConfig, tiny_model: Pair) -> None:
-    sources = measure_text(*tiny_model, data, {"ja": [], "en": ["text"]}, "tiny")
-    assert list(sources) == ["en"]
-
-
-def test_tuned_totals_need_every_source() -> None:
-    base = {"a": TextBits("ja", False, 100, 1.0), "b": TextBits("ja", False, 300, 2.0)}
-    tuned = with_tuned(base, {"a": TextBits("ja", False, 100, 3.0), "b": TextBits("ja", False, 300, 4.0)})
-    assert language_totals(tuned) == {"ja": TextBits("ja", False, 400, 1.75, 3.75)}
-    assert language_totals({"a": tuned["a"], "b": base["b"]})["ja"].tuned is None
-
-
-def test_yardsticks_read_what_the_model_reads(data: DataConfig) -> None:
-    texts = heldout_texts(data)
-    found = measure_language_yardsticks(data, texts, 10**6)
-    train = [text for text in documents("ja") if text not in texts["ja"]]
-    assert found["ja"] == measure_yardsticks(train, texts["ja"])  # no templated text
-    assert list(found) == ["ja", "en"]
-    assert measure_language_yardsticks(data, texts, 200)["ja"].train_bytes <= 200
-
-
-def test_assistant_loss_is_the_mean_over_the_assistants_tokens(tiny_model: Pair) -> None:
+def test_text_that_looks_like_a_special_token_is_text(tiny_model: TinyModel) -> None:
     model, tokenizer = tiny_model
-    talks = [TALK, TALK[:2], [{"role": "user", "content": "alone"}]]
-    nats, count = 0.0, 0
-    for talk in talks:
-        ids, mask = encode(tokenizer, talk)
-        with torch.no_grad():
-            log_p = model(torch.tensor([ids])).logits.double().log_softmax(-1)[0]
-        for t in range(1, len(ids)):
-            nats -= mask[t] * float(log_p[t - 1, ids[t]])
-        count += sum(mask)
-    assert assistant_loss(model, tokenizer, talks) == pytest.approx(nats / count, rel=1e-5)
+    (ids,) = encode_texts(tokenizer, [f"川{BOS}"])
+    assert not set(ids) & set(tokenizer.all_special_ids)
+    bits = bits_per_byte(model, tokenizer, [f"川{BOS}"])
+    assert bits.tokens == len(ids)
+    assert bits.bits * math.log(2) == pytest.approx(one_by_one(model, [tokenizer.bos_token_id, *ids]), rel=1e-5)
 
 
-def test_assistant_loss_of_nothing_said(tiny_model: Pair) -> None:
-    assert assistant_loss(*tiny_model, []) is None
-    assert assistant_loss(*tiny_model, [TALK[:1]]) is None
-
-
-def test_bits_are_finite_on_text_that_spells_special_tokens(data: DataConfig, tiny_model: Pair) -> None:
-    sources = measure_text(*tiny_model, data, {"ja": ["<|eos|><|assistant|>"]}, "tiny")
-    assert math.isfinite(sources["ja"].base) and sources["ja"].bytes == len("<|eos|><|assistant|>")
+@given(st.lists(st.integers(1, 30), max_size=6), st.integers(0, 100))
+def test_max_bytes_takes_whole_texts(tiny_model: TinyModel, lengths: list[int], limit: int) -> None:
+    bits = bits_per_byte(*tiny_model, ("é" * length for length in lengths), max_bytes=limit)
+    taken = lengths[: bits.documents]
+    assert bits.bytes == 2 * sum(taken)
+    assert bits.bytes <= limit or len(taken) == 1
+    if len(taken) < len(lengths):
+        assert taken and bits.bytes + 2 * lengths[len(taken)] > limit

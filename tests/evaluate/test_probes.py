@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import end_of_turn_id
-from sioconv.data.questions import Question
-from sioconv.data.tokenizer import encode_texts
+from sioconv.data.tokenizer.tokenizer import encode_texts
 from sioconv.evaluate.probes import answer_questions, in_language, repeats
+from sioconv.evaluate.questions import Question
 from sioconv.generate import State
 from sioconv.generate.decoder import Piece
 from sioconv.model import SioConvForCausalLM

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -128,6 +129,49 @@ def test_html_shows_hostile_text_as_text(report: Path, page: Page) -> None:
     raw = (report / "index.html").read_bytes()
     assert b"<script" not in raw and b"\x00" not in raw
     assert page.text().count("<script>alert('悪い')</script>\n|*[x](javascript:1)`\ufffd\ufffd") == 4
+
+
+def hostile_figures() -> ReportFigures:
+    """Markup in every text that a user, a file, a model or a machine gives, each with a word of its own."""
+
+    def bad(word: str) -> str:
+        return f"--></style></title>\"'<script>{word}()</script>[{word}](javascript:{word})"
+
+    full = full_figures()
+    bits = TextBits(bad("language"), True, 41_000, 1.297, 1.405)
+    answer = Answer(bad("question"), bad("expected"), bad("answer"), bad("why"), True, True, True, False)
+    texts = {key: bad(key) for key in ("stage", "label", "prompt", "text")}
+    return replace(
+        full,
+        name=bad("run"),
+        sources={bad("source"): bits},
+        languages={bad("language"): bits},
+        yardsticks={bad("language"): Yardsticks(1.56, 1.63, 2_800_000)},
+        chat=Chat(2.5, 1.5, [answer], [answer]),
+        continuations={bad("beginning"): bad("end")},
+        metrics=[{**row, "stage": bad("stage"), "source": row["source"] and bad("source")} for row in full.metrics],
+        samples=[{**row, **texts} for row in full.samples],
+        machine={bad("part"): bad("processor")},
+        versions={bad("package"): bad("version")},
+    )
+
+
+def test_every_text_in_a_report_is_shown_as_text(tmp_path: Path) -> None:
+    write_report(tmp_path, hostile_figures())
+    html = (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    page, text = Page(html), (tmp_path / "report/report.md").read_text(encoding="utf-8")
+    assert "script" not in {tag for tag, _ in page.tags} and "<script" not in html + text
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    shown = page.text()
+    for word in (
+        "language", "source", "question", "expected", "answer", "why", "stage", "label", "prompt", "text", "run",
+        "beginning", "end", "part", "processor", "package", "version",
+    ):  # fmt: skip
+        assert f"<script>{word}()</script>" in shown, word
+        assert f"\\[{word}\\]\\(javascript:{word}\\)" in text, word
+    for picture in ("loss.svg", "timescales.svg"):
+        tags = {element.tag.rpartition("}")[2] for element in ET.parse(tmp_path / "report" / picture).iter()}
+        assert tags.isdisjoint({"script", "a", "foreignObject"}), picture
 
 
 def test_html_says_what_language_a_text_is_in(page: Page) -> None:

@@ -59,7 +59,7 @@ class Fault:
 
 def child(job: dict[str, Any], folder: Path) -> int:
     """The command, in a process of its own; returns its exit code."""
-    from sioconv import cli
+    from sioconv.cli import main as cli
 
     os.chdir(folder)
     for number, name in ((1, "out"), (2, "said")):
@@ -79,8 +79,8 @@ def serve() -> None:
     """Answers until the input ends."""
     import torch
 
-    from sioconv import stages  # noqa: F401 - imported here, for all children
     from sioconv.evaluate import run  # noqa: F401
+    from sioconv.run import stages  # noqa: F401 - imported here, for all children
     from sioconv.train import loop
 
     torch.set_num_threads(1)

@@ -15,11 +15,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sioconv import cli
+from sioconv.cli import main as cli
+from sioconv.cli.last_net import exit_code_of
 from sioconv.errors import UserError
-from sioconv.last_net import exit_code_of
-from sioconv.recipe import Recipe, as_values, build, load_recipe, save_recipe
-from sioconv.recipe_files import keys_of
+from sioconv.recipe.files import keys_of
+from sioconv.recipe.schema import Recipe, as_values, build, load_recipe, save_recipe
 
 GOOD = {"data": {"sources": {"rivers": {"path": "rivers.jsonl"}}}, "train": {"tokens": 4096}}
 TUNED = GOOD | {

@@ -1,4 +1,5 @@
 import io
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -7,13 +8,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode
 from sioconv.errors import UserError
-from sioconv.generate import SamplingConfig, Session, chat_loop
+from sioconv.generate import SamplingConfig, Session, chat, chat_loop
+from sioconv.generate.chat import Conversation
 from sioconv.model import SioConvForCausalLM
+from sioconv.terminal import visible
 
 TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
 SHORT = SamplingConfig(max_new_tokens=12, seed=5)
@@ -107,11 +113,14 @@ def only_frame(tiny_model: TinyModel, message: str) -> None:
 def test_commands_are_explained_and_end_the_conversation(tiny_model: TinyModel) -> None:
     listing, *nothing = replies(talk(tiny_model, "/help", "/exit", "never read"))
     assert not nothing[1:]
-    for command in ("/reset", "/save FILE", "/load FILE", "/help", "/exit"):
+    names = ("/reset", "/undo", "/retry", "/fork NAME", "/system TEXT", "/save FILE", "/load FILE", "/memory", "/help")
+    for command in (*names, "/exit"):
         assert command in listing
 
 
-@pytest.mark.parametrize("line", ["/what", "/usr/bin", "/", "/help me", "/reset now", "/SAVE x"])
+@pytest.mark.parametrize(
+    "line", ["/what", "/usr/bin", "/", "/help me", "/reset now", "/SAVE x", "/undo 2", "/retry it", "/memory x"]
+)
 def test_an_unknown_command_is_told_in_one_line(tiny_model: TinyModel, line: str, ids: list[int]) -> None:
     (answer,) = replies(talk(tiny_model, line))
     assert (
@@ -171,6 +180,83 @@ def test_a_file_to_start_from_must_be_good(tiny_model: TinyModel, tmp_path: Path
     Session(*tiny_model).save(tmp_path / "good")
     with pytest.raises(UserError, match="leave out"):
         talk(tiny_model, "海", load=tmp_path / "good", system="短く")
+
+
+def test_an_exchange_that_was_taken_back_was_never_there(tiny_model: TinyModel) -> None:
+    plain = replies(talk(tiny_model, "川", "海", "山", system="短く。"))
+    said = replies(talk(tiny_model, "空", "/undo", "川", "星", "月", "/undo", "/undo", "海", "山", system="短く。"))
+    assert said[1] == "[taken back: replies 0, tokens 0]" and said[5].startswith("[taken back: replies 2, tokens ")
+    assert [said[i].strip() for i in (2, 7, 8)] == [reply.strip() for reply in plain]
+
+
+def test_what_can_t_be_taken_back_or_written_again_is_said(tiny_model: TinyModel, tmp_path: Path) -> None:
+    said = replies(
+        talk(tiny_model, "/undo", "/retry", "川", f"/save {tmp_path}/s", f"/load {tmp_path}/s", "/undo", "/retry")
+    )
+    assert said[:2] == ["[there is no message to take back]", "[there is no reply to write again]"]
+    assert said[5].startswith("[can't take back 1 turns: this session remembers its text from token ")
+    assert said[6] == "[there is no reply to write again]\n"
+    said = replies(talk(tiny_model, "川", "/undo", "/retry"))
+    assert said[2] == "[there is no reply to write again]\n"
+
+
+def test_a_reply_is_written_again_with_the_next_seed(tiny_model: TinyModel) -> None:
+    said = replies(talk(tiny_model, "川", "海", "/retry", "/retry", "山"))
+    assert len({said[1], said[2], said[3]}) == 3
+    output = io.StringIO()
+    other = Conversation(*tiny_model, SHORT.seed)
+    for seed, message in ((SHORT.seed, "川"), (SHORT.seed + 2, "海"), (SHORT.seed + 2, "山")):
+        other.session.seed = seed
+        output.write("".join(other.reply(message, SHORT)) + "\n")
+    assert visible(output.getvalue()).strip() == "\n".join(said[i].rstrip("\n") for i in (0, 3, 4)).strip()
+
+
+def test_copies_go_their_own_ways_and_can_be_switched(tiny_model: TinyModel) -> None:
+    plain = [replies(talk(tiny_model, "川", message, "空")) for message in ("海", "山")]
+    lines = ("川", "/fork b", "海", "/fork main", "山", "/fork b", "空", "/fork main", "空", "/fork", "/retry")
+    said = replies(talk(tiny_model, *lines))
+    assert said[1].startswith("[a copy called b: replies 1, tokens ") and said[3].startswith(
+        "[now in main: replies 1, "
+    )
+    assert [said[2].strip(), said[6].strip()] == [reply.strip() for reply in plain[0][1:]]
+    assert [said[4].strip(), said[8].strip()] == [reply.strip() for reply in plain[1][1:]]
+    assert said[9] == "[main (this one), b]" and said[10].strip() != said[8].strip()
+
+
+def test_instructions_can_be_changed_and_begin_anew(tiny_model: TinyModel) -> None:
+    told = replies(talk(tiny_model, "川", system="短く答える。"))
+    said = replies(talk(tiny_model, "/system", "海", "/system 短く答える。", "/system", "川", "/reset", "川"))
+    assert said[0] == "[no instructions]" and said[2] == "[a new conversation with these instructions]"
+    assert said[3] == "[短く答える。]"
+    assert said[4].strip() == said[6].strip() == told[0].strip()
+
+
+def test_memory_tells_what_was_read_and_reused(tiny_model: TinyModel) -> None:
+    first, second = (replies(talk(tiny_model, *lines))[-1] for lines in (["川", "/memory"], ["川", "海", "/memory"]))
+    form = (
+        r"\[state (\S+) kB, replies (\d+), tokens (\d+); last reply: tokens reused (\d+), read (\d+), "
+        r"written 12 at \d+/s; "
+        r"snapshots \d+, \S+ kB\]\n"
+    )
+    one, two = re.fullmatch(form, first), re.fullmatch(form, second)
+    assert one and two and one[1] == two[1] and (one[2], two[2]) == ("1", "2")
+    assert int(one[4]) == 0 and int(one[5]) + 12 + 1 == int(one[3])
+    assert int(two[4]) + int(two[5]) + 12 + 1 == int(two[3]) and int(two[4]) == int(one[3]) - 2
+
+
+def test_a_terminals_editor_sends_with_enter_and_begins_a_line_with_alt_enter() -> None:
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        editor = chat._editor()
+        keys.send_text("one\x1b\rtwo\r")
+        assert editor.prompt("> ") == "one\ntwo"
+        keys.send_text("\x1b[200~pasted\nlines\x1b[201~\r")
+        assert editor.prompt("> ") == "pasted\nlines"
+        keys.send_text("\x1b[A\x1b[A\x1b[A\r")  # up, over both lines, to the message before
+        assert editor.prompt("> ") == "one\ntwo"
+        for signal_key, error in (("\x04", EOFError), ("\x03", KeyboardInterrupt)):
+            keys.send_text(signal_key)
+            with pytest.raises(error):
+                editor.prompt("> ")
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from sioconv.data.tokenizer import encode_texts
+from sioconv.data.tokenizer.tokenizer import encode_texts
 from sioconv.errors import UserError
 from sioconv.generate import Engine, SamplingConfig, Session, Vocabulary, generate_text
 from sioconv.model import SioConvForCausalLM

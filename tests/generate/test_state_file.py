@@ -1,3 +1,5 @@
+import copy
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +17,10 @@ from sioconv.errors import UserError
 from sioconv.files import LFS_POINTER
 from sioconv.generate import Session
 from sioconv.generate.config import LARGEST_SEED
-from sioconv.generate.state_file import SessionState, read_state, write_state
+from sioconv.generate.state_file import SessionState, StateFormat
 from sioconv.model import SioConvForCausalLM
+from sioconv.model.fingerprint import weights_fingerprint
+from sioconv.model.folder import vocabulary_fingerprint
 
 TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
 
@@ -47,6 +51,8 @@ def test_the_file_is_plain_safetensors(tiny_model: TinyModel, saved: Path) -> No
     assert not tensors
     metadata = metadata_of(saved)
     assert metadata.pop("model") == tiny_model[0].fingerprint()
+    assert metadata.pop("weights") == weights_fingerprint(tiny_model[0])
+    assert metadata.pop("tokenizer") == vocabulary_fingerprint(tiny_model[1])
     assert metadata == {
         "format": "sioconv-state",
         "version": "1",
@@ -56,6 +62,8 @@ def test_the_file_is_plain_safetensors(tiny_model: TinyModel, saved: Path) -> No
         "turn_ids": "[300, 301, 302]",
         "seed": "3",
         "turns": "0",
+        "prefix_chain": "",
+        "prefix_tail": "010000002c0100002d010000",
     }
 
 
@@ -90,8 +98,9 @@ def test_what_is_written_is_read(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "round.state"
     tensors = load_file(saved)
-    write_state(path, tiny_model[0], state, tensors)
-    found, memory = read_state(path, tiny_model[0])
+    files = StateFormat(*tiny_model)
+    files.write(path, state, tensors)
+    found, memory = files.read(path)
     assert found == state
     assert memory.keys() == tensors.keys() and all(torch.equal(memory[name], tensors[name]) for name in tensors)
 
@@ -118,7 +127,7 @@ def test_a_file_that_was_cut_is_refused(
 
 def refused(path: Path, model: SioConvForCausalLM, reason: str) -> None:
     with pytest.raises(UserError) as caught:
-        read_state(path, model)
+        StateFormat(model).read(path)
     assert str(caught.value).startswith(reason) and str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -130,7 +139,7 @@ def test_a_missing_file_or_a_folder_is_refused(tiny_model: TinyModel, tmp_path: 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
 def test_a_name_that_no_file_can_have_is_refused(tiny_model: TinyModel, saved: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="state file"):
-        read_state(tmp_path / name, tiny_model[0])
+        StateFormat(*tiny_model).read(tmp_path / name)
     with pytest.raises(UserError, match="can't write a state file"):
         Session.load(saved, *tiny_model).save(tmp_path / name)
 
@@ -143,6 +152,57 @@ def test_another_models_state_is_refused(
     tiny_model: TinyModel, make_model: Callable[..., SioConvForCausalLM], saved: Path
 ) -> None:
     refused(saved, make_model(tiny_model[1], conv_width=3), "state file of another model")
+
+
+def test_a_state_of_other_weights_is_refused_wherever_they_differ(tiny_model: TinyModel, saved: Path) -> None:
+    other = copy.deepcopy(tiny_model[0])
+    middle = other.model.layers[0].ffn.up_proj.weight
+    with torch.no_grad():
+        middle.view(-1)[middle.numel() // 2] += 1e-3
+    assert other.fingerprint() == tiny_model[0].fingerprint()  # which looks at the ends of the weights
+    refused(saved, other, "state file of another model")
+
+
+def test_a_state_of_another_tokenizer_is_refused(tiny_model: TinyModel, saved: Path) -> None:
+    other = copy.deepcopy(tiny_model[1])
+    other.add_tokens(["another"])
+    with pytest.raises(UserError, match=r"^state file of another tokenizer: "):
+        StateFormat(tiny_model[0], other).read(saved)
+
+
+def test_a_file_of_an_older_version_that_names_no_tokenizer_is_read(
+    tiny_model: TinyModel, saved: Path, tmp_path: Path
+) -> None:
+    metadata = metadata_of(saved)
+    newer = ("weights", "tokenizer", "prefix_chain", "prefix_tail")
+    save_file(load_file(saved), tmp_path / "old", {key: metadata[key] for key in metadata if key not in newer})
+    old = Session.load(tmp_path / "old", *tiny_model)
+    assert old.state.prefix is None and old.tokens_seen == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_state_with_what_is_no_number_is_refused(
+    tiny_model: TinyModel, saved: Path, tmp_path: Path, value: float
+) -> None:
+    tensors = load_file(saved)
+    tensors["layers.0.conv"][0, 0, 0] = value
+    save_file(tensors, tmp_path / "bad", metadata_of(saved))
+    refused(tmp_path / "bad", tiny_model[0], "damaged state file")
+
+
+@pytest.mark.parametrize("numbers", [2**28, 2**36])
+def test_a_state_of_huge_size_is_refused_before_it_is_read(
+    tiny_model: TinyModel, saved: Path, tmp_path: Path, numbers: int
+) -> None:
+    path = tmp_path / "huge"
+    header = {"__metadata__": metadata_of(saved)}
+    header["layers.0.c"] = {"dtype": "F32", "shape": [numbers], "data_offsets": [0, 4 * numbers]}
+    data = json.dumps(header).encode()
+    with path.open("wb") as file:  # without blocks on the disk: it reads as zeros
+        file.write(len(data).to_bytes(8, "little") + data)
+        file.truncate(8 + len(data) + 4 * numbers)
+    with pytest.raises(UserError, match=r"too large|unable to mmap"):
+        StateFormat(tiny_model[0]).read(path)
 
 
 @pytest.mark.parametrize("private", [0o022, 0o077, 0o007])
@@ -158,18 +218,19 @@ def test_a_conversation_is_its_owners_and_a_groups_that_shares_everything(
 
 
 def test_a_flipped_bit_is_refused_wherever_it_is(tiny_model: TinyModel, saved: Path, tmp_path: Path) -> None:
-    whole = saved.read_bytes()
+    whole, files = saved.read_bytes(), StateFormat(*tiny_model)
     for place in range(0, len(whole), 37):
         path = tmp_path / "flipped"
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         with pytest.raises(UserError, match="state file"):
-            read_state(path, tiny_model[0])
+            files.read(path)
 
 
 def test_a_file_without_a_checksum_is_read(tiny_model: TinyModel, saved: Path, tmp_path: Path) -> None:
     """Older versions wrote none."""
     save_file(load_file(saved), tmp_path / "old", metadata_of(saved))
-    assert read_state(tmp_path / "old", tiny_model[0])[0] == read_state(saved, tiny_model[0])[0]
+    files = StateFormat(*tiny_model)
+    assert files.read(tmp_path / "old")[0] == files.read(saved)[0]
 
 
 def test_another_version_is_refused(tiny_model: TinyModel, saved: Path, tmp_path: Path) -> None:
@@ -192,6 +253,9 @@ def test_another_version_is_refused(tiny_model: TinyModel, saved: Path, tmp_path
         {"turn_ids": "[-1]"},
         {"seed": str(LARGEST_SEED + 1)},
         {"turns": ""},
+        {"prefix_chain": "00" * 32},
+        {"prefix_chain": "zz"},
+        {"prefix_tail": "01000000"},
     ],
 )
 def test_metadata_that_was_tampered_with_is_refused(

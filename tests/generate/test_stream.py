@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sioconv.data.tokenizer import SPECIAL_TOKENS, encode_texts
+from sioconv.data.tokenizer.tokenizer import SPECIAL_TOKENS, encode_texts
 from sioconv.errors import UserError
 from sioconv.generate.stream import TextStream, Vocabulary
 from sioconv.model import SioConvForCausalLM

@@ -10,8 +10,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from sioconv.data.batches.loader import IGNORED
 from sioconv.model import PRESETS, SioConvCache, SioConvConfig, SioConvForCausalLM
-from sioconv.model.loss import IGNORED
 
 
 def alone(model: SioConvForCausalLM, ids: Tensor) -> Tensor:

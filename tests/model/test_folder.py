@@ -11,10 +11,10 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFas
 
 from sioconv.checksums import SUMS, write_sums
 from sioconv.data.config import TokenizerConfig
-from sioconv.data.tokenizer import CHAT_TEMPLATE, END_OF_TURN, load_tokenizer, train_tokenizer
+from sioconv.data.tokenizer.tokenizer import CHAT_TEMPLATE, END_OF_TURN, load_tokenizer, train_tokenizer
 from sioconv.errors import UserError
 from sioconv.model import Architecture, SioConvForCausalLM, load_model_folder, save_model_folder
-from sioconv.model.baselines import build_baseline
+from sioconv.model.baselines.architectures import build_baseline
 
 MakeModel = Callable[..., SioConvForCausalLM]
 Break = Callable[[Path], object]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sioconv.model import PRESETS, SioConvCache, SioConvConfig, SioConvForCausalLM, parameter_count
 from sioconv.model.architecture import Architecture
-from sioconv.recipe import load_recipe
+from sioconv.recipe.schema import load_recipe
 
 SIZES = {"hidden_size": 24, "num_heads": 3, "num_hidden_layers": 2, "intermediate_size": 40, "vocab_size": 50}
 OPTIONS: dict[str, dict[str, Any]] = {

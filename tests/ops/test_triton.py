@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sioconv.ops import backends, scan
-from sioconv.ops.triton_scan import STEPS, plan
+from sioconv.ops.triton.scan import STEPS, plan
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="the triton package isn't installed")
 interpreted = os.environ.get("TRITON_INTERPRET") == "1"
@@ -48,7 +48,7 @@ def compile_for_gpu(name: str, dtype: str, gates: int, marked: bool, **constants
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from sioconv.ops import triton_kernels
+    from sioconv.ops.triton import kernels as triton_kernels
 
     kernel, state = getattr(triton_kernels, name), "*fp64" if dtype == "fp64" else "*fp32"
     width = 32 if dtype == "fp64" else 64
@@ -97,7 +97,7 @@ def test_the_compiler_keeps_the_compensation(tmp_path: Path, monkeypatch: pytest
 
 @needs_compiler
 def test_no_length_causes_a_compilation() -> None:
-    from sioconv.ops import triton_kernels as kernels
+    from sioconv.ops.triton import kernels
 
     for kernel in (kernels.chunk_ends, kernels.chunk_starts, kernels.forward, kernels.backward):
         varying = [one for one in kernel.params if one.name in ("steps", "chunks", "chunk_steps", "sequences")]

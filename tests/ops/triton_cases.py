@@ -14,9 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sioconv.ops import scan, triton_scan
-from sioconv.ops.triton_kernels import _decays
-from tests.ops.test_from_zero import Case, check_isolation, of_scan
+from sioconv.ops import scan
+from sioconv.ops.triton import scan as triton_scan
+from sioconv.ops.triton.kernels import _decays
+from tests.ops.eager.test_from_zero import Case, check_isolation, of_scan
 from tests.ops.test_scan import GATES, LIMITS, error, make_inputs, run_all
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"

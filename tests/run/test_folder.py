@@ -1,5 +1,6 @@
 """A run's folder: who works in it, what a killed command has left there, links in it."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sioconv import stages
 from sioconv.errors import UserError
 from sioconv.files import Whereabouts
 from sioconv.model import load_model_folder
-from sioconv.recipe import Recipe, load_recipe
-from sioconv.run.folder import MADE, at_work, made_by, only_one
+from sioconv.recipe.schema import Recipe, load_recipe
+from sioconv.run import stages
+from sioconv.run.folder import MADE, at_work, made_by, only_one, why_no_run
 from sioconv.train import loop
 from sioconv.train.metrics import METRICS, MetricsLog
 from tests.faults.workplace import RUN, hidden, result, write_workplace
@@ -265,3 +266,21 @@ def test_metrics_are_one_file_whoever_looks(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, "pretrain", 1)
     log.close()
     assert read_jsonl(path) == [] and (tmp_path / f"damaged-{METRICS}").is_file()
+
+
+def test_a_path_that_is_no_run_says_which_run_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/a/recipe.yaml", "runs/b/recipe.yaml", "runs/.c/recipe.yaml", "runs/b/model/config.json"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("name: a\n")
+    for path, said in (
+        ("runs", "below it: give runs/a or runs/b"),
+        (".", "below it: give runs/a or runs/b"),
+        ("runs/b/model", "it is in one: give runs/b"),
+        ("runs/b/recipe.yaml", "it is in one: give runs/b"),
+        ("runs/bb", "there is no bb in .*did you mean b"),
+        ("\0", "there is no"),
+    ):
+        assert re.search(said, why_no_run(Path(path))), (path, why_no_run(Path(path)))
+    (tmp_path / "empty").mkdir()
+    assert "it holds no recipe.yaml: give a folder that `sioconv pretrain` made" in why_no_run(Path("empty"))

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainingArguments
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainingArguments
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING, MODEL_MAPPING_NAMES
 
 from sioconv.model import Architecture, SioConvConfig, SioConvForCausalLM, SioConvLayer
-from sioconv.model.lstm import LstmConfig, LstmForCausalLM
+from sioconv.model.baselines.lstm import LstmConfig, LstmForCausalLM
+from sioconv.model.causal_lm import SioConvModel
 
 VOCABULARY = 97
 SIZES: dict[str, Any] = {
@@ -170,8 +171,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from sioconv.model import Architecture, SioConvLayer
 from sioconv.model.layers import FeedForward
-import sioconv.ops.onednn
-sioconv.ops.onednn._FASTER = True
+import sioconv.ops.linear
+sioconv.ops.linear._FASTER = True
 rank = int(sys.argv[1])
 torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
 torch.manual_seed(0)
@@ -255,3 +256,15 @@ def test_a_folder_s_own_code_is_known_by_its_name_too(tmp_path: Path) -> None:
     known, module = json.loads(done.stdout.splitlines()[-1])
     assert known and "transformers_modules" in module
     assert MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["sioconv"] == "SioConvForCausalLM"
+
+
+def test_the_base_model_is_known_as_one_without_a_loss(tmp_path: Path) -> None:
+    """By its name, as transformers asks; the Auto class finds the same class as before, and whole weights."""
+    model = make_model()
+    assert MODEL_MAPPING_NAMES["sioconv"] == "SioConvModel"
+    assert MODEL_MAPPING[SioConvConfig] is SioConvModel and SioConvConfig in MODEL_MAPPING
+    assert type(AutoModel.from_config(model.config)) is SioConvModel
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert type(loaded) is SioConvModel
+    assert torch.equal(loaded.embed_tokens.weight, model.model.embed_tokens.weight)

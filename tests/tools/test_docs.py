@@ -9,8 +9,8 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache
 
-from benchmarks.compat.rows import EXTRAS
-from benchmarks.compat.subject import Subject, continuation, random_folder
+from tests.compat.rows import EXTRAS
+from tests.compat.subject import Subject, continuation, random_folder
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "tools.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
@@ -32,7 +32,7 @@ def test_it_runs(
     monkeypatch.chdir(tmp_path)
     server: AbstractContextManager[str] = nullcontext(ADDRESS)
     if ADDRESS in block:
-        from benchmarks.compat import serving
+        from tests.compat import serving
 
         server = serving.server(Subject(Path("runs/demo/model"), tmp_path))
     with server as address:

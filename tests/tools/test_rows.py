@@ -1,4 +1,4 @@
-"""Every row of `python -m benchmarks.compat`, one test each: what the tools give is compared there.
+"""Every row of `python -m tests.compat`, one test each: what the tools give is compared there.
 
 The rows that take seconds run on one kind of model, the quick ones on all.
 """
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compat.rows import ROWS, Row
-from benchmarks.compat.subject import Subject, random_folder
 from sioconv.model import PRESETS
+from tests.compat.rows import ROWS, Row
+from tests.compat.subject import Subject, random_folder
 
 KINDS: dict[str, dict[str, object]] = {
     "sioconv, conv 2": {"conv_width": 2},

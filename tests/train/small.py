@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sioconv.data.loader import Batch
+from sioconv.data.batches.loader import Batch
 from sioconv.model import Architecture, SioConvConfig, SioConvForCausalLM
-from sioconv.model.baselines import build_baseline
+from sioconv.model.baselines.architectures import build_baseline
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World
 from sioconv.train.loop import Trainer
-from sioconv.train.watch import Validation
+from sioconv.train.validation import Validation
 
 VOCABULARY = 48
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "intermediate_size": 48}

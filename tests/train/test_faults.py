@@ -11,7 +11,7 @@ from typing import Any
 
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.metrics import read_jsonl
-from tests.test_stages import write_workplace
+from tests.run.test_stages import write_workplace
 from tests.train.launch import environment, finish, start
 
 ENDLESS = 1_000_000

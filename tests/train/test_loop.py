@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sioconv.data.loader import Batch
+from sioconv.data.batches.loader import Batch
 from sioconv.errors import UserError
 from sioconv.model import SioConvForCausalLM
 from sioconv.train import loop
+from sioconv.train.budget import write_budget
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.loop import Trainer, is_due
 from sioconv.train.metrics import KEYS, read_jsonl
-from sioconv.train.plan import write_plan
-from sioconv.train.watch import Validation
+from sioconv.train.validation import Validation
 from tests.train import small
 
 MakeTrainer = Callable[..., Trainer]
@@ -174,7 +174,7 @@ def test_calibration_leaves_the_weights_as_they_were(
     assert list(plan.samples)[-1] == plan.steps
     # The plan is kept: measuring again would give another number of steps.
     path = trainer.folder / "plan.json"
-    write_plan(replace(plan, steps=12345), path)
+    write_budget(replace(plan, steps=12345), path)
     assert make_trainer(steps=None, minutes=0.02).plan().steps == 12345
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from sioconv import stages
 from sioconv.errors import UserError
 from sioconv.model.architecture import Architecture
-from sioconv.recipe import load_recipe
+from sioconv.plan.costs import check_memory
+from sioconv.recipe.schema import load_recipe
+from sioconv.run import stages
 from sioconv.train.config import TrainConfig
-from sioconv.train.costs import check_memory
 
 GIB = 1 << 30
 

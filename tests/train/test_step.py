@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -10,12 +11,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from sioconv.data.loader import Batch
+from sioconv.data.batches.loader import Batch
 from sioconv.errors import UserError
 from sioconv.model import SioConvForCausalLM
-from sioconv.ops.onednn import ROWS_MULTIPLE
+from sioconv.ops.linear import ROWS_MULTIPLE
 from sioconv.train import step as step_module
-from sioconv.train.carry import Carry
+from sioconv.train.carried_state import Carry
 from sioconv.train.distributed import World
 from sioconv.train.step import LossScale, Stepper
 from tests.train import small
@@ -187,8 +188,8 @@ def test_frozen_weights_get_no_gradient_and_no_work_for_it(
     make_stepper: MakeStepper, monkeypatch: pytest.MonkeyPatch, onednn: bool
 ) -> None:
     """The gradients of the initial states are those of a whole training; the matrices' own are not computed."""
-    monkeypatch.setattr("sioconv.ops.onednn._FASTER", onednn)
-    monkeypatch.setattr("sioconv.ops.onednn.FEWEST_ROWS", 1)
+    monkeypatch.setattr(import_module("sioconv.ops.linear"), "_FASTER", onednn)
+    monkeypatch.setattr(import_module("sioconv.ops.linear"), "FEWEST_ROWS", 1)
     batch, width, tokens = small.Windows().batch(0, 4), 32, 48
     stepper, whole = make_stepper(steps=0, only="initial_state"), make_stepper(steps=0)
     operations = []
@@ -230,8 +231,8 @@ def test_compiled_blocks_give_the_same_gradients(
     make_stepper: MakeStepper, monkeypatch: pytest.MonkeyPatch, onednn: bool
 ) -> None:
     """The blocks are compiled in training only: a text of any length must not compile them again."""
-    monkeypatch.setattr("sioconv.ops.onednn._FASTER", onednn)
-    monkeypatch.setattr("sioconv.ops.onednn.FEWEST_ROWS", 48)  # those of a step
+    monkeypatch.setattr(import_module("sioconv.ops.linear"), "_FASTER", onednn)
+    monkeypatch.setattr(import_module("sioconv.ops.linear"), "FEWEST_ROWS", 48)  # those of a step
     plain, compiled = make_stepper(steps=0), make_stepper(steps=0, compile=True)
     batch = small.Windows().batch(0, 4)
     assert compiled.gradients(batch) == pytest.approx(plain.gradients(batch), rel=1e-5)
@@ -253,7 +254,7 @@ def test_a_baseline_has_the_products_that_our_model_has(recompute: bool, monkeyp
     steppers = [Stepper(model, config, World(torch.device("cpu")), torch.float32) for model in models]
     batch, counts = text(4, 128), []
     for stepper, faster in zip(steppers, (False, True), strict=True):
-        monkeypatch.setattr("sioconv.ops.onednn._FASTER", faster)
+        monkeypatch.setattr(import_module("sioconv.ops.linear"), "_FASTER", faster)
         with torch.profiler.profile() as recorded:
             stepper.gradients(batch)
         counts.append({event.key: event.count for event in recorded.key_averages()}.get("sioconv::linear", 0))

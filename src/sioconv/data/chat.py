@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-from sioconv.data.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, encode_texts
+from sioconv.data.tokenizer.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, encode_texts
 from sioconv.data.turns import Message, Tool, turns_of
 from sioconv.errors import UserError
 

@@ -1,11 +1,14 @@
-"""What a recipe says about text: where it is, how it is mixed, and how it becomes tokens."""
+"""The recipe's settings for text: where it is, how sources are mixed, how text becomes tokens."""
 
 import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sioconv.data.cleaning_config import Cleaning
-from sioconv.data.rows import ROLES
+from sioconv.data.cleaning.config import Cleaning
+from sioconv.data.documents import ROLES
+
+Origin = Literal["files", "bundled", "hub", "identity"]
+PREFIXES: dict[str, Origin] = {"bundled:": "bundled", "hf:": "hub", "identity:": "identity"}
 
 
 @dataclass
@@ -26,6 +29,7 @@ class SourceConfig:
         revision: commit or tag of a Hugging Face dataset; null takes the newest.
         streaming: read a Hugging Face dataset over the network every time instead of downloading it once.
         text_column: key or column that holds a document's text.
+        ignore_columns: keys or columns of conversations that are left out, such as a `context` that no turn repeats.
         id_column: key or column that identifies a document; where it is given, ids that come twice are reported.
         cleaning: what documents go through before they become tokens.
     """
@@ -41,8 +45,20 @@ class SourceConfig:
     revision: str | None = None
     streaming: bool = False
     text_column: str = "text"
+    ignore_columns: list[str] = field(default_factory=list)
     id_column: str | None = None
     cleaning: Cleaning = field(default_factory=Cleaning)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the text comes from, as the path's beginning says it."""
+        return next((origin for prefix, origin in PREFIXES.items() if self.path.startswith(prefix)), "files")
+
+    @property
+    def name(self) -> str:
+        """The path without the prefix that says where the text comes from."""
+        prefix = next((prefix for prefix in PREFIXES if self.path.startswith(prefix)), "")
+        return self.path.removeprefix(prefix)
 
     def check(self) -> None:
         """Raises ValueError, naming the field, where the values can't work."""
@@ -50,10 +66,12 @@ class SourceConfig:
             raise ValueError(f"path: {self.path!r} is no path: name a file, folder or glob")
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight: {self.weight} is negative or not a number")
-        if not self.path.startswith("hf:") and (self.config or self.revision or self.streaming):
+        if self.origin != "hub" and (self.config or self.revision or self.streaming):
             raise ValueError("config, revision and streaming: only for a path that begins with hf:")
         if self.kind != "text" and self.cleaning != Cleaning():
             raise ValueError("cleaning: only documents are cleaned, not conversations: leave it out")
+        if self.kind != "chat" and self.ignore_columns:
+            raise ValueError("ignore_columns: only for conversations: of a document, text_column alone is learned")
         try:
             self.cleaning.check()
         except ValueError as error:

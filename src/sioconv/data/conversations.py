@@ -13,11 +13,12 @@ The form is told by a record's keys, the first of these that is there:
 Beside any of them may stand what the model is told before (`system`, `system_prompt`, `system_message`), what has been
 said before (`history`) and what it may call (`tools`, `functions`); beside a question, what it is about (`input`,
 `context`). Whatever else belongs to a conversation makes a record an error: nothing of one is left out in silence, but
-for `rejected`, which nobody shall learn.
+for `rejected`, which nobody shall learn, and what a source's `ignore_columns` names. Keys that don't belong to one (an
+id, a score) may stand beside it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sioconv.data.turns import turns_of
@@ -58,26 +59,26 @@ FORMS = (
 )
 
 
-def conversation_of(record: Mapping[str, Any]) -> tuple[Turns, dict[str, Any]]:
-    """The turns of a record in any of the forms, and its other keys.
+def conversation_of(record: Mapping[str, Any], ignored: Collection[str] = ()) -> tuple[Turns, dict[str, Any]]:
+    """The turns of a record in any of the forms, and its other keys, without those that are `ignored`.
 
     Turns have `role` (system, user or assistant) and `content`, and the `weight` 0 where what the assistant says isn't
     learned.
 
     Raises ValueError saying what is wrong; nothing of a conversation is left out in silence.
     """
-    rest = dict(record)
+    rest = {key: value for key, value in record.items() if key not in ignored}
     system = _system(rest)
     history = rest.pop("history", None)
     tools = [tool for key in TOOLS for tool in _tools(rest.pop(key, None), key)]
     messages = _messages(rest)
     if _is_there(history):
         if messages[0]["role"] == "system":
-            raise ValueError('"history" beside a turn of the system')
+            raise ValueError(f'"history" beside a turn of the system: {_leave_out("history")}')
         messages = _history(history) + messages
     if system is not None and system not in messages:
         if messages[0]["role"] == "system":
-            raise ValueError('"system" beside another turn of the system')
+            raise ValueError(f'"system" beside another turn of the system: {_leave_out("system")}')
         messages = [system, *messages]
     _check_rest(rest, messages)
     return _spoken(messages, tools), rest
@@ -101,7 +102,7 @@ def _messages(rest: dict[str, Any]) -> Turns:
 def _question_and_answer(rest: dict[str, Any], question: str) -> Turns:
     given = [key for key in ANSWERS if _is_there(rest.get(key))]
     if len(given) > 1:
-        raise ValueError(f"two answers: {' and '.join(given)}")
+        raise ValueError(f"two answers: {' and '.join(given)}: {_leave_out(given[1])} to learn the first")
     answer = given[0] if given else QUESTIONS[question]
     asked, answered = rest.pop(question), rest.pop(answer, None)
     if isinstance(asked, Mapping) and "replies" in asked:
@@ -213,7 +214,8 @@ def _system(rest: dict[str, Any]) -> dict[str, Any] | None:
     given = {key: rest.pop(key) for key in SYSTEMS if key in rest}
     texts = {text_of(value, f'"{key}"'): key for key, value in given.items() if value is not None and value != ""}
     if len(texts) > 1:
-        raise ValueError(f"two texts of the system: {' and '.join(texts.values())}")
+        names = list(texts.values())
+        raise ValueError(f"two texts of the system: {' and '.join(names)}: {_leave_out(names[1])} to use the first")
     return _turn("system", next(iter(texts))) if texts else None
 
 
@@ -230,7 +232,14 @@ def _check_rest(rest: Mapping[str, Any], messages: Turns) -> None:
     """Raises ValueError where a key that belongs to a conversation says what no turn says."""
     for key in rest:
         if key in BELONGS and _is_there(rest[key]) and not _is_said(rest[key], key, messages):
-            raise ValueError(f'"{key}" says what no turn says, and can\'t be used beside them')
+            why = "is no text" if key in NOT_TEXT else "says what no turn says"
+            raise ValueError(
+                f'"{key}" {why}, and can\'t be used beside the turns: {_leave_out(key)} to learn without it'
+            )
+
+
+def _leave_out(key: str) -> str:
+    return f"name it in the source's ignore_columns: [{key}]"
 
 
 def _is_said(value: Any, key: str, messages: Turns) -> bool:

@@ -40,8 +40,9 @@ NAMES = {
 }
 LOOKED_AT = 1 << 16  # bytes that are enough to tell an encoding
 JIS = re.compile(r"\x1b\$(?:[@AB]|\([CDOPQ])")  # where ISO-2022-JP and its siblings leave ASCII
-CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\ufffd-\uffff]")
-MOST_CONTROLS = 0.02  # of a text's characters
+# Without the escapes of terminals, and without what parts lines, pages and records: U+000A to U+000D, U+001C to U+001F.
+CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x7f-\x84\x86-\x9f\ufffd-\uffff]")
+MOST_CONTROLS = 0.02  # of a text's characters; one is no sign of anything, however short the text
 JAPANESE = re.compile(r"[ぁ-ゖァ-ヺー、。「」一-鿿\n\r\t -~　-〿！-～]")
 KANA = re.compile(r"[ぁ-ゖァ-ヺー、。]")
 HALF_KANA = re.compile(r"[｡-ﾟ]")  # what EUC-JP looks like when it is read as CP932
@@ -120,6 +121,7 @@ def why_no_text(text: str) -> str | None:
     """
     if "\x1b$" in text and JIS.search(text):
         return "it looks like ISO-2022-JP that was taken for UTF-8"
-    if CONTROLS.search(text) and len(CONTROLS.findall(text)) > MOST_CONTROLS * len(text):
+    count = len(CONTROLS.findall(text)) if CONTROLS.search(text) else 0
+    if count == len(text) > 0 or count > max(1, MOST_CONTROLS * len(text)):
         return "more than a fiftieth of it is control or replacement characters: binary data, or a wrong encoding"
     return None

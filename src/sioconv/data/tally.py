@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sioconv.data.rows import BadInput
+from sioconv.data.documents import BadInput
 from sioconv.errors import UserError
 
 EXAMPLES = 5  # of each reason

@@ -1,4 +1,4 @@
-"""The turns of a conversation as text: whose token begins each, and what stands in it, tools and their calls too."""
+"""The turns of a conversation as text: the role token that begins each turn, its content, tools and tool calls."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence, Sized

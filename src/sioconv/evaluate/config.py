@@ -1,4 +1,4 @@
-"""What a recipe says about evaluation."""
+"""The recipe's settings for evaluation."""
 
 from dataclasses import dataclass, field
 

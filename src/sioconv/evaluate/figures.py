@@ -1,4 +1,4 @@
-"""What an evaluation has measured, as plain data: the report and summary.json are made of it and of nothing else."""
+"""The results of an evaluation as plain data. The report and summary.json are made from it alone."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode
-from sioconv.data.questions import Question, is_right
-from sioconv.data.tokenizer import encode_texts
+from sioconv.data.tokenizer.tokenizer import encode_texts
 from sioconv.evaluate.figures import Answer
+from sioconv.evaluate.questions import Question, is_right
 from sioconv.generate import SamplingConfig, Session
 from sioconv.model import SioConvForCausalLM
 from sioconv.progress import track

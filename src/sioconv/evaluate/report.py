@@ -1,4 +1,4 @@
-"""The report of a run: an HTML file that needs nothing else, Markdown with pictures beside it, a summary as JSON."""
+"""The report of a run: one HTML file, Markdown with its pictures, and a summary as JSON."""
 
 import base64
 import json

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sioconv.data.account import why_nothing_is_left
+from sioconv.data.cleaning.splits import account_of_source
 from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.data.finding import find
-from sioconv.data.questions import build_questions
-from sioconv.data.sources import IDENTITY, account_of_source, read_rows
+from sioconv.data.report import why_nothing_is_left
+from sioconv.data.sources.source import open_source, read_rows
 from sioconv.data.tally import Tally, examples_of
-from sioconv.device import pick_device
 from sioconv.errors import UserError
-from sioconv.evaluate.bits import (
+from sioconv.evaluate.config import EvaluateConfig
+from sioconv.evaluate.figures import Chat, Minutes, ReportFigures, Sizes, TextBits
+from sioconv.evaluate.heldout import (
     Texts,
     assistant_loss,
     heldout_conversations,
@@ -27,13 +27,12 @@ from sioconv.evaluate.bits import (
     measure_text,
     with_tuned,
 )
-from sioconv.evaluate.config import EvaluateConfig
-from sioconv.evaluate.figures import Chat, Minutes, ReportFigures, Sizes, TextBits
-from sioconv.evaluate.machine import describe_machine, describe_versions
 from sioconv.evaluate.probes import answer_questions
+from sioconv.evaluate.questions import build_questions
 from sioconv.evaluate.report import write_report
 from sioconv.evaluate.timescales import timescales
 from sioconv.generate import SamplingConfig, generate_text
+from sioconv.hardware import describe_machine, describe_versions, pick_device
 from sioconv.model import SioConvForCausalLM, load_model_folder
 from sioconv.model.cache import new_cache
 from sioconv.model.initial_state import INITIAL_STATE_FILE
@@ -174,7 +173,7 @@ def _given_text(source: SourceConfig) -> list[str]:
     """
     reading = Tally("read", strict=True)
     texts = [row.text or "" for row in read_rows(source, tally=reading)]
-    left_out = find(source.path).left_out.left_out | reading.left_out
+    left_out = open_source(source).found().left_out.left_out | reading.left_out
     if not texts:
         raise UserError(f"no text to evaluate on: {source.path}: {examples_of(left_out)}: name other text")
     if left_out:
@@ -187,7 +186,7 @@ def ask(
 ) -> Chat:
     """The answers to questions on what the conversations of `chat` are about; nothing but the answers is filled in."""
     sources = {name: source for name, source in chat.sources.items() if source.kind == "chat"}
-    names = [source.path.removeprefix(IDENTITY) for source in sources.values() if source.path.startswith(IDENTITY)]
+    names = [source.name for source in sources.values() if source.origin == "identity"]
     questions = build_questions(sources, chat.heldout, names[0] if names else "", config.questions)
     seen, unseen = (
         answer_questions(

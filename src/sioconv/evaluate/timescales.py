@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from sioconv.data.tokenizer import encode_texts
+from sioconv.data.tokenizer.tokenizer import encode_texts
 from sioconv.model import SioConvForCausalLM
 
 LONGEST = 1e6

@@ -1,4 +1,4 @@
-"""What bits per byte are compared with: a general compressor and a byte n-gram that read the same training text."""
+"""Yardsticks for bits per byte: a general compressor and a byte n-gram model, trained on the same text."""
 
 import lzma
 from collections.abc import Sequence

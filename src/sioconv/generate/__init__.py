@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 from sioconv.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from sioconv.generate.baseline import continue_text as continue_text
     from sioconv.generate.chat import chat_loop as chat_loop
     from sioconv.generate.config import SamplingConfig as SamplingConfig
     from sioconv.generate.engine import Engine as Engine
     from sioconv.generate.engine import Event as Event
+    from sioconv.generate.engine import Reading as Reading
     from sioconv.generate.engine import Request as Request
     from sioconv.generate.sampling import Sampler as Sampler
-    from sioconv.generate.session import Generation as Generation
     from sioconv.generate.session import Session as Session
-    from sioconv.generate.session import generate_text as generate_text
     from sioconv.generate.state import State as State
+    from sioconv.generate.store import SqliteFile as SqliteFile
+    from sioconv.generate.store import StateStore as StateStore
     from sioconv.generate.stream import TextStream as TextStream
     from sioconv.generate.stream import Vocabulary as Vocabulary
+    from sioconv.generate.texts import Generation as Generation
+    from sioconv.generate.texts import continue_text as continue_text
+    from sioconv.generate.texts import generate_text as generate_text
 
 _HOMES = {
     "SamplingConfig": "config",
@@ -29,12 +32,15 @@ _HOMES = {
     "Vocabulary": "stream",
     "Engine": "engine",
     "Event": "engine",
+    "Reading": "engine",
     "Request": "engine",
     "State": "state",
+    "StateStore": "store",
+    "SqliteFile": "store",
     "Session": "session",
-    "Generation": "session",
-    "generate_text": "session",
-    "continue_text": "baseline",
+    "Generation": "texts",
+    "generate_text": "texts",
+    "continue_text": "texts",
     "chat_loop": "chat",
 }
 __all__ = list(_HOMES)

@@ -1,37 +1,61 @@
 """A conversation on the terminal or through a pipe."""
 
-import builtins
 import contextlib
 import io
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode_turn
 from sioconv.errors import UserError
-from sioconv.generate.config import SamplingConfig
+from sioconv.generate.config import LARGEST_SEED, SamplingConfig
+from sioconv.generate.engine import Engine
 from sioconv.generate.sampling import random_seed
 from sioconv.generate.session import Session
 from sioconv.model import SioConvForCausalLM
 from sioconv.terminal import decode_utf8, visible, write_out
 
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+
 PROMPT = "> "
 HELP = """\
-/reset       forget the conversation and begin anew
-/save FILE   keep the conversation in a file
-/load FILE   go on with a conversation that was kept
-/help        this list
-/exit        end, as Ctrl-D does; Ctrl-C ends a reply
-A line that begins with a space is a message even where a / follows."""
+/reset        forget the conversation and begin anew
+/undo         take the last message and its reply back
+/retry        write the last reply again, with another seed
+/fork NAME    go on in a copy called NAME, or switch to it; without NAME, list the copies
+/system TEXT  begin anew with these instructions; without TEXT, show them
+/save FILE    keep the conversation in a file
+/load FILE    go on with a conversation that was kept
+/memory       what the conversation takes in memory, and what the last reply had to read
+/help         this list
+/exit         end, as Ctrl-D does; Ctrl-C ends a reply
+A line that begins with a space is a message even where a / follows. On a terminal, Alt+Enter begins a new line."""
+MAIN = "main"  # what the conversation is called that wasn't forked
+
+
+@dataclass
+class Branch:
+    """One of the copies of a conversation.
+
+    Args:
+        session: the model's side of it.
+        reply: the token with which the last reply begins; None where there is none that could be written again.
+    """
+
+    session: Session
+    reply: int | None = None
 
 
 class Conversation:
-    """A session that is fed messages.
+    """A session that is fed messages, and its copies.
 
     Args:
         model: the language model.
@@ -40,7 +64,9 @@ class Conversation:
         system: instructions that stand at the beginning of new sessions.
 
     Attributes:
-        session: the model's side of the conversation.
+        system: those instructions.
+        name: which of the copies is talked to.
+        tokens_per_second: speed of the last reply.
     """
 
     def __init__(
@@ -50,30 +76,77 @@ class Conversation:
         seed: int,
         system: str | None = None,
     ) -> None:
-        self._model, self._tokenizer, self._seed, self._system = model, tokenizer, seed, system
-        self.session = Session(model, tokenizer, seed)
+        self.system, self.name, self.tokens_per_second = system, MAIN, 0.0
+        self._model, self._tokenizer, self._seed = model, tokenizer, seed
+        self._engine = Engine(model)
+        self._branches: dict[str, Branch] = {}
+        self.reset()
+
+    @property
+    def session(self) -> Session:
+        """The model's side of the conversation."""
+        return self._branches[self.name].session
+
+    @property
+    def names(self) -> list[str]:
+        """What the copies are called."""
+        return list(self._branches)
 
     def reset(self) -> None:
-        """Begins anew."""
-        self.session = Session(self._model, self._tokenizer, self._seed)
+        """Begins anew; other copies stay."""
+        self._branches[self.name] = Branch(Session(self._model, self._tokenizer, self._seed, self._engine))
 
     def load(self, path: Path) -> None:
         """Goes on with a saved session. Raises `UserError` when it can't be loaded; the one at hand then stays."""
-        self.session = Session.load(path, self._model, self._tokenizer)
+        self._branches[self.name] = Branch(Session.load(path, self._model, self._tokenizer, self._engine))
+
+    def fork(self, name: str) -> bool:
+        """Goes on in the copy of that name; whether it was made for it."""
+        new = name not in self._branches
+        if new:
+            self._branches[name] = Branch(self.session.fork(), self._branches[self.name].reply)
+        self.name = name
+        return new
+
+    def undo(self) -> None:
+        """Takes the last message and its reply back. Raises `UserError` where there is none, or it is forgotten."""
+        if self.session.turns == 0:
+            raise UserError("there is no message to take back")
+        self.session.rewind(turns=1)
+        self._branches[self.name].reply = None
 
     def reply(self, message: str, sampling: SamplingConfig) -> Generator[str, None, None]:
         """Feeds the user's message and yields the reply as it comes; the turn is closed however the reply ends."""
         ids = []
         if self.session.tokens_seen == 0:
             ids = [self.session.vocabulary.bos]
-            if self._system is not None:
-                ids += encode_turn(self._tokenizer, "system", self._system)
+            if self.system is not None:
+                ids += encode_turn(self._tokenizer, "system", self.system)
         ids += [*encode_turn(self._tokenizer, "user", message), self.session.vocabulary.assistant]
         self.session.feed(ids)
+        self._branches[self.name].reply = self.session.tokens_seen
+        yield from self._write(sampling)
+
+    def retry(self, sampling: SamplingConfig) -> Generator[str, None, None]:
+        """Writes the last reply again, with the next seed, and yields it as `reply` does.
+
+        Raises:
+            UserError: there is no reply, or what it answers is forgotten.
+        """
+        start, session = self._branches[self.name].reply, self.session
+        if start is None:
+            raise UserError("there is no reply to write again")
+        session.rewind(tokens=session.tokens_seen - start)
+        session.seed = (session.seed + 1) % (LARGEST_SEED + 1)
+        yield from self._write(sampling)
+
+    def _write(self, sampling: SamplingConfig) -> Generator[str, None, None]:
+        session, start = self.session, time.perf_counter()
         try:
-            yield from self.session.stream(sampling)
+            yield from session.stream(sampling)
         finally:
-            self.session.end_turn()
+            self.tokens_per_second = session.reply_tokens / (time.perf_counter() - start)
+            session.end_turn()
 
 
 def chat_loop(
@@ -112,16 +185,21 @@ def chat_loop(
     if load is not None:
         conversation.load(Path(load))
     for line in _lines(_standard_input() if input is None else input, output):
-        if line.startswith("/"):
-            if line.split()[0] == "/exit":
-                return
-            _print(output, f"{_command(conversation, line)}\n")
+        if not line.startswith("/"):
+            _reply(conversation.reply(line.strip(), sampling), output)
+        elif line.split() == ["/retry"]:
+            try:
+                _reply(conversation.retry(sampling), output)
+            except UserError as error:
+                _print(output, f"[{error}]\n")
+        elif line.split()[0] == "/exit":
+            return
         else:
-            _reply(conversation, line.strip(), sampling, output)
+            _print(output, f"{_command(conversation, line)}\n")
 
 
-def _reply(conversation: Conversation, message: str, sampling: SamplingConfig, output: TextIO) -> None:
-    with _interruptible() as interrupted, contextlib.closing(conversation.reply(message, sampling)) as pieces:
+def _reply(reply: Generator[str, None, None], output: TextIO) -> None:
+    with _interruptible() as interrupted, contextlib.closing(reply) as pieces:
         for piece in pieces:
             _print(output, piece)
             if interrupted.is_set():
@@ -132,38 +210,72 @@ def _reply(conversation: Conversation, message: str, sampling: SamplingConfig, o
 def _command(conversation: Conversation, line: str) -> str:
     """Does what a line with a / says and returns what to tell the user."""
     name, *rest = line.split(maxsplit=1)
+    said = rest[0].strip() if rest else ""
     try:
-        path = Path(rest[0].strip()).expanduser() if rest else None
-        match name, path:
-            case "/help", None:
+        match name:
+            case "/help" if not said:
                 return HELP
-            case "/reset", None:
+            case "/reset" if not said:
                 conversation.reset()
                 return "[a new conversation]"
-            case "/save", Path():
-                conversation.session.save(path)
-                return f"[saved to {path}]"
-            case "/load", Path():
-                conversation.load(path)
-                session = conversation.session
-                return f"[loaded from {path}: replies {session.turns}, tokens {session.tokens_seen}]"
-            case "/save" | "/load", None:
-                return f"[{name} needs the name of a file: {name} FILE]"
+            case "/undo" if not said:
+                conversation.undo()
+                return f"[taken back: {_extent(conversation.session)}]"
+            case "/memory" if not said:
+                return _memory(conversation)
+            case "/save" | "/load" | "/fork" | "/system":
+                return _command_with_argument(conversation, name, said)
     except (UserError, RuntimeError) as error:  # RuntimeError: ~ of a user who doesn't exist
         return f"[{error}]"
     return f"[no such command: {name}: /help lists them; a message may begin with / after a space]"
 
 
+def _command_with_argument(conversation: Conversation, name: str, said: str) -> str:
+    if name == "/fork":
+        if not said:
+            return f"[{', '.join(each + ' (this one)' * (each == conversation.name) for each in conversation.names)}]"
+        made = conversation.fork(said)
+        return f"[{'a copy called' if made else 'now in'} {said}: {_extent(conversation.session)}]"
+    if name == "/system":
+        if not said:
+            return f"[{'no instructions' if conversation.system is None else conversation.system}]"
+        conversation.system = said
+        conversation.reset()
+        return "[a new conversation with these instructions]"
+    if not said:
+        return f"[{name} needs the name of a file: {name} FILE]"
+    path = Path(said).expanduser()
+    if name == "/save":
+        conversation.session.save(path)
+        return f"[saved to {path}]"
+    conversation.load(path)
+    return f"[loaded from {path}: {_extent(conversation.session)}]"
+
+
+def _extent(session: Session) -> str:
+    return f"replies {session.turns}, tokens {session.tokens_seen}"
+
+
+def _memory(conversation: Conversation) -> str:
+    session = conversation.session
+    reading, (snapshots, size) = session.reading, session.snapshots
+    return (
+        f"[state {session.state.bytes / 1000:.1f} kB, {_extent(session)}; last reply: tokens reused {reading.reused}, "
+        f"read {reading.read}, written {session.reply_tokens} at {conversation.tokens_per_second:.0f}/s; "
+        f"snapshots {snapshots}, {size / 1000:.1f} kB]"
+    )
+
+
 def _lines(input: TextIO, output: TextIO) -> Iterator[str]:
     """The lines of the input that aren't blank, without their ends; Ctrl-C at a terminal's prompt ends them too."""
     terminal = input.isatty()
+    ask: Callable[[], str] = input.readline
     if terminal:
-        with contextlib.suppress(ImportError):  # Windows has none; elsewhere importing it lets `input` edit lines
-            import readline  # noqa: F401
         _print(output, "/help lists the commands\n")
+        ask = _questions(input, output)
     while True:
         try:
-            line = _ask(input, output) if terminal else input.readline()
+            line = ask()
             line.encode()  # some locales let bytes that aren't UTF-8 through as surrogates
         except UnicodeError as error:
             raise _not_utf8(error) from error
@@ -197,16 +309,39 @@ def _not_utf8(error: UnicodeError) -> UserError:
     return UserError(f"the input is not UTF-8 text: {error}: convert it first")
 
 
-def _ask(input: TextIO, output: TextIO) -> str:
-    """One line from a terminal with its end; an empty string when the user ends the input."""
-    try:
-        if (input, output) == (sys.stdin, sys.stdout):
-            return builtins.input(PROMPT) + "\n"
-        _print(output, PROMPT)
-        return input.readline()
-    except (EOFError, KeyboardInterrupt):
-        _print(output, "\n")
-        return ""
+def _questions(input: TextIO, output: TextIO) -> Callable[[], str]:
+    """What asks a terminal for a message and returns it with its end; an empty string when the user ends the input."""
+    editor = _editor() if (input, output) == (sys.stdin, sys.stdout) and output.isatty() else None
+
+    def ask() -> str:
+        try:
+            if editor is not None:
+                return editor.prompt(PROMPT) + "\n"
+            _print(output, PROMPT)
+            return input.readline()
+        except (EOFError, KeyboardInterrupt):
+            _print(output, "\n")
+            return ""
+
+    return ask
+
+
+def _editor() -> "PromptSession[str]":
+    """Edits messages of several lines, and remembers those of this process alone: what was said stays private."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return PromptSession(multiline=True, key_bindings=keys)
 
 
 def _print(output: TextIO, text: str) -> None:

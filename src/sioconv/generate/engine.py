@@ -4,13 +4,16 @@ Requests join and leave at every step. A step reads one token of each text that 
 pieces of the prompts that are still to be read, all in one call of the model. Which tokens a request gets depends on
 nothing else that runs: every text has its own memory, settings and random numbers, which are drawn from its seed and
 the token's place in the text.
+
+Prompts are cut at absolute multiples of 256 tokens and behind the ids that end a message. The memory at such a cut is a
+snapshot: a store keeps it by the name of what was read, and a later text that begins alike goes on from it.
 """
 
 import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +24,8 @@ from sioconv.errors import UserError
 from sioconv.generate.config import SamplingConfig
 from sioconv.generate.decoder import Decoder, Piece, pick_decoder
 from sioconv.generate.sampling import Sampler, log_probabilities
-from sioconv.generate.state import State
+from sioconv.generate.state import SNAPSHOT_EVERY, Prefix, State, next_cut
+from sioconv.generate.store import Shelf, StateStore
 
 Ended = Literal["ending", "length", "failed"]
 
@@ -45,6 +49,8 @@ class Request:
         logprobs: how many of the likeliest tokens are given with each token, with ln of their probabilities; None for
             none.
         priority: where not all fit into a step, lower ones come first.
+        boundaries: ids that end a message: snapshots are made behind them, besides those every 256 tokens.
+        snapshots: whether events tell of the snapshots.
     """
 
     ids: Sequence[int]
@@ -59,6 +65,23 @@ class Request:
     unpenalised: Collection[int] = ()
     logprobs: int | None = None
     priority: int = 0
+    boundaries: Collection[int] = ()
+    snapshots: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What became of a request's prompt: reused + read is the state's tokens and the ids.
+
+    Args:
+        reused: tokens that weren't read again: those of the request's state, or of a longer stored beginning.
+        read: tokens that were read.
+        why: why the engine's store has spared nothing; None where it has, or where there is no store.
+    """
+
+    reused: int = 0
+    read: int = 0
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,18 +94,20 @@ class Place:
 
 @dataclass(frozen=True)
 class Event:
-    """A token that was written, or the end of a continuation.
+    """A token that was written, the end of a continuation, or a snapshot of it.
 
     Args:
         request: the request's number.
         branch: which of its continuations.
-        token: the id; None where the request ends without another token.
+        token: the id; None where the request ends without another token, and with a snapshot.
         ended: why this is the last event of the continuation: `ending`, one of the ids that end it; `length`;
             `failed`, see `error`. None while it goes on.
         place: where it ended.
         logprob: ln of the token's probability before all penalties and filters, where `logprobs` is asked for.
         top: the likeliest tokens with theirs.
         error: what is wrong with the model or the request.
+        reading: what became of the prompt, where this is the last event.
+        snapshot: what the text has become so far; only where the request wants to know.
     """
 
     request: int
@@ -93,6 +118,8 @@ class Event:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     error: UserError | None = None
+    reading: Reading | None = None
+    snapshot: State | None = None
 
 
 @dataclass(eq=False)
@@ -103,7 +130,10 @@ class _Text:
     request: Request
     on_event: Callable[[Event], object]
     memory: Any
+    reading: Reading
+    prefix: Prefix | None  # the name of what was read, up to `unnamed`
     branch: int = 0
+    unnamed: list[int] = field(default_factory=list)  # ids that were read since
     unread: list[int] = field(default_factory=list)
     read: int = 0  # tokens in the memory
     written: int = 0
@@ -119,16 +149,21 @@ class Engine:
             runs it, otherwise torch.
         token_budget: most tokens that a step reads; texts that are being written come first.
         max_texts: most texts that are written at once; more wait. Below the budget, so that reading goes on.
+        store: where snapshots are kept and looked for; None for none.
 
     Methods may be called from several threads.
     """
 
-    def __init__(self, model: Any, token_budget: int = 512, max_texts: int = 256) -> None:
+    def __init__(
+        self, model: Any, token_budget: int = 512, max_texts: int = 256, store: StateStore | None = None
+    ) -> None:
         if not 0 < max_texts < token_budget:
             raise ValueError(f"expected 0 < max_texts < token_budget, not {max_texts} and {token_budget}")
         self._model = model
         self._budget, self._max_texts = token_budget, max_texts
+        self._store = store
         self._decoder: Decoder | None = None
+        self._shelf: Shelf | None = None  # the store's, of this model
         self._numbers = itertools.count()
         self._reading: list[_Text] = []  # prompts, those that came first in front
         self._writing: list[_Text] = []
@@ -163,10 +198,19 @@ class Engine:
             if self._decoder is None or not self.running:
                 # Anew for texts that begin alone: the weights may have changed since.
                 self._decoder = pick_decoder(self._model)
-            number = next(self._numbers)
-            memory = self._decoder.memory(request.state)
-            text = _Text(number, request, on_event, memory, unread=list(request.ids), read=request.state.tokens)
+                if self._store is not None:
+                    self._shelf = self._store.shelf(self._model, type(self._decoder).__name__)
+            number, state, why = next(self._numbers), request.state, None
+            if self._shelf is not None:
+                found, why = self._shelf.find(state, request.ids, request.boundaries)
+                state = found or state
+            spared = state.tokens - request.state.tokens
+            reading = Reading(state.tokens, len(request.ids) - spared, why)
+            text = _Text(number, request, on_event, self._decoder.memory(state), reading, state.prefix)
+            text.unread, text.read = list(request.ids[spared:]), state.tokens
             self._reading.append(text)
+            if spared and request.snapshots:
+                on_event(Event(number, 0, snapshot=state))
             return number
 
     def step(self) -> bool:
@@ -179,7 +223,10 @@ class Engine:
             logits = iter(self._decoder.read(pieces))
             for text, piece in zip(texts, pieces, strict=True):
                 text.read += len(piece.ids)
+                text.unnamed.extend(piece.ids)
                 del text.unread[: len(piece.ids)]
+                if text.read % SNAPSHOT_EVERY == 0 or piece.ids[-1] in text.request.boundaries:
+                    self._snapshot(text)
                 if text.sampler is not None:
                     text.on_event(self._write(text, next(logits)))
                 elif not text.unread:
@@ -227,12 +274,12 @@ class Engine:
     def _pieces(self) -> tuple[list[_Text], list[Piece]]:
         """What this step reads: a token of each text that is written, then equal parts of the prompts."""
         texts = list(self._writing)
-        pieces = [Piece(text.memory, text.unread, True) for text in texts]
+        pieces = [Piece(text.memory, list(text.unread), True) for text in texts]
         left, room = self._budget - len(texts), self._max_texts - len(texts)
         prompts = sorted(self._reading, key=lambda text: text.request.priority)[:left]
         for place, text in enumerate(prompts):
             # Equal parts, so that a short prompt isn't kept waiting by a long one that came before it.
-            share = min(-(-left // (len(prompts) - place)), len(text.unread))
+            share = min(-(-left // (len(prompts) - place)), next_cut(text.read, text.unread, text.request.boundaries))
             writes = text.request.n if text.request.max_new_tokens else 0
             whole = share == len(text.unread)
             if whole and writes > room:
@@ -248,13 +295,13 @@ class Engine:
         """The first token of each continuation of a prompt that was read."""
         request = prompt.request
         if logits is None:
-            yield Event(prompt.number, 0, ended="length", place=self._place(prompt))
+            yield Event(prompt.number, 0, ended="length", place=self._place(prompt), reading=prompt.reading)
             return
         assert self._decoder is not None
         for branch in range(request.n):
             last = branch == request.n - 1
             memory = prompt.memory if last else self._decoder.copy(prompt.memory)
-            text = _Text(prompt.number, request, prompt.on_event, memory, branch, read=prompt.read)
+            text = replace(prompt, memory=memory, branch=branch, unnamed=list(prompt.unnamed), history=set())
             text.history.update(request.history)
             text.sampler = Sampler(
                 request.sampling, request.seed, request.banned, text.history, text.read, branch, request.ending
@@ -270,24 +317,54 @@ class Engine:
             token = text.sampler.choose(logits)
         except UserError as error:  # of this text: the others go on
             self._writing.remove(text)
-            return Event(text.number, text.branch, ended="failed", place=self._place(text), error=error)
+            place = self._place(text)
+            return Event(text.number, text.branch, ended="failed", place=place, error=error, reading=text.reading)
         text.written += 1
         text.unread = [token]
         if token not in request.unpenalised:
             text.history.add(token)
         ended: Ended | None = "length" if text.written >= request.max_new_tokens else None
         ended = "ending" if token in request.ending else ended
-        place = None
+        event = Event(text.number, text.branch, token, ended)
         if ended is not None:
             self._writing.remove(text)
-            place = self._place(text)
+            event = replace(event, place=self._place(text), reading=text.reading)
+            if self._shelf is not None and token in request.boundaries:
+                self._read_on(text)
         if request.logprobs is None:
-            return Event(text.number, text.branch, token, ended, place)
+            return event
         log_p = log_probabilities(logits)
         likeliest = np.argsort(-log_p, kind="stable")[: request.logprobs]
         top = tuple((int(i), float(log_p[i])) for i in likeliest)
-        return Event(text.number, text.branch, token, ended, place, float(log_p[token]), top)
+        return replace(event, logprob=float(log_p[token]), top=top)
+
+    def _read_on(self, text: _Text) -> None:
+        """Reads the end of a message that was written, so that the store has what a next message goes on from."""
+        request = replace(text.request, max_new_tokens=0, snapshots=False)
+        reader = replace(text, number=next(self._numbers), request=request, on_event=_ignore, sampler=None)
+        self._reading.append(reader)
+
+    def _snapshot(self, text: _Text) -> None:
+        if self._shelf is None and not text.request.snapshots:
+            self._name(text)
+            return
+        state = self._place(text).state
+        if self._shelf is not None:
+            self._shelf.keep(state)
+        if text.request.snapshots:
+            text.on_event(Event(text.number, text.branch, snapshot=state))
+
+    def _name(self, text: _Text) -> None:
+        if text.prefix is not None:
+            text.prefix = text.prefix.extend(text.unnamed)
+        text.unnamed.clear()
 
     def _place(self, text: _Text) -> Place:
         assert self._decoder is not None
-        return Place(self._decoder.freeze(text.memory, text.read), tuple(text.unread))
+        self._name(text)
+        state = replace(self._decoder.freeze(text.memory, text.read), prefix=text.prefix)
+        return Place(state, tuple(text.unread))
+
+
+def _ignore(_: Event) -> None:
+    """For events that nobody waits for."""

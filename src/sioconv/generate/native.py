@@ -1,4 +1,4 @@
-"""Decoding on CPUs by `sioconv.ops.decode_kernels`: the model's weights and states as that kernel wants them."""
+"""Decoding on CPUs by `sioconv.ops.cpu.decode_kernels`: the model's weights and states as that kernel wants them."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -14,7 +14,7 @@ from sioconv.generate.state import State
 from sioconv.model import Architecture, SioConvForCausalLM
 from sioconv.model.causal_lm import CheckpointedBlock, SioConvModel
 from sioconv.model.layers import FeedForward, NormedScan, RMSNorm, SioConvLayer
-from sioconv.ops.threads import run_tasks
+from sioconv.ops.cpu.threads import run_tasks
 
 if TYPE_CHECKING:
     from sioconv.generate.decoder import Piece
@@ -77,7 +77,7 @@ class NativeDecoder:
     """
 
     def __init__(self, model: SioConvForCausalLM) -> None:
-        from sioconv.ops import decode_kernels as kernels
+        from sioconv.ops.cpu import decode_kernels as kernels
 
         self._kernels = kernels
         self._model = model
@@ -157,7 +157,7 @@ class NativeDecoder:
         return logits
 
     def _addresses(self) -> NDArray[np.int64]:
-        """The table of `sioconv.ops.decode_kernels`: [L + 1, COLUMNS], 0 where the model has no such tensor."""
+        """The table of `sioconv.ops.cpu.decode_kernels`: [L + 1, COLUMNS], 0 where the model has no such tensor."""
         model, kernels = self._model, self._kernels
         table = np.zeros((self._layers + 1, kernels.COLUMNS), np.int64)
         for i, block in enumerate(model.model.layers):

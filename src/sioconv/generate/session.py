@@ -1,22 +1,19 @@
 """A text or conversation that the model has read so far: read on, write on, save, load, fork."""
 
 import copy
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from transformers import PreTrainedTokenizerFast
 
-from sioconv.data.tokenizer import encode_texts
 from sioconv.errors import UserError
 from sioconv.generate.config import SamplingConfig
-from sioconv.generate.engine import Engine, Event, Place, Request
-from sioconv.generate.sampling import random_seed
+from sioconv.generate.engine import Engine, Event, Place, Reading, Request
+from sioconv.generate.history import History
 from sioconv.generate.state import State
-from sioconv.generate.state_file import SessionState, read_state, write_state
+from sioconv.generate.state_file import SessionState, StateFormat
 from sioconv.generate.stream import TextStream, Vocabulary
 from sioconv.model import SioConvForCausalLM
 
@@ -33,11 +30,13 @@ class Session:
         tokenizer: its tokenizer.
         seed: together with the number of tokens so far it decides every random choice.
         engine: an engine of the same model, for sessions that shall run beside each other; None for one of its own.
+        history: bytes for snapshots, so that `rewind` can go back; the oldest are forgotten where more would be needed.
 
     Attributes:
-        turns: turns of a conversation that the model has written.
         stopped_by: what ended the last reply; None while one is being written.
         reply_tokens: tokens chosen for the last reply, the one that ended it included.
+        reading: how many tokens of the text before the last reply had to be read since the reply before, and how many
+            hadn't.
 
     Raises:
         UserError: the tokenizer lacks a special token.
@@ -49,13 +48,14 @@ class Session:
         tokenizer: PreTrainedTokenizerFast,
         seed: int = 0,
         engine: Engine | None = None,
+        history: int = 64 * 2**20,
     ) -> None:
         self.seed = seed
-        self.turns = 0
         self.stopped_by: StoppedBy | None = None
         self.reply_tokens = 0
+        self.reading = Reading()
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
-        self._model = model
+        self._model, self._tokenizer = model, tokenizer
         self._engine = Engine(model) if engine is None else engine
         # The last token is read when the next one is wanted, because reading it is what gives the next one's logits.
         self._place = Place(State(), ())
@@ -64,6 +64,19 @@ class Session:
         self._taken: list[int] = []  # its tokens so far
         self._text = TextStream()
         self._turn_ids: set[int] = set()
+        self._turn_shared = False  # whether a fork has the same set
+        self._history = History(State(), (), history)
+        self._readings: list[Reading] = []  # since the last reply
+
+    @property
+    def turns(self) -> int:
+        """Turns of a conversation that the model has written."""
+        return self._history.turns
+
+    @property
+    def snapshots(self) -> tuple[int, int]:
+        """How many places `rewind` can start from, and the bytes that they take."""
+        return self._history.snapshots, self._history.bytes
 
     @property
     def state(self) -> State:
@@ -86,7 +99,8 @@ class Session:
         place = self._stop()
         self._text = TextStream()
         # Special tokens aren't penalised: an end-of-turn token in the prompt would make replies endless.
-        self._turn_ids.update(set(ids) - self.vocabulary.special)
+        self._add_to_turn(set(ids) - self.vocabulary.special)
+        self._history.feed(ids)
         self._place = self._read(place, ids)
 
     def stream(self, sampling: SamplingConfig) -> Iterator[str]:
@@ -112,10 +126,56 @@ class Session:
         place = self._stop()
         if place.unread[-1:] != (self.vocabulary.end_of_turn,):
             place = Place(place.state, (*place.unread, self.vocabulary.end_of_turn))
+            self._history.feed([self.vocabulary.end_of_turn])
         self._place = place
         self._text = TextStream()
-        self._turn_ids.clear()
-        self.turns += 1
+        self._turn_ids, self._turn_shared = set(), False
+        self._history.add(place.state)
+        self._history.end_turn()
+
+    def rewind(self, *, turns: int | None = None, tokens: int | None = None) -> None:
+        """Goes back in the text; what follows is as though the session had never been further, on CPUs to the bit.
+
+        The nearest snapshot is taken and the tokens after it, mostly fewer than 256, are read again.
+
+        Args:
+            turns: how many turns are taken back, the user's and the model's part together; what was read or written
+                since the last turn ended goes too.
+            tokens: how many tokens are taken back. Give one of the two.
+
+        Raises:
+            ValueError: both or none of the two, or a negative number.
+            UserError: so much can't be taken back: it isn't there, or its snapshots were forgotten. The session then
+                is as it was.
+        """
+        if (turns is None) == (tokens is None) or (turns or tokens or 0) < 0:
+            raise ValueError("rewind takes turns or tokens, 0 or more")
+        if turns is None:
+            target: int | None = self.tokens_seen - (tokens or 0)
+            if target is not None and target < self._history.start:
+                target = None
+        else:
+            target = self._history.turn(turns)
+        if target is None:
+            wanted = f"{tokens} tokens" if turns is None else f"{turns} turns"
+            raise UserError(
+                f"can't take back {wanted}: this session remembers its text from token {self._history.start}"
+            )
+        self._stop()
+        if target < self.tokens_seen:
+            self._go_back(target)
+
+    def _go_back(self, tokens: int) -> None:
+        history, place = self._history, Place(State(), ())
+        text = TextStream()
+        text.push(b"".join(map(self.vocabulary.bytes_of, history.written(tokens))))
+        self._text = TextStream(pending=text.pending)
+        self._turn_ids, self._turn_shared = history.turn_ids(tokens) - self.vocabulary.special, False
+        history.cut(tokens)
+        if tokens:
+            state = history.before(tokens - 1)
+            place = self._read(Place(state, ()), history.ids(state.tokens, tokens))
+        self._place = place
 
     def fork(self, seed: int | None = None) -> "Session":
         """An independent copy; it goes on as this one would, unless it is given another seed."""
@@ -123,7 +183,8 @@ class Session:
         other.seed = self.seed if seed is None else seed
         other._place, other._running, other._events, other._taken = self._where(), None, deque(), []
         other._text = TextStream(pending=self._text.pending)
-        other._turn_ids = set(self._turn_ids)
+        other._history, other._readings = self._history.copy(), []
+        self._turn_shared = other._turn_shared = True
         return other
 
     def save(self, path: str | Path) -> None:
@@ -140,41 +201,71 @@ class Session:
             turn_ids=sorted(self._turn_ids),
             seed=self.seed,
             turns=self.turns,
+            prefix=place.state.prefix,
         )
-        write_state(Path(path), self._model, state, dict(place.state.tensors))
+        StateFormat(self._model, self._tokenizer).write(Path(path), state, place.state.tensors)
 
     @classmethod
-    def load(cls, path: str | Path, model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast) -> "Session":
-        """The session that was saved to a file; it goes on as the saved one would have.
+    def load(
+        cls,
+        path: str | Path,
+        model: SioConvForCausalLM,
+        tokenizer: PreTrainedTokenizerFast,
+        engine: Engine | None = None,
+        history: int = 64 * 2**20,
+    ) -> "Session":
+        """The session that was saved to a file; it goes on as the saved one would have, but can't go back behind it.
 
         Raises:
             UserError: no such file, not a state file, another format version, or another model's state.
         """
-        state, memory = read_state(Path(path), model)
-        session = cls(model, tokenizer, state.seed)
-        session.turns = state.turns
-        session._place = Place(State(memory, state.tokens_seen), tuple(state.pending_ids))
+        state, memory = StateFormat(model, tokenizer).read(Path(path))
+        session = cls(model, tokenizer, state.seed, engine, history)
+        session._place = Place(State(memory, state.tokens_seen, state.prefix), tuple(state.pending_ids))
         session._text = TextStream(pending=state.pending_bytes)
         session._turn_ids = set(state.turn_ids)
+        session._history = History(session._place.state, session._place.unread, history, state.turns)
         return session
+
+    def _add_to_turn(self, ids: set[int]) -> None:
+        if self._turn_shared and not ids <= self._turn_ids:
+            self._turn_ids, self._turn_shared = set(self._turn_ids), False
+        self._turn_ids |= ids
 
     def _where(self) -> Place:
         """Where the text stands now, also while a reply is being written."""
         if self._running is None:
             return self._place
         if self._events:  # other callers of the engine have written on meanwhile
-            return self._read(self._place, self._taken) if self._taken else self._place
+            if not self._taken:
+                return self._place
+            place = self._read(self._place, self._taken)
+            self._readings.pop()  # what was written isn't a part of the next prompt
+            return place
         return self._engine.place(self._running)
 
     def _read(self, place: Place, ids: Sequence[int]) -> Place:
         """The place after `ids`, at least one, of which the last stays unread."""
         unread = [*place.unread, *ids]
-        state = place.state
+        state, reading = place.state, Reading()
         if len(unread) > 1:
-            for event in self._engine.stream(Request(unread[:-1], state, max_new_tokens=0)):
-                assert event.place is not None
-                state = event.place.state
+            boundaries = (self.vocabulary.end_of_turn,)
+            request = Request(unread[:-1], state, max_new_tokens=0, boundaries=boundaries, snapshots=True)
+            for event in self._engine.stream(request):
+                if event.snapshot is not None:
+                    self._history.add(event.snapshot)
+                elif event.place is not None and event.reading is not None:
+                    state, reading = event.place.state, event.reading
+        self._readings.append(reading)
         return Place(state, (unread[-1],))
+
+    def _sum_of_readings(self, unread: int) -> Reading:
+        """What was read since the last reply, `unread` tokens included that are about to be read."""
+        readings, self._readings = self._readings, []
+        read = unread + sum(reading.read for reading in readings)
+        helped = any(reading.why is None and reading.read for reading in readings)
+        why = None if helped else max(readings, key=lambda reading: reading.read, default=Reading()).why
+        return Reading(self.tokens_seen - read, read, why)
 
     def _stop(self) -> Place:
         """Ends a reply that was left before its end; where the text stands."""
@@ -182,12 +273,15 @@ class Session:
         if self._running is not None:
             self._engine.cancel(self._running)
             self._running = None
+            while self._events and (snapshot := self._events.popleft().snapshot) is not None:
+                self._history.add(snapshot)
         return self._place
 
     def _write(self, sampling: SamplingConfig) -> Iterator[str]:
         place, vocabulary = self._stop(), self.vocabulary
         text = self._text = TextStream(sampling.stop, self._text.pending)
         self.stopped_by, self.reply_tokens = None, 0
+        self.reading = self._sum_of_readings(len(place.unread))
         request = Request(
             place.unread,
             place.state,
@@ -198,6 +292,8 @@ class Session:
             banned=vocabulary.banned,
             history=self._turn_ids,
             unpenalised=vocabulary.special,
+            boundaries=(vocabulary.end_of_turn,),
+            snapshots=True,
         )
         self._events, self._taken = deque(), []
         number = self._running = self._engine.submit(request, self._events.append)
@@ -218,9 +314,10 @@ class Session:
 
     def _next(self) -> bytes:
         """Waits for the reply's next token and returns its bytes."""
-        while not self._events:
-            self._engine.step()
-        event = self._events.popleft()
+        event = self._event()
+        while event.snapshot is not None:
+            self._history.add(event.snapshot)
+            event = self._event()
         if event.place is not None:
             self._place, self._running = event.place, None
         if event.error is not None:
@@ -229,6 +326,8 @@ class Session:
         assert token is not None
         self.reply_tokens += 1
         self._taken.append(token)
+        if token != vocabulary.eos:
+            self._history.write(token)
         if token == vocabulary.eos:
             # Never read: text that is fed after it goes on as though the text hadn't ended.
             self._place = Place(self._place.state, ())
@@ -236,74 +335,11 @@ class Session:
         elif token == vocabulary.end_of_turn:
             self.stopped_by = "end_of_turn"
         else:
-            self._turn_ids.add(token)
+            self._add_to_turn({token})
             self.stopped_by = None if event.ended is None else "length"
         return vocabulary.bytes_of(token)
 
-
-@dataclass(frozen=True)
-class Generation:
-    """A text that the model has written.
-
-    Args:
-        text: what it wrote, without the prompt.
-        tokens: tokens that it chose, the one that ended the text included.
-        prompt_tokens: tokens of the prompt, the one that begins a text included.
-        stopped_by: what ended it.
-        seconds: time of writing; reading the prompt isn't counted.
-        tokens_per_second: tokens / seconds.
-        seed: gives the same text again.
-    """
-
-    text: str
-    tokens: int
-    prompt_tokens: int
-    stopped_by: StoppedBy
-    seconds: float
-    tokens_per_second: float
-    seed: int
-
-
-def generate_text(
-    model: SioConvForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    prompt: str,
-    sampling: SamplingConfig,
-    on_text: Callable[[str], object] | None = None,
-) -> Generation:
-    """Continues `prompt`, which may be empty and of any length; nothing in it becomes a special token.
-
-    Args:
-        model: the language model.
-        tokenizer: its tokenizer.
-        prompt: the beginning of the text.
-        sampling: the settings.
-        on_text: called with each piece of the text as soon as it is written.
-
-    Raises:
-        UserError: the prompt isn't UTF-8, or the model's weights are broken.
-    """
-    session = Session(model, tokenizer, random_seed() if sampling.seed is None else sampling.seed)
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:  # bytes of the command line that aren't UTF-8 come as lone surrogates
-        raise UserError(f"the prompt is not text: {error}: give UTF-8") from error
-    ids = [session.vocabulary.bos, *encode_texts(tokenizer, [prompt])[0]]
-    session.feed(ids)
-    start = time.perf_counter()
-    pieces = []
-    for piece in session.stream(sampling):
-        pieces.append(piece)
-        if on_text is not None:
-            on_text(piece)
-    seconds = time.perf_counter() - start
-    assert session.stopped_by is not None
-    return Generation(
-        text="".join(pieces),
-        tokens=session.reply_tokens,
-        prompt_tokens=len(ids),
-        stopped_by=session.stopped_by,
-        seconds=seconds,
-        tokens_per_second=session.reply_tokens / seconds,
-        seed=session.seed,
-    )
+    def _event(self) -> Event:
+        while not self._events:
+            self._engine.step()
+        return self._events.popleft()

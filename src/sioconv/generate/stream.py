@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from sioconv.data.tokenizer import BOS, END_OF_TURN, EOS, ROLE_TOKENS
+from sioconv.data.tokenizer.tokenizer import BOS, END_OF_TURN, EOS, ROLE_TOKENS
 from sioconv.errors import UserError
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")

@@ -124,29 +124,65 @@ class Architecture:
         return self.norm_groups or self.num_heads
 
 
-def parameter_count(config: Architecture, vocab_size: int) -> int:
-    """Number of trained parameters of the language model, every option counted.
+@dataclass(frozen=True)
+class ParameterSizes:
+    """Parameters by what happens to them.
+
+    Attributes:
+        all: every one.
+        matrices: in linear layers, the head among them: what the products multiply with.
+        block_matrices: in the blocks' linear layers except the forget gate's, which stays in fp32.
+        block_linear: in all of the blocks' linear layers.
+        blocks: in blocks.
+    """
+
+    all: int
+    matrices: int
+    block_matrices: int
+    block_linear: int
+    blocks: int
+
+    @property
+    def root(self) -> int:
+        """Outside of the blocks: embedding, last norm, head."""
+        return self.all - self.blocks
+
+
+def parameter_sizes(config: Architecture, vocab_size: int) -> ParameterSizes:
+    """The trained parameters of the language model, every option counted.
 
     With V = vocab_size, D = hidden_size, F = intermediate_size, H = num_heads, L = num_hidden_layers, W = conv_width,
     A = H or, with `channel` gates, D, G = norm_groups or H, b = 1 with `use_bias` and m = 1 with `trapezoid`, else 0:
 
-        mixer  4 (D^2 + bD) + (D + 2) A + D + 2G + DW + m (D + 1) H
-                                                          z, its gate, y, its gate; dt, A_log; initial state; norm;
-                                                          conv; mixture with z_{t-1}
-        ffn    3 D F + b (2F + D)
-        block  mixer + ffn + 2 D                          two RMSNorms
-        model  V D + L block + D + head                   embedding, blocks, last RMSNorm
-        head   V D, 0 if it is tied to the embedding; and V with `head_bias`
+        matrices  4 D^2 + m D H + 3 D F             of a block: z, its gate, y, its gate; mixture with z_{t-1}; ffn
+        gate      D A                               of a block: dt's matrix
+        block     matrices + gate + 4 bD + 2 A + D + 2G + DW + mH + b (2F + D) + 2 D
+                                                    biases, dt's bias and A_log, initial state, norm, conv, mixture's
+                                                    bias, ffn's biases, two RMSNorms
+        model     V D + L block + D + head          embedding, blocks, last RMSNorm
+        head      V D, 0 if it is tied to the embedding; and V with `head_bias`
     """
-    width, heads, ffn = config.hidden_size, config.num_heads, config.intermediate_size
+    width, heads, ffn, depth = config.hidden_size, config.num_heads, config.intermediate_size, config.num_hidden_layers
     gates = heads if config.gate == "head" else width
-    bias = int(config.use_bias)
-    mixer = 4 * (width**2 + bias * width) + (width + 2) * gates + width + 2 * config.groups + width * config.conv_width
-    mixer += int(config.trapezoid) * (width + 1) * heads
-    block = mixer + 3 * width * ffn + bias * (2 * ffn + width) + 2 * width
+    bias, mixed = int(config.use_bias), int(config.trapezoid)
+    matrices = 4 * width**2 + mixed * width * heads + 3 * width * ffn
+    linear = matrices + width * gates
+    mixer = 4 * bias * width + 2 * gates + width + 2 * config.groups + width * config.conv_width + mixed * heads
+    block = linear + mixer + bias * (2 * ffn + width) + 2 * width
     embedding = vocab_size * width
     head = (0 if config.tie_word_embeddings else embedding) + (vocab_size if config.head_bias else 0)
-    return embedding + config.num_hidden_layers * block + width + head
+    return ParameterSizes(
+        all=embedding + depth * block + width + head,
+        matrices=depth * linear + embedding,
+        block_matrices=depth * matrices,
+        block_linear=depth * linear,
+        blocks=depth * block,
+    )
+
+
+def parameter_count(config: Architecture, vocab_size: int) -> int:
+    """Number of trained parameters of the language model, every option counted; see `parameter_sizes`."""
+    return parameter_sizes(config, vocab_size).all
 
 
 # Fields that came after models had fingerprints, each with the value that a model from before them has.

@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
 )
 from transformers.utils.generic import can_return_tuple
 
@@ -381,6 +382,7 @@ for auto_class, model_class in (  # in the package only
 
 # Trainer (which labels to shift), pipelines, model cards and `serve` know what a model does by its class's name alone.
 for names, model_class in (
+    (MODEL_MAPPING_NAMES, SioConvModel),
     (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, SioConvForCausalLM),
     (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, SioConvForSequenceClassification),
     (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, SioConvForTokenClassification),

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from sioconv.checksums import SUMS  # in the package only
 from sioconv.model.architecture import Architecture
-from sioconv.model.modelling_code import write_code  # in the package only
+from sioconv.model.folder_code import write_code  # in the package only
 
 
 @strict

@@ -85,7 +85,7 @@ def convert_checkpoint(
     if sizes is not None:
         _compare_sizes(found, sizes)
     vocabulary = None if tokenizer is None else _load_tokenizer(tokenizer, found["vocab_size"])
-    model = build_model(weights, found, checkpoint)
+    model = build_model_of_2024(weights, found, checkpoint)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"convert: {parameters:,} parameters, {4 * parameters / 1e6:,.1f} MB in fp32 → {out}")
     eos = None if vocabulary is None else vocabulary.eos_token_id
@@ -146,7 +146,7 @@ def infer_sizes(weights: Mapping[str, Tensor], path: Path) -> dict[str, int]:
     return sizes | {"depth": len(blocks)}
 
 
-def build_model(weights: Mapping[str, Tensor], sizes: Mapping[str, int], path: Path) -> SioConvForCausalLM:
+def build_model_of_2024(weights: Mapping[str, Tensor], sizes: Mapping[str, int], path: Path) -> SioConvForCausalLM:
     """The model of the family `sioconv-2024` with these weights, fp32, in eval mode. `path` is for the message.
 
     Raises UserError where a name is unknown, a weight is missing or a shape doesn't fit.

@@ -86,7 +86,7 @@ def load_model_folder(
         device: where the weights go.
         dtype: precision of the weights; the forget gates stay in fp32.
         state: file of initial states that were tuned from this model (a persona); they take the place of its own.
-        baselines: whether a local folder may hold a model of `sioconv.model.baselines` as well.
+        baselines: whether a local folder may hold a model of `sioconv.model.baselines.architectures` as well.
 
     Returns:
         A `SioConvForCausalLM`, or with `baselines` a `PreTrainedModel`, in eval mode; and the tokenizer.
@@ -102,7 +102,9 @@ def load_model_folder(
             raise UserError(f"{folder} holds a model of type {kind!r}: this command takes a sioconv model")
         check_sums(folder)
         check_template(folder)
-    elif str(path).count("/") != 1 or folder.parent.is_dir():  # a folder that is there is no owner on the Hub
+    elif (
+        str(path).count("/") != 1 or folder.parent.is_dir()
+    ):  # an existing parent folder means a mistyped path, not a Hub id
         raise UserError(
             f"no model folder at {path}: give the path of a folder with config.json, or a Hub id owner/name; "
             f"{missing(path)}"
@@ -132,7 +134,9 @@ def load_model_folder(
 
 
 def _is_baseline(kind: Any) -> bool:
-    from sioconv.model.baselines import MODEL_TYPES  # brings their classes, which other folders don't need
+    from sioconv.model.baselines.architectures import (
+        MODEL_TYPES,  # brings their classes, which other folders don't need
+    )
 
     return kind in MODEL_TYPES
 

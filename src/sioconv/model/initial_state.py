@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sioconv.model.causal_lm import SioConvForCausalLM
-from sioconv.model.tensor_file import INITIAL_STATE, check_shapes, damage, read_tensors, write_tensors
+from sioconv.model.tensor_file import INITIAL_STATE, check_shapes, damage, pack, read_tensors, write_tensors
 
 INITIAL_STATE_FILE = "state.safetensors"  # in a run's folder
 
@@ -28,7 +28,7 @@ def save_initial_state(path: Path, model: SioConvForCausalLM, base_fingerprint: 
         UserError: the file can't be written.
     """
     states = {name: value.float() for name, value in initial_states(model).items()}
-    write_tensors(path, INITIAL_STATE, base_fingerprint, states, {})
+    write_tensors(path, INITIAL_STATE, pack(INITIAL_STATE, base_fingerprint, states, {}))
 
 
 @torch.no_grad()
@@ -45,7 +45,8 @@ def load_initial_state(path: str | Path, model: SioConvForCausalLM, base_fingerp
             The model is then as it was.
     """
     path, own = Path(path), initial_states(model)
-    _, tensors = read_tensors(path, INITIAL_STATE, base_fingerprint or model.fingerprint())
+    most = sum(value.numel() for value in own.values())
+    _, tensors = read_tensors(path, INITIAL_STATE, base_fingerprint or model.fingerprint(), most)
     with damage(path, INITIAL_STATE):
         check_shapes(tensors, {name: tuple(value.shape) for name, value in own.items()})
         for name, value in tensors.items():

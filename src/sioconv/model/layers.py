@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sioconv.model.architecture import Architecture
+from sioconv.model.convolution import Steps, convolve, mix_with_last
 from sioconv.ops import fast_products, normalise_heads, rms_norm, scan, scan_norm_gate, silu_gate, step
 
 MIX_BIAS = 2.0  # of the mixture with the last z: sigmoid(2) = 0.88 of this one at the start
@@ -171,40 +172,64 @@ class SioConvLayer(nn.Module):
             y [B, T, D] in x's dtype (autocast's, under autocast), and the state or None.
         """
         x = x.to(matmul_dtype(x))
-        heads = (self.config.num_heads, self.config.head_dim)
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)  # a NaN in padding would reach the weights' gradients as 0 * NaN
             reset = None if reset is None else reset & mask
-        conv_tail, tail = None, None if state is None else state.conv
-        last_z = None
-        x_gate = x
-        if self.conv_weight is not None and self.config.conv_on != "z":
-            x, conv_tail = self._convolve(x, tail, mask, reset)
-            x_gate = x if self.config.conv_on == "mixer" else x_gate
-        with fast_products(x):
-            z: Tensor = silu_gate(self.z_proj(x), self.z_gate_proj(x))  # [B, T, D]
-        if self.conv_weight is not None and self.config.conv_on == "z":
-            z, conv_tail = self._convolve(z, tail, mask, reset)
-        log_a = self.log_forget_gate(x)
-        z = self._scale_input(z.view(*z.shape[:-1], *heads), log_a)  # [B, T, H, P]
-        if self.mix_proj is not None:
-            z, last_z = self._mix_with_last(z, log_a, self.mix_proj(x), None if state is None else state.z, mask, reset)
+        steps = Steps(mask, reset)
+
+        x, x_gate, tail = self._convolve_input(x, state, steps)  # what z and the forget gate, and what the output reads
+        z, tail = self._input(x, tail, state, steps)  # [B, T, H, P]
+        log_a = self.log_forget_gate(x)  # [B, T, H] or [B, T, H, P]
+        z, last_z = self._weigh_input(x, z, log_a, state, steps)
         if mask is not None:  # after the projections, so that their biases leak nothing
             z = z.masked_fill(~mask[..., None, None], 0)
             log_a = log_a.masked_fill(~mask.view(*mask.shape, *[1] * (log_a.dim() - 2)), 0)
 
         with fast_products(x_gate):
             gate = self.y_gate_proj(x_gate)  # [B, T, D]
-        outside = self.config.output_gate == "projected"
-        inner_gate = None if outside else F.silu(gate).view_as(z)  # [B, T, H, P]
+        projected = self.config.output_gate == "projected"
+        inner_gate = None if projected else F.silu(gate).view_as(z)  # [B, T, H, P]
         start = at_least_fp32(self.initial_state)  # [H, P]
         carried = start.expand(x.shape[0], -1, -1) if state is None else state.c
         normed, final = self.state_norm(z, log_a, inner_gate, carried, start, reset, output_state)
         normed = normed.flatten(-2)  # [B, T, D]
         with fast_products(normed):
             y = self.y_proj(normed)
-        y = silu_gate(y, gate) if outside else y
-        return y, LayerState(final, conv_tail, last_z) if output_state and final is not None else None
+        if projected:
+            y = silu_gate(y, gate)
+        return y, LayerState(final, tail, last_z) if output_state and final is not None else None
+
+    def _convolve_input(
+        self, x: Tensor, state: LayerState | None, steps: Steps
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x [B, T, D] for z and the forget gate, x for the output's gate, and the convolution's new tail.
+
+        Both are x itself, and there is no tail, where the convolution isn't on x.
+        """
+        if self.conv_weight is None or self.config.conv_on == "z":
+            return x, x, None
+        convolved, tail = convolve(x, self.conv_weight, None if state is None else state.conv, steps)
+        return convolved, convolved if self.config.conv_on == "mixer" else x, tail
+
+    def _input(
+        self, x: Tensor, tail: Tensor | None, state: LayerState | None, steps: Steps
+    ) -> tuple[Tensor, Tensor | None]:
+        """z [B, T, H, P] from x [B, T, D], and the convolution's tail, which is new where it is on z."""
+        with fast_products(x):
+            z: Tensor = silu_gate(self.z_proj(x), self.z_gate_proj(x))  # [B, T, D]
+        if self.conv_weight is not None and self.config.conv_on == "z":
+            z, tail = convolve(z, self.conv_weight, None if state is None else state.conv, steps)
+        return z.view(*z.shape[:-1], self.config.num_heads, self.config.head_dim), tail
+
+    def _weigh_input(
+        self, x: Tensor, z: Tensor, log_a: Tensor, state: LayerState | None, steps: Steps
+    ) -> tuple[Tensor, Tensor | None]:
+        """z [B, T, H, P] scaled by the forget gate and mixed with the last z, and that z where it is mixed in."""
+        z = self._scale_input(z, log_a)
+        if self.mix_proj is None:
+            return z, None
+        share = torch.sigmoid(at_least_fp32(self.mix_proj(x)))  # [B, T, H]
+        return mix_with_last(z, log_a, share, None if state is None else state.z, steps)
 
     def _scale_input(self, z: Tensor, log_a: Tensor) -> Tensor:
         """z [B, T, H, P] times sqrt(1 - a^2) or 1 - a, both from log_a by expm1, exact for slow gates."""
@@ -213,78 +238,6 @@ class SioConvLayer(nn.Module):
         gate = log_a if log_a.dim() == z.dim() else log_a.unsqueeze(-1)
         scale = torch.sqrt(-torch.expm1(2 * gate)) if self.config.input_scale == "variance" else -torch.expm1(gate)
         return (z * scale).to(z.dtype)
-
-    def _convolve(
-        self, x: Tensor, tail: Tensor | None, mask: Tensor | None, reset: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Causal depthwise convolution over x [B, T, D], preceded by tail [B, D, W - 1]; it and the new tail."""
-        assert self.conv_weight is not None
-        taps, new_tail = _past(x, tail, self.config.conv_width - 1, mask, reset)
-        out = x * self.conv_weight[:, 0]
-        for k, tap in enumerate(taps, start=1):
-            out = out + tap * self.conv_weight[:, k]
-        return out.to(x.dtype), new_tail
-
-    def _mix_with_last(
-        self,
-        z: Tensor,
-        log_a: Tensor,
-        share: Tensor,
-        last: Tensor | None,
-        mask: Tensor | None,
-        reset: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """l_t z_t + (1 - l_t) a_t z_{t-1} with l = sigmoid(share), and the last z [B, H, P].
-
-        The trapezoidal rule of Mamba-3, whose weights are learned. z [B, T, H, P] is preceded by `last` [B, H, P], 0 if
-        None; share [B, T, H].
-        """
-        tail = None if last is None else last.flatten(1).unsqueeze(-1)  # [B, D, 1]
-        (before,), new_tail = _past(z.flatten(-2), tail, 1, mask, reset)
-        now = torch.sigmoid(at_least_fp32(share)).unsqueeze(-1)  # [B, T, H, 1]
-        gate = log_a if log_a.dim() == z.dim() else log_a.unsqueeze(-1)
-        mixed = z * now + before.view_as(z) * ((1 - now) * torch.exp(gate))
-        return mixed.to(z.dtype), new_tail.view(z.shape[0], *z.shape[2:])
-
-
-def _past(
-    x: Tensor, tail: Tensor | None, past: int, mask: Tensor | None, reset: Tensor | None
-) -> tuple[list[Tensor], Tensor]:
-    """x [B, T, D] as it was 1 to `past` steps before, each [B, T, D], and the tail [B, D, past] for what comes next.
-
-    x is preceded by `tail`, 0 if None. What is before the start of a step's document is 0. Padding is no step; what
-    stands there in the results is of no meaning.
-    """
-    batch, length, width = x.shape
-    if tail is None:
-        tail = x.new_zeros(batch, width, past)
-    inputs = torch.cat([tail.transpose(1, 2).to(x.dtype), x], dim=1)  # [B, past + T, D]
-    document = (
-        None if reset is None else F.pad(reset.cumsum(dim=1), (past, 0))
-    )  # [B, past + T], which one an input is of
-    order = None if mask is None else F.pad(mask, (past, 0), value=True).byte().argsort(dim=1, stable=True)
-    back = None
-    if order is not None:  # padding goes in front of everything: a tap reaches the real input before it
-        inputs = _take(inputs, order)
-        document = None if document is None else document.gather(1, order)
-        back = (order.argsort(dim=1)[:, past:] - past).clamp(min=0)  # where the inputs stood
-    taps = []
-    for k in range(1, past + 1):
-        tap = inputs[:, past - k : past - k + length]
-        if document is not None:
-            here, there = document[:, past:], document[:, past - k : past - k + length]
-            tap = tap.masked_fill((here != there).unsqueeze(-1), 0)
-        taps.append(tap if back is None else _take(tap, back))
-    new_tail = inputs[:, length:]
-    if document is not None:
-        new_tail = new_tail.masked_fill((document[:, length:] != document[:, -1:]).unsqueeze(-1), 0)
-    # A copy: a view would keep the whole piece in memory.
-    return taps, new_tail.transpose(1, 2).clone(memory_format=torch.contiguous_format)
-
-
-def _take(x: Tensor, order: Tensor) -> Tensor:
-    """The steps `order` [B, N] of x [B, T, D], [B, N, D]."""
-    return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))
 
 
 def _softplus_inverse(y: Tensor) -> Tensor:

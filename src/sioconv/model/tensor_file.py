@@ -1,8 +1,9 @@
-"""Small files of tensors that belong to one model, as safetensors: written whole or not at all, checked when read."""
+"""Small safetensors files that belong to one model: written whole or not at all, checked when read."""
 
 import errno
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from sioconv.errors import UserError
@@ -65,24 +66,26 @@ KINDS = (SESSION, INITIAL_STATE)
 CHECKSUM = "sha256"  # in the metadata
 
 
-def write_tensors(
-    path: Path, kind: Kind, fingerprint: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Writes tensors, metadata and their checksum to `path`, whole or not at all.
+def pack(kind: Kind, fingerprint: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a file: tensors, metadata and their checksum.
 
     Args:
-        path: the file; an older one is replaced.
         kind: what it is.
         fingerprint: of the model that it belongs to.
         tensors: by name, of any shape, dtype and device.
         metadata: what it says besides.
+    """
+    said = {"format": kind.format, "version": str(kind.version), "model": fingerprint, **metadata}
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return save(plain, said | {CHECKSUM: _checksum(said, plain)})
+
+
+def write_tensors(path: Path, kind: Kind, data: bytes) -> None:
+    """Writes what `pack` made to `path`, whole or not at all; an older file is replaced.
 
     Raises:
         UserError: the file can't be written.
     """
-    said = {"format": kind.format, "version": str(kind.version), "model": fingerprint, **metadata}
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    data = save(plain, said | {CHECKSUM: _checksum(said, plain)})
     try:
         with atomic_write(path, kind.private) as temporary:
             temporary.write_bytes(data)
@@ -95,8 +98,14 @@ def write_tensors(
         raise UserError(f"can't write a {kind.name}: {path}: {error}: choose another name") from error
 
 
-def read_tensors(path: Path, kind: Kind, fingerprint: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_tensors(path: Path, kind: Kind, fingerprint: str, most: int) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata and tensors of a file, these on the CPU.
+
+    Args:
+        path: the file.
+        kind: what it must be.
+        fingerprint: of the model that it must belong to.
+        most: the numbers that the tensors may have in all; more aren't read.
 
     Raises:
         UserError: no such file, not one of this kind, another version, one that belongs to another model, or one that
@@ -108,22 +117,66 @@ def read_tensors(path: Path, kind: Kind, fingerprint: str) -> tuple[dict[str, st
         refuse_pointer(path)
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            _check_origin(metadata, kind, fingerprint, path)
+            names = list(file.keys())
+            if sum(math.prod(file.get_slice(name).get_shape()) for name in names) > most:
+                raise UserError(f"damaged {kind.name}: {path}: its tensors are too large: restore it from a copy")
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+    except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: it is too large to be mapped
         raise UserError(f"not a {kind.name}: {path}: {error}: give a file {kind.origin}") from error
+    return _without_checksum(metadata, tensors, kind, path), tensors
+
+
+def unpack(data: bytes, kind: Kind, fingerprint: str, origin: object) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What `read_tensors` gives, from the bytes of a file; `origin` is what messages call them.
+
+    Raises:
+        UserError: as `read_tensors`.
+    """
+    try:
+        tensors = load(data)
+        size = int.from_bytes(data[:8], "little")
+        metadata = dict(json.loads(data[8 : 8 + size]).get("__metadata__", {}))
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"not a {kind.name}: {origin}: {error}: give a file {kind.origin}") from error
+    _check_origin(metadata, kind, fingerprint, origin)
+    return _without_checksum(metadata, tensors, kind, origin), tensors
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What kind of file it says it is; None for another one, or none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get("format")
+    except (SafetensorError, OSError, RuntimeError, ValueError):
+        return None
+    return next((kind for kind in KINDS if kind.format == said), None)
+
+
+def _check_origin(metadata: Mapping[str, str], kind: Kind, fingerprint: str, origin: object) -> None:
     if metadata.get("format") != kind.format:
         other = next((each for each in KINDS if each.format == metadata.get("format")), None)
         found = "it holds other tensors" if other is None else f"it is a {other.name}, which {other.option} takes"
-        raise UserError(f"not a {kind.name}: {path}: {found}: give a file {kind.origin}")
+        raise UserError(f"not a {kind.name}: {origin}: {found}: give a file {kind.origin}")
     if metadata.get("version") != str(kind.version):
         version = metadata.get("version")
-        raise UserError(f"{kind.name} of another version: {path}: {version} and not {kind.version}: {kind.renew}")
+        raise UserError(f"{kind.name} of another version: {origin}: {version} and not {kind.version}: {kind.renew}")
     if metadata.get("model") != fingerprint:
-        raise UserError(f"{kind.name} of another model: {path}: load {kind.owner}")
+        raise foreign(kind, origin)
+
+
+def foreign(kind: Kind, origin: object, what: str = "model") -> UserError:
+    """What is said of a file that belongs to another model, or another `what`."""
+    return UserError(f"{kind.name} of another {what}: {origin}: load {kind.owner}")
+
+
+def _without_checksum(
+    metadata: dict[str, str], tensors: Mapping[str, Tensor], kind: Kind, origin: object
+) -> dict[str, str]:
     checksum = metadata.pop(CHECKSUM, None)  # older files have none
     if checksum is not None and checksum != _checksum(metadata, tensors):
-        raise UserError(f"damaged {kind.name}: {path}: it isn't what was written: restore it from a copy")
-    return metadata, tensors
+        raise UserError(f"damaged {kind.name}: {origin}: it isn't what was written: restore it from a copy")
+    return metadata
 
 
 def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
@@ -136,12 +189,12 @@ def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str
 
 
 @contextmanager
-def damage(path: Path, kind: Kind) -> Iterator[None]:
+def damage(origin: object, kind: Kind) -> Iterator[None]:
     """Turns what is raised over a file's content into a `UserError` that it is damaged."""
     try:
         yield
     except (KeyError, ValueError, RecursionError) as error:
-        raise UserError(f"damaged {kind.name}: {path}: {error}: restore it from a copy") from error
+        raise UserError(f"damaged {kind.name}: {origin}: {error}: restore it from a copy") from error
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:

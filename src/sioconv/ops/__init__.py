@@ -6,13 +6,13 @@
 """
 
 from sioconv.ops.cross_entropy import cross_entropy_
-from sioconv.ops.glu import silu_gate
 from sioconv.ops.heads import normalise_heads
-from sioconv.ops.mix import scan_norm_gate
-from sioconv.ops.norm import rms_norm
-from sioconv.ops.onednn import fast_products, linear
+from sioconv.ops.linear import fast_products, linear
+from sioconv.ops.rms_norm import rms_norm
 from sioconv.ops.scan import scan, step
+from sioconv.ops.scan_norm_gate import scan_norm_gate
 from sioconv.ops.sequence_parallel import scan_sequence_parallel
+from sioconv.ops.silu_gate import silu_gate
 
 __all__ = [
     "cross_entropy_",

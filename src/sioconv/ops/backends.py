@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sioconv.ops.chunked import scan_chunked
-from sioconv.ops.cpu import scan_cpu
-from sioconv.ops.matrix import scan_matrix
-from sioconv.ops.reference import scan_reference
-from sioconv.ops.triton_scan import scan_triton
+from sioconv.ops.cpu.scan import scan_cpu
+from sioconv.ops.eager.chunked import scan_chunked
+from sioconv.ops.eager.matrix import scan_matrix
+from sioconv.ops.eager.reference import scan_reference
+from sioconv.ops.triton.scan import scan_triton
 
 logger = logging.getLogger("sioconv")
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from sioconv.ops.cpu import KERNEL_DTYPES, PIECES, flat
+from sioconv.ops.cpu.scan import KERNEL_DTYPES, PIECES, flat
 from sioconv.ops.operators import refuse_transformed
 
 
@@ -44,9 +44,9 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: float = 1.0) -> Tenso
     if on_cpu and int(targets.max()) >= logits.shape[1]:
         raise IndexError(f"target {int(targets.max())} of {logits.shape[1]} logits: expected less")
     if on_cpu and logits.dtype in KERNEL_DTYPES:
-        from sioconv.ops.cross_entropy_kernels import parallel, serial
-        from sioconv.ops.threads import run_tasks
-        from sioconv.ops.vectors import lanes
+        from sioconv.ops.cpu.cross_entropy_kernels import parallel, serial
+        from sioconv.ops.cpu.threads import run_tasks
+        from sioconv.ops.cpu.vectors import lanes
 
         nats, picked = torch.empty(len(targets), dtype=wide), torch.empty(len(targets), dtype=wide)
         edge = True if logits.shape[1] % lanes(len(PIECES), nats.itemsize) else None

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from sioconv.ops.chunked import solve
-from sioconv.ops.from_zero import boundaries
+from sioconv.ops.eager.chunked import solve
+from sioconv.ops.eager.from_zero import boundaries
 
 
 def scan_gradients(

@@ -9,23 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from sioconv.checksums import SUMS, read_sealed, write_sealed
-from sioconv.data.account import REPORT as SOURCE_REPORT
-from sioconv.data.account import STATISTICS
-from sioconv.data.pipeline import INPUTS
-from sioconv.data.shards import INDEX, MANIFEST, MASK, TOKENS
-from sioconv.data.tokenizer_report import JSON_FILE, TABLE_FILE
+from sioconv.data.report import REPORT as SOURCE_REPORT
+from sioconv.data.report import STATISTICS
+from sioconv.data.shards.pipeline import INPUTS
+from sioconv.data.shards.shard_set import INDEX, MANIFEST, MASK, TOKENS
+from sioconv.data.tokenizer.report import JSON_FILE, TABLE_FILE
 from sioconv.errors import UserError
-from sioconv.files import disk_errors, remove_leftovers
+from sioconv.files import disk_errors, missing, remove_leftovers, shown
 from sioconv.model.initial_state import INITIAL_STATE_FILE
 from sioconv.progress import say
+from sioconv.train.budget import PLAN
 from sioconv.train.metrics import METRICS, SAMPLES
-from sioconv.train.plan import PLAN
 
 if sys.platform != "win32":
     import fcntl
 
 RECIPE, MADE = "recipe.yaml", "made.json"
 TOKENIZER, DATA, CHECKPOINTS, BASE, MODEL, REPORT = "tokenizer", "data", "checkpoints", "base", "model", "report"
+SHOWN = 4  # runs in a message
 # Below the run's folder, where commands write; and what, so that a user's own hidden files aren't taken for theirs.
 FOLDERS = (".", TOKENIZER, f"{CHECKPOINTS}/*", f"{DATA}/*", f"{DATA}/*/train", f"{DATA}/*/heldout")
 NAMES = re.compile(
@@ -39,6 +40,20 @@ NAMES = re.compile(
         ]
     )
 )
+
+
+def why_no_run(path: Path) -> str:
+    """What to say of a path that is no run, with the runs that may be meant: those below it, or the one it is in."""
+    levels = [sorted(path.glob(f"{level}/{RECIPE}")) for level in ("*", "*/*")] if path.is_dir() else []
+    runs = [file.parent for files in levels for file in files]
+    below = [run for run in runs if not any(part.startswith(".") for part in run.relative_to(path).parts)]
+    above = [folder for folder in path.parents if (folder / RECIPE).is_file()] if path.exists() else []
+    if below:
+        return f"no run at {path}, but below it: give {' or '.join(shown(run) for run in below[:SHOWN])}"
+    if above:
+        return f"no run at {path}, but it is in one: give {shown(above[0])}"
+    why = "it holds no recipe.yaml" if path.exists() else missing(path)
+    return f"no run at {path}: {why}: give a folder that `sioconv pretrain` made"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a recipe says about training; the same for pretraining and fine-tuning."""
+"""The recipe's settings for training, the same for pretraining and fine-tuning."""
 
 import math
 import re
@@ -22,8 +22,8 @@ class TrainConfig:
         minutes: how long to train, turned into tokens by a short calibration before the first step.
         sequence_length: tokens in a window.
         batch_size: windows in an optimizer step.
-        accumulation: pieces that a step's windows are computed in, to save memory: one after the other, or side by side
-            where there are several processes. Doesn't change the result.
+        accumulation: micro-batches that a step's windows are computed in, to save memory: one after the other, or side
+            by side where there are several processes. Doesn't change the result.
         whole_documents: pack whole documents into a window instead of cutting the stream of text; for conversations.
         carry_state: read the text in as many contiguous lanes as there are windows in a step, each window starting from
             the state that the one before it left (truncated back-propagation through time): memory longer than a window

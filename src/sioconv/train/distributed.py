@@ -19,8 +19,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from sioconv.device import pick_device
 from sioconv.errors import UserError
+from sioconv.hardware import pick_device
 from sioconv.progress import console
 
 T = TypeVar("T")

@@ -16,22 +16,29 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
-from sioconv.data.loader import Batch
-from sioconv.data.prefetch import prefetch
-from sioconv.device import describe_device, pick_device
+from sioconv.data.batches.loader import Batch
+from sioconv.data.batches.prefetch import prefetch
 from sioconv.errors import StoppedError, UserError
 from sioconv.files import Whereabouts
-from sioconv.ops.onednn import takes_onednn
+from sioconv.hardware import (
+    describe_device,
+    keep_freed_memory,
+    matrix_speed,
+    memory_used,
+    pick_device,
+    pick_precision,
+    synchronize,
+)
+from sioconv.ops.linear import takes_onednn
 from sioconv.progress import say
+from sioconv.train.budget import PLAN, Budget, make_budget, read_budget, write_budget
 from sioconv.train.checkpoint import Checkpointer, Keep, Progress, checkpoints, load_checkpoint, newest_good
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World
-from sioconv.train.interrupt import StopSignals
 from sioconv.train.metrics import MetricsLog, TrainingBar
-from sioconv.train.plan import PLAN, Plan, make_plan, read_plan, write_plan
-from sioconv.train.speed import keep_freed_memory, matrix_speed, memory_used, pick_precision, synchronize
+from sioconv.train.signals import StopSignals
 from sioconv.train.step import Stepper
-from sioconv.train.watch import Sample, Validate, Watch
+from sioconv.train.validation import Sample, Validate, Watch
 
 CALIBRATION_SECONDS = 6.0
 
@@ -84,9 +91,9 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.folder = run / "checkpoints" / stage
         self.tokens_per_step = config.batch_size * config.sequence_length
-        self._saved_plan = self.world.leader(lambda: read_plan(self.folder / PLAN))
-        if self._saved_plan is not None:
-            dtype = self._saved_plan.dtype
+        self._saved_budget = self.world.leader(lambda: read_budget(self.folder / PLAN))
+        if self._saved_budget is not None:
+            dtype = self._saved_budget.dtype
         else:
             dtype = self.world.leader(lambda: pick_precision(config.precision, self.world.device))
         self.stepper = Stepper(model, config, self.world, dtype, seed)
@@ -97,7 +104,7 @@ class Trainer:
         self._inputs = dict(inputs or {})
 
     def train(self) -> Progress:
-        """Trains from the newest good checkpoint, or from the start, to the end of the plan.
+        """Trains from the newest good checkpoint, or from the start, to the end of the budget.
 
         Raises:
             UserError: the loss isn't finite (the optimizer hasn't stepped, the last checkpoint stays), the disk is
@@ -105,33 +112,34 @@ class Trainer:
             StoppedError: Ctrl-C, SIGTERM or SIGUSR1 came; everything is saved.
         """
         with StopSignals(self.world.leads) as stop, ExitStack() as stack:
-            plan = self.plan()
+            budget = self.budget()
             self._place = Whereabouts(self.run_folder)
             progress = self._resume()
-            by_onednn = " by oneDNN" if takes_onednn(self.world.device, plan.dtype) else ""
+            by_onednn = " by oneDNN" if takes_onednn(self.world.device, budget.dtype) else ""
+            device = f"{describe_device(self.world.device)}{self._processes()}"
             say(
-                f"{self.stage}: {describe_device(self.world.device)}{self._processes()}, {plan.precision}{by_onednn}, "
-                f"{plan.steps:,} steps of {self.tokens_per_step:,} tokens, {self._parameters()}"
+                f"{self.stage}: {device}, {budget.precision}{by_onednn}, "
+                f"{budget.steps:,} steps of {self.tokens_per_step:,} tokens, {self._parameters()}"
             )
-            speed = matrix_speed(self.world.device, plan.dtype) * self.world.size
+            speed = matrix_speed(self.world.device, budget.dtype) * self.world.size
             stack.enter_context(closing(self._checkpointer))
             if self.world.leads:
                 log = MetricsLog(self.run_folder, self.stage, progress.step, self.config.wandb)
                 self._watch.log = stack.enter_context(closing(log))
-            bar = stack.enter_context(TrainingBar(self.stage, plan.steps, progress.step))
-            self._loop(plan, progress, stop, bar, speed)
+            bar = stack.enter_context(TrainingBar(self.stage, budget.steps, progress.step))
+            self._loop(budget, progress, stop, bar, speed)
             self._checkpointer.wait()
         return progress
 
-    def _loop(self, plan: Plan, progress: Progress, stop: StopSignals, bar: TrainingBar, speed: float) -> None:
+    def _loop(self, budget: Budget, progress: Progress, stop: StopSignals, bar: TrainingBar, speed: float) -> None:
         if not progress.step:
-            self._watch.sample(plan, progress)
+            self._watch.sample(budget, progress)
         recent: list[tuple[float, float]] = []  # (loss, seconds) of the steps since the last line of metrics
-        batches = self._batches(progress.step, plan.steps)
+        batches = self._batches(progress.step, budget.steps)
         with closing(prefetch(batches)) as ahead:
             for batch in ahead:
                 start = time.perf_counter()
-                rate, (loss, norm) = self._step(batch, plan, progress)
+                rate, (loss, norm) = self._step(batch, budget, progress)
                 synchronize(self.world.device)
                 seconds = time.perf_counter() - start
                 progress.step += 1
@@ -142,21 +150,21 @@ class Trainer:
                 stopped, failed = self.world.sums(stop.came is not None, self._checkpointer.failed)
                 if failed:
                     self._checkpointer.wait()
-                last = progress.step == plan.steps
+                last = progress.step == budget.steps
                 saves = last or bool(stopped) or is_due(progress.step, self.config.checkpoint_every)
                 validates = last or is_due(progress.step, self.config.validate_every)
                 # Also where a checkpoint follows, so that a run that goes on from it writes the same lines.
                 if saves or is_due(progress.step, self.config.log_every) or (validates and self.config.keep_best):
                     self._report(progress, recent, rate, norm, bar, speed)
-                self._watch.sample(plan, progress)
+                self._watch.sample(budget, progress)
                 improved = validates and self._watch.validate(progress)
                 if saves or (improved and self.config.keep_best):
-                    self._checkpointer.save(self.stepper, progress, asdict(plan))
+                    self._checkpointer.save(self.stepper, progress, asdict(budget))
                 if stopped and not last:
                     self._checkpointer.wait()
                     raise StoppedError(
                         f"{stop.came or 'another process was told to stop'}: {self.stage} is saved at step "
-                        f"{progress.step:,} of {plan.steps:,}: run the same line again to go on"
+                        f"{progress.step:,} of {budget.steps:,}: run the same line again to go on"
                     )
 
     def _batches(self, first: int, last: int) -> Iterator[Batch]:
@@ -165,10 +173,10 @@ class Trainer:
             rows = self.stepper.rows
             yield self.windows.batch(step * self.config.batch_size + rows.start, len(rows))
 
-    def _step(self, batch: Batch, plan: Plan, progress: Progress) -> tuple[float, tuple[float, float]]:
+    def _step(self, batch: Batch, budget: Budget, progress: Progress) -> tuple[float, tuple[float, float]]:
         """One optimizer step; returns the learning rate, mean loss in nats per token and gradient's norm."""
         step = progress.step
-        rate = self.stepper.learning_rate(step, plan.steps)
+        rate = self.stepper.learning_rate(step, budget.steps)
         loss = self.stepper.gradients(batch, step)
         norm, stepped = self.stepper.update(rate, loss)
         if not stepped:
@@ -206,16 +214,16 @@ class Trainer:
             f"{memory_used(self.world.device) / 2**30:.1f} GiB",
         )
 
-    def plan(self) -> Plan:
-        """The stage's plan: read from the run if it was begun before, else made by a calibration and written there."""
-        if self._saved_plan is not None:
-            self._tell_changes(self._saved_plan.inputs)
-            return self._saved_plan
+    def budget(self) -> Budget:
+        """The stage's budget: read from the run if it was begun before, else made by a calibration and written."""
+        if self._saved_budget is not None:
+            self._tell_changes(self._saved_budget.inputs)
+            return self._saved_budget
         timed = self.config.minutes or self.config.sample_seconds
         seconds = self._seconds_per_step() if timed else math.inf
-        plan = self.world.share(replace(make_plan(self.config, self.stepper.dtype, seconds), inputs=self._inputs))
-        self.world.leader(lambda: write_plan(plan, self.folder / PLAN))
-        return plan
+        budget = self.world.share(replace(make_budget(self.config, self.stepper.dtype, seconds), inputs=self._inputs))
+        self.world.leader(lambda: write_budget(budget, self.folder / PLAN))
+        return budget
 
     def _tell_changes(self, before: Mapping[str, str]) -> None:
         """Says what isn't any more what the stage began with; plans of older versions don't know."""

@@ -18,16 +18,16 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel
 
-from sioconv.data.loader import Batch
-from sioconv.data.order import rank_rows
+from sioconv.data.batches.loader import IGNORED, Batch
+from sioconv.data.batches.order import rank_rows
 from sioconv.errors import UserError
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.initial_state import initial_states
-from sioconv.model.loss import IGNORED, token_loss_gradient
-from sioconv.ops.onednn import fast_products_on
-from sioconv.train.carry import Carry
+from sioconv.ops.linear import fast_products_on
+from sioconv.train.carried_state import Carry
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World, shard
+from sioconv.train.loss import token_loss_gradient
 from sioconv.train.optimizer import build_optimizers, learning_rate, product_weights
 
 SMALLEST_SCALE, FIRST_SCALE, LARGEST_SCALE, GROWTH_STEPS = 1.0, 2.0**16, 2.0**24, 1000
@@ -112,7 +112,7 @@ class Stepper:
         self, model: PreTrainedModel, config: TrainConfig, world: World, dtype: torch.dtype, seed: int = 0
     ) -> None:
         self.model, self.config, self.world, self.dtype, self._seed = model, config, world, dtype, seed
-        self.rows, self._pieces = rows_and_pieces(config, world)
+        self.rows, self._micro_batches = rows_and_pieces(config, world)
         self.base_fingerprint = _freeze_all_but_initial_states(model) if config.only == "initial_state" else None
         self.parameters = sum(p.numel() for p in model.parameters())
         self.trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -151,13 +151,13 @@ class Stepper:
         torch.manual_seed((self._seed * 1_000_003 + step * self.world.size + self.world.rank) % 2**63)
         (count,) = self.world.sums(float((batch.targets != IGNORED).sum()))
         scale = self.scale.value / max(1.0, count)
-        pieces = self._pieces
+        micro_batches = self._micro_batches
         fields = (batch.input_ids, batch.targets, batch.reset, batch.position_ids)
         total = 0.0
-        for number, piece in enumerate(zip(*(field.chunk(pieces) for field in fields), strict=True)):
-            inputs = [tensor.to(self.world.device, non_blocking=True) for tensor in piece]
+        for number, micro_batch in enumerate(zip(*(field.chunk(micro_batches) for field in fields), strict=True)):
+            inputs = [tensor.to(self.world.device, non_blocking=True) for tensor in micro_batch]
             with self.autocast(), self._products():
-                cache = None if self.carry is None else self.carry.cache(number, pieces)
+                cache = None if self.carry is None else self.carry.cache(number, micro_batches)
                 hidden, gradient, loss = self._loss(*inputs, cache, scale)
             hidden.backward(gradient)
             if self.carry is not None and cache is not None:
@@ -253,14 +253,14 @@ def _compile_for_training(block: nn.Module) -> None:
 
 
 def rows_and_pieces(config: TrainConfig, world: World) -> tuple[range, int]:
-    """The rows of a step's windows that this process computes, and in how many pieces.
+    """The rows of a step's windows that this process computes, and in how many micro-batches.
 
-    Raises UserError where they can't be shared out evenly: all processes must make the same number of equal pieces.
+    Raises UserError where they can't be shared out evenly: all processes must make the same number of equal ones.
     """
-    pieces = max(1, config.accumulation // world.size)
-    if config.batch_size % (world.size * pieces):
+    micro_batches = max(1, config.accumulation // world.size)
+    if config.batch_size % (world.size * micro_batches):
         raise UserError(
             f"train.batch_size: {config.batch_size} windows can't be shared out to {world.size} processes in "
-            f"{pieces} pieces each: take a multiple of {world.size * pieces}"
+            f"{micro_batches} micro-batches each: take a multiple of {world.size * micro_batches}"
         )
-    return rank_rows(config.batch_size, world.rank, world.size), pieces
+    return rank_rows(config.batch_size, world.rank, world.size), micro_batches

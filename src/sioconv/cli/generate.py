@@ -1,0 +1,153 @@
+"""`sioconv generate`."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sioconv.errors import UserError
+from sioconv.terminal import decode_utf8, read_prompt, show, show_json
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from sioconv.generate.session import Session
+
+
+def generate(arguments: "Namespace", load: Callable[["Namespace"], tuple[Any, Any, Any]]) -> None:
+    """Continues texts.
+
+    Args:
+        arguments: the verb's.
+        load: gives model, tokenizer and sampling for them.
+
+    Raises:
+        UserError: the arguments contradict each other, or something that they name can't be read or written.
+    """
+    prompts = _prompts(arguments)
+    start, tokenizer, sampling = _start(arguments, load)
+    from sioconv.generate import texts
+
+    if arguments.ask and (prompts or arguments.file is not None):
+        texts.begin_message(start, tokenizer)
+    if arguments.file is not None:
+        texts.read_file(start, tokenizer, None if arguments.file == "-" else Path(arguments.file), _stdin())
+    if not prompts:
+        start.save(arguments.save_state)
+        return
+    sessions = _sessions(arguments, prompts, start, tokenizer)
+    if len(prompts) * arguments.n > 1:
+        repeated = (prompt for prompt in prompts for _ in range(arguments.n))
+        for prompt, result in zip(repeated, texts.write_texts(sessions, sampling), strict=True):
+            if arguments.json:
+                _show_generation(prompt, result)
+            else:
+                show(("" if arguments.ask else prompt) + result.text + "\n")
+        return
+    (session,) = sessions
+    if arguments.json:
+        _show_generation(prompts[0], texts.write_text(session, sampling))
+    else:
+        show("" if arguments.ask else prompts[0], end="")
+        texts.write_text(session, sampling, on_text=lambda text: show(text, end=""))
+        show("")
+    if arguments.save_state is not None:
+        if arguments.ask:
+            session.end_turn()
+        session.save(arguments.save_state)
+
+
+def _start(arguments: "Namespace", load: Callable[["Namespace"], tuple[Any, Any, Any]]) -> tuple["Session", Any, Any]:
+    """The session that the texts go on from, the tokenizer and the sampling."""
+    from sioconv.model.tensor_file import SESSION, kind_of
+
+    saved = arguments.state
+    if saved is not None and kind_of(Path(saved)) is SESSION:
+        arguments.state = None
+    else:
+        saved = None
+    model, tokenizer, sampling = load(arguments)
+    from sioconv.generate import Engine, SqliteFile, StateStore, session
+    from sioconv.generate.sampling import random_seed
+
+    engine = Engine(model, store=None if arguments.store is None else StateStore(backing=SqliteFile(arguments.store)))
+    if saved is None:
+        start = session.Session(model, tokenizer, random_seed(), engine)
+    else:
+        start = session.Session.load(saved, model, tokenizer, engine)
+    if sampling.seed is not None:
+        start.seed = sampling.seed
+    return start, tokenizer, sampling
+
+
+def _sessions(arguments: "Namespace", prompts: list[str], start: "Session", tokenizer: Any) -> Iterator["Session"]:
+    """A session for each continuation of each prompt, which it has read."""
+    from sioconv.generate import texts
+
+    # The first one has read the file, the others go on from what it has become.
+    starts = [start, *(start.fork() for _ in prompts[1:])]
+    for session, prompt in zip(starts, prompts, strict=True):
+        if arguments.ask:
+            between = "\n\n" if arguments.file is not None else ""
+            texts.read_message(session, tokenizer, between + prompt)
+        else:
+            texts.read_prompt(session, tokenizer, prompt)
+        yield from [session, *(session.fork((session.seed + i) % 2**63) for i in range(1, arguments.n))]
+
+
+def _show_generation(prompt: str, result: Any) -> None:
+    show_json({"prompt": prompt} | {item.name: getattr(result, item.name) for item in fields(result)})
+
+
+def _stdin() -> Any:
+    if sys.stdin is None:
+        raise UserError("there is no standard input to read: give a file, or a pipe")
+    return sys.stdin.buffer
+
+
+def _prompts(arguments: "Namespace") -> list[str]:
+    """The prompts of `generate`. Raises UserError where the arguments contradict each other."""
+    if not 1 <= arguments.n <= 4096:
+        raise UserError(f"n out of range: {arguments.n}: give a number of continuations from 1 to 4096")
+    if [*arguments.prompt, arguments.prompts, arguments.file].count("-") > 1:
+        raise UserError("standard input can be read once: give - once")
+    prompts = [read_prompt() if prompt == "-" else prompt for prompt in arguments.prompt]
+    if arguments.prompts is not None:
+        prompts += _prompts_of(arguments.prompts)
+    if not prompts and arguments.state is not None and arguments.file is None and arguments.save_state is None:
+        prompts = [""]
+    if not prompts and (arguments.file is None or arguments.save_state is None):
+        raise UserError("arguments are required: prompt; see sioconv generate --help")
+    if arguments.save_state is not None and len(prompts) * arguments.n > 1:
+        raise UserError("a state file holds one text: with --save-state give one prompt, and no --n")
+    return prompts
+
+
+def _prompts_of(name: str) -> list[str]:
+    """The prompts in a file: its lines that aren't empty, or the `prompt` of JSON lines."""
+    if name == "-":
+        text = read_prompt()
+    else:
+        try:
+            text = decode_utf8(Path(name).read_bytes(), name)
+        except OSError as error:
+            raise UserError(f"can't read the prompts: {name}: {error.strerror}: check the name") from error
+    prompts = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        if not line.startswith("{"):
+            prompts.append(line)
+            continue
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (ValueError, KeyError, RecursionError) as error:
+            raise UserError(f'{name}:{number}: not a JSON object with "prompt": {error}') from error
+        if not isinstance(prompt, str):
+            raise UserError(f"{name}:{number}: the prompt is not text: give a string")
+        prompts.append(prompt)
+    if not prompts:
+        raise UserError(f"no prompts in {name}: give one a line")
+    return prompts

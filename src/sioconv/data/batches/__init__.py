@@ -1,0 +1,1 @@
+"""From shards to training batches, in an order that can be computed."""

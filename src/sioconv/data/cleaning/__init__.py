@@ -1,0 +1,1 @@
+"""Cleaning: rules for each document, removal of duplicates, the held-out part."""

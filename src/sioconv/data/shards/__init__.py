@@ -1,0 +1,1 @@
+"""Tokens on disk: written by tasks, read through memory maps."""

@@ -1,0 +1,102 @@
+"""What a layer reads of the steps before: the short convolution, and the mixture with the last z.
+
+Both carry a tail, the last inputs, from one call to the next; padding is no step, and a document reads nothing of the
+one before. The weights stay parameters of `SioConvLayer`, so that checkpoints keep their names.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Steps(NamedTuple):
+    """Which steps of a call are text, and where documents begin.
+
+    Attributes:
+        mask: [B, T] bool, False at padding; None where nothing is padded.
+        reset: [B, T] bool, True where a document begins; None where none does.
+    """
+
+    mask: Tensor | None
+    reset: Tensor | None
+
+
+def convolve(x: Tensor, weight: Tensor, tail: Tensor | None, steps: Steps) -> tuple[Tensor, Tensor]:
+    """Causal depthwise convolution, sum_k weight[:, k] * x_{t-k}.
+
+    Args:
+        x: [B, T, D].
+        weight: [D, W], of the step itself first.
+        tail: the W - 1 inputs before x, [B, D, W - 1]; 0 if None.
+        steps: padding and beginnings of documents.
+
+    Returns:
+        The result [B, T, D] in x's dtype, and the new tail [B, D, W - 1].
+    """
+    taps, new_tail = past_inputs(x, tail, weight.shape[1] - 1, steps)
+    out = x * weight[:, 0]
+    for k, tap in enumerate(taps, start=1):
+        out = out + tap * weight[:, k]
+    return out.to(x.dtype), new_tail
+
+
+def mix_with_last(z: Tensor, log_a: Tensor, share: Tensor, last: Tensor | None, steps: Steps) -> tuple[Tensor, Tensor]:
+    """l_t z_t + (1 - l_t) a_t z_{t-1}, the trapezoidal rule of Mamba-3 with learned weights.
+
+    Args:
+        z: [B, T, H, P].
+        log_a: [B, T, H] or [B, T, H, P], fp32.
+        share: l_t in fp32, [B, T, H].
+        last: the z before, [B, H, P]; 0 if None.
+        steps: padding and beginnings of documents.
+
+    Returns:
+        The mixture [B, T, H, P] in z's dtype, and the last z [B, H, P].
+    """
+    tail = None if last is None else last.flatten(1).unsqueeze(-1)  # [B, D, 1]
+    (before,), new_tail = past_inputs(z.flatten(-2), tail, 1, steps)
+    now = share.unsqueeze(-1)  # [B, T, H, 1]
+    gate = log_a if log_a.dim() == z.dim() else log_a.unsqueeze(-1)
+    mixed = z * now + before.view_as(z) * ((1 - now) * torch.exp(gate))
+    return mixed.to(z.dtype), new_tail.view(z.shape[0], *z.shape[2:])
+
+
+def past_inputs(x: Tensor, tail: Tensor | None, past: int, steps: Steps) -> tuple[list[Tensor], Tensor]:
+    """x [B, T, D] as it was 1 to `past` steps before, each [B, T, D], and the tail [B, D, past] for what comes next.
+
+    x is preceded by `tail`, 0 if None. What is before the start of a step's document is 0. Padding is no step; what
+    stands there in the results is of no meaning.
+    """
+    batch, length, width = x.shape
+    if tail is None:
+        tail = x.new_zeros(batch, width, past)
+    inputs = torch.cat([tail.transpose(1, 2).to(x.dtype), x], dim=1)  # [B, past + T, D]
+    document = order = None
+    if steps.reset is not None:
+        document = F.pad(steps.reset.cumsum(dim=1), (past, 0))  # [B, past + T], which one an input is of
+    if steps.mask is not None:
+        order = F.pad(steps.mask, (past, 0), value=True).byte().argsort(dim=1, stable=True)
+    back = None
+    if order is not None:  # padding goes in front of everything: a tap reaches the real input before it
+        inputs = _take(inputs, order)
+        document = None if document is None else document.gather(1, order)
+        back = (order.argsort(dim=1)[:, past:] - past).clamp(min=0)  # where the inputs stood
+    taps = []
+    for k in range(1, past + 1):
+        tap = inputs[:, past - k : past - k + length]
+        if document is not None:
+            here, there = document[:, past:], document[:, past - k : past - k + length]
+            tap = tap.masked_fill((here != there).unsqueeze(-1), 0)
+        taps.append(tap if back is None else _take(tap, back))
+    new_tail = inputs[:, length:]
+    if document is not None:
+        new_tail = new_tail.masked_fill((document[:, length:] != document[:, -1:]).unsqueeze(-1), 0)
+    # A copy: a view would keep the whole piece in memory.
+    return taps, new_tail.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+def _take(x: Tensor, order: Tensor) -> Tensor:
+    """The steps `order` [B, N] of x [B, T, D], [B, N, D]."""
+    return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[2]))

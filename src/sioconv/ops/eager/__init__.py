@@ -1,0 +1,1 @@
+"""The recurrence in plain torch: `reference`, `matrix` and `chunked`."""

@@ -1,0 +1,1 @@
+"""Recipes: what they say, their files, and those of the package in `presets/`."""

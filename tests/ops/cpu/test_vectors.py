@@ -1,0 +1,93 @@
+"""The vectors of the CPU kernels: what they read, write and compute, against numpy."""
+
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from sioconv.ops import scan
+from sioconv.ops.cpu.vectors import decays, first_lanes, lane_sum, load, select, store, stream, zeros
+
+Array = np.ndarray[Any, Any]
+
+
+@numba.njit
+def _decays(log_a: Array, a: Array, a_minus_1: Array, pieces: Any, width: int) -> None:
+    for i in range(0, log_a.size, width):
+        decay, decrement = decays(load(log_a, i, None, pieces))
+        store(a, i, None, decay)
+        store(a_minus_1, i, None, decrement)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_decays_are_exact_to_about_one_rounding(dtype: Any) -> None:
+    log_a = np.concatenate([-np.logspace(-12, 2.8, 200_000), np.logspace(-9, 1.9, 10_000)]).astype(dtype)
+    log_a = log_a[: log_a.size // 16 * 16]
+    a, a_minus_1 = np.empty_like(log_a), np.empty_like(log_a)
+    _decays(log_a, a, a_minus_1, (0,), 64 // log_a.itemsize)
+    exact, limits = log_a.astype(np.longdouble), np.finfo(dtype)
+    normal = np.exp(exact) > limits.tiny
+    assert np.max(np.abs(a - np.exp(exact))[normal] / np.exp(exact)[normal]) < limits.eps
+    assert np.max(np.abs(a_minus_1 - np.expm1(exact)) / np.abs(np.expm1(exact))) < 1.5 * limits.eps
+    assert (a[np.exp(exact) < limits.tiny / 2] == 0).all()  # no denormal numbers
+
+
+def test_decays_of_what_is_no_usual_number() -> None:
+    log_a = np.array([0.0, -0.0, -1e4, -np.inf, np.nan, *[-1.0] * 11], np.float32)
+    a, a_minus_1 = np.empty_like(log_a), np.empty_like(log_a)
+    _decays(log_a, a, a_minus_1, (0,), 16)
+    assert a[:4].tolist() == [1, 1, 0, 0]
+    assert a_minus_1[:4].tolist() == [0, 0, -1, -1]
+    assert np.isnan(a[4])
+    assert np.isnan(a_minus_1[4])
+
+
+@numba.njit
+def _copy_some(source: Array, to: Array, count: int, pieces: Any) -> Any:
+    like = zeros(source, pieces)
+    mask = first_lanes(True, count, like)
+    vector = load(source, 0, mask, pieces)
+    store(to, 0, mask, vector)
+    return lane_sum(vector), lane_sum(select(mask, like + 1.0, like))
+
+
+@pytest.mark.parametrize("pieces", [(0,), (0,) * 2, (0,) * 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("count", [0, 1, 5, 8])
+def test_a_mask_keeps_reading_and_writing_inside(count: int, dtype: torch.dtype, pieces: tuple[int, ...]) -> None:
+    numbers = torch.arange(1, count + 1).to(dtype)  # shorter than a vector
+    to = torch.full((100,), 7.0, dtype=dtype)
+    arrays = [(values.view(torch.uint16) if dtype == torch.bfloat16 else values).numpy() for values in (numbers, to)]
+    total, ones = _copy_some(*arrays, count, pieces)
+    assert to.tolist() == [*range(1, count + 1), *[7.0] * (100 - count)]
+    assert (total, ones) == (count * (count + 1) / 2, count)
+
+
+@numba.njit
+def _stream_all(source: Array, to: Array, pieces: Any) -> None:
+    stream(to, 0, load(source, 0, None, pieces))
+
+
+def test_streaming_writes_what_storing_writes() -> None:
+    source, to = torch.randn(64), torch.zeros(64)
+    assert to.data_ptr() % 64 == 0
+    _stream_all(source.numpy(), to.numpy(), (0,) * 4)
+    torch.testing.assert_close(to, source, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_results_written_past_the_caches_are_the_same(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z = torch.randn(3, 40, 2, 64).to(dtype).requires_grad_()
+    log_a = (-torch.rand(3, 40, 2)).requires_grad_()
+
+    def run() -> list[torch.Tensor]:
+        c, _ = scan(z, log_a, backend="cpu")
+        return [c.detach(), *torch.autograd.grad(c.float().square().sum(), (z, log_a))]
+
+    stored = run()
+    monkeypatch.setattr("sioconv.ops.cpu.scan.STREAM_BYTES", 0)
+    torch.testing.assert_close(run(), stored, rtol=0, atol=0)
