@@ -119,8 +119,8 @@ def test_a_thread_that_fails_says_so_in_one_line(capsys: pytest.CaptureFixture[s
 def test_a_fault_in_a_verb_of_a_real_process(tmp_path: Path) -> None:
     code = (
         "import sioconv.cli.main as cli\n"
-        "build, _ = cli.VERBS['report']\n"
-        "cli.VERBS['report'] = (build, lambda _: 1 / 0)\n"
+        "from dataclasses import replace\n"
+        "cli.VERBS['report'] = replace(cli.VERBS['report'], call=lambda _: 1 / 0)\n"
         "cli.main(['report', 'run'])"
     )
     done = subprocess.run(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sioconv.model import load_model_folder, save_initial_state
 from sioconv.model.initial_state import initial_states
 from sioconv.terminal import visible
 
-VERBS = [*cli.RECIPE_VERBS, *cli.VERBS]
+VERBS = list(cli.VERBS)
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
 TINY = Path(__file__).parents[1] / "recipe" / "tiny.yaml"
 Main = Callable[..., tuple[int, str, str]]
@@ -161,8 +162,8 @@ def test_whole_numbers_as_in_recipes(
     main: Main, monkeypatch: pytest.MonkeyPatch, verb: str, given: list[str], name: str, expected: object
 ) -> None:
     found: list[object] = []
-    build, _ = cli.VERBS[verb]
-    monkeypatch.setitem(cli.VERBS, verb, (build, lambda arguments: found.append(arguments[name])))
+    watched = replace(cli.VERBS[verb], call=lambda arguments: found.append(arguments[name]))
+    monkeypatch.setitem(cli.VERBS, verb, watched)
     model = {"generate": ["1e3", "1e6"], "chat": ["1e3"], "demo": []}[verb]
     assert main(verb, *model, *given)[0] == 0
     assert found == [expected] and type(found[0]) is type(expected)
@@ -191,8 +192,7 @@ def test_an_interrupt_is_one_line(main: Main, monkeypatch: pytest.MonkeyPatch) -
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    build, _ = cli.VERBS["report"]
-    monkeypatch.setitem(cli.VERBS, "report", (build, interrupted))
+    monkeypatch.setitem(cli.VERBS, "report", replace(cli.VERBS["report"], call=interrupted))
     assert main("report", "run") == (130, "", "sioconv: interrupted\n")
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -146,8 +146,9 @@ def test_values_that_no_file_holds_are_refused() -> None:
 
 def options_of(verb: str) -> list[str]:
     """The options of a verb that isn't given a recipe."""
-    build_parser, _ = cli.VERBS[verb]
-    return [name for action in build_parser()._actions for name in action.option_strings if name.startswith("--")]
+    return [
+        name for action in cli.VERBS[verb].parser()._actions for name in action.option_strings if name.startswith("--")
+    ]
 
 
 ARGUMENTS = {
@@ -162,8 +163,7 @@ def test_every_option_of_every_verb_with_bad_values(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    build_parser, _ = cli.VERBS[verb]
-    monkeypatch.setitem(cli.VERBS, verb, (build_parser, lambda _: None))  # the arguments alone
+    monkeypatch.setitem(cli.VERBS, verb, replace(cli.VERBS[verb], call=lambda _: None))  # the arguments alone
     for option in options_of(verb):
         for value in (
             "",

@@ -2,32 +2,56 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sioconv.cli.options import json_option, load, model_options, sampling_options
+from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
 from sioconv.terminal import decode_utf8, read_prompt, show, show_json
 
 if TYPE_CHECKING:
-    from jsonargparse import Namespace
+    from jsonargparse import ArgumentParser, Namespace
 
     from sioconv.generate.session import Session
 
 
-def generate(arguments: "Namespace", load: Callable[["Namespace"], tuple[Any, Any, Any]]) -> None:
-    """Continues texts.
+def options(parser: "ArgumentParser") -> None:
+    """Adds the verb's options."""
+    model_options(parser)
+    parser.add_argument("prompt", type=str, nargs="*", help="texts to continue; - is all of standard input")
+    parser.add_argument(
+        "--prompts", type=str | None, default=None,
+        help="a file of prompts, one a line, or JSON lines with `prompt`; - for standard input",
+    )  # fmt: skip
+    parser.add_argument(
+        "--file", type=str | None, default=None,
+        help="a text of any length that is read first; the prompts follow it; - for standard input",
+    )  # fmt: skip
+    parser.add_argument("--ask", action="store_true", help="prompts are messages, and what is written are the replies")
+    parser.add_argument("--n", type=int, default=1, help="continuations of each prompt, with seeds one after the other")
+    parser.add_argument(
+        "--save_state", type=str | None, default=None,
+        help="keep the text as it is at the end, for --state and chat --load; without a prompt, as it was read",
+    )  # fmt: skip
+    parser.add_argument(
+        "--store", type=str | None, default=None,
+        help="a file that keeps what was read: texts that begin alike are read faster the next time",
+    )  # fmt: skip
+    sampling_options(parser)
+    json_option(parser, "print one JSON object a text, each on a line")
 
-    Args:
-        arguments: the verb's.
-        load: gives model, tokenizer and sampling for them.
+
+def generate(arguments: "Namespace") -> None:
+    """Continues texts.
 
     Raises:
         UserError: the arguments contradict each other, or something that they name can't be read or written.
     """
     prompts = _prompts(arguments)
-    start, tokenizer, sampling = _start(arguments, load)
+    start, tokenizer, sampling = _start(arguments)
     from sioconv.generate import texts
 
     if arguments.ask and (prompts or arguments.file is not None):
@@ -59,7 +83,7 @@ def generate(arguments: "Namespace", load: Callable[["Namespace"], tuple[Any, An
         session.save(arguments.save_state)
 
 
-def _start(arguments: "Namespace", load: Callable[["Namespace"], tuple[Any, Any, Any]]) -> tuple["Session", Any, Any]:
+def _start(arguments: "Namespace") -> tuple["Session", Any, Any]:
     """The session that the texts go on from, the tokenizer and the sampling."""
     from sioconv.model.tensor_file import SESSION, kind_of
 
@@ -151,3 +175,14 @@ def _prompts_of(name: str) -> list[str]:
     if not prompts:
         raise UserError(f"no prompts in {name}: give one a line")
     return prompts
+
+
+GENERATE = OptionVerb(
+    "generate",
+    "MODEL PROMPT",
+    "continue a text",
+    "Continues texts. About a long one it can be asked: sioconv generate MODEL --file book.txt --ask 'Who is it?'",
+    'sioconv generate runs/demo/model "宮城県(" --max-new-tokens 64 --seed 1',
+    options,
+    generate,
+)

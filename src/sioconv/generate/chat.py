@@ -341,7 +341,7 @@ def _editor() -> "PromptSession[str]":
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
-    return PromptSession(multiline=True, key_bindings=keys)
+    return PromptSession(multiline=True, key_bindings=keys, reserve_space_for_menu=0)
 
 
 def _print(output: TextIO, text: str) -> None:

@@ -220,6 +220,14 @@ class Shelf:
         self._store._keep(self, state)
 
 
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS states (model TEXT, key TEXT, data BLOB, used INTEGER, PRIMARY KEY (model, key))",
+    "CREATE TABLE IF NOT EXISTS gone (model TEXT, key TEXT, PRIMARY KEY (model, key))",
+    "CREATE INDEX IF NOT EXISTS by_use ON states (used)",
+    "CREATE INDEX IF NOT EXISTS by_key ON states (key)",
+)
+
+
 class SqliteFile:
     """A `Backing` in a file of SQLite that several processes may use at once; what a kill leaves is whole.
 
@@ -301,15 +309,14 @@ class SqliteFile:
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         database = sqlite3.connect(self._path, timeout=1, isolation_level=None, check_same_thread=False)
         try:
-            if database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'states'").fetchone() == (0,):
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and not {"states", "gone"} <= tables:
+                raise BackingError(f"{self._path} is another program's database: give another name")
+            if not tables:
                 database.execute("PRAGMA journal_mode = WAL")
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS states (model TEXT, key TEXT, data BLOB, used INTEGER,"
-                    " PRIMARY KEY (model, key))"
-                )
-                database.execute("CREATE TABLE IF NOT EXISTS gone (model TEXT, key TEXT, PRIMARY KEY (model, key))")
-                database.execute("CREATE INDEX IF NOT EXISTS by_use ON states (used)")
-                database.execute("CREATE INDEX IF NOT EXISTS by_key ON states (key)")
+                with self._transaction(database):  # whole or not at all: another process may open the file now
+                    for statement in SCHEMA:
+                        database.execute(statement)
             database.execute("PRAGMA synchronous = NORMAL")
         except BaseException:
             database.close()

@@ -1,0 +1,76 @@
+"""Options that several verbs share."""
+
+import json
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from sioconv.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+
+def model_options(parser: "ArgumentParser") -> None:
+    """The model, and a persona for it."""
+    parser.add_argument("model", type=str, help="a model folder or a Hub id")
+    parser.add_argument(
+        "--state",
+        type=str | None,
+        default=None,
+        help="a persona: state.safetensors of a run with finetune.train.only=initial_state that started from MODEL",
+    )
+
+
+def device_option(parser: "ArgumentParser") -> None:
+    """Which device computes."""
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, mps or auto")
+
+
+def json_option(parser: "ArgumentParser", help: str = "print one JSON object") -> None:
+    """Output for machines."""
+    parser.add_argument("--json", action="store_true", help=help)
+
+
+def sampling_options(parser: "ArgumentParser") -> None:
+    """How tokens are chosen, and what computes them."""
+    from sioconv.generate.config import SamplingConfig
+
+    parser.add_class_arguments(SamplingConfig, skip={"stop"})
+    parser.add_argument(
+        "--stop", type=str, action="append", default=[],
+        help='a reply ends before this text; may be given several times, or as a list: ["。", "\\n"]',
+    )  # fmt: skip
+    device_option(parser)
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads")
+
+
+def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
+    """Model, tokenizer and sampling that the arguments ask for. Raises UserError where they can't be had."""
+    from sioconv.generate.config import SamplingConfig
+
+    values = {item.name: arguments[item.name] for item in fields(SamplingConfig)}
+    sampling = SamplingConfig(**values | {"stop": [string for given in arguments.stop for string in _strings(given)]})
+    import torch
+
+    from sioconv.hardware import pick_device
+    from sioconv.model import load_model_folder
+    from sioconv.train.config import MOST_THREADS
+
+    if arguments.threads is not None:
+        if not 1 <= arguments.threads <= MOST_THREADS:
+            raise UserError(f"threads out of range: {arguments.threads}: give a number from 1 to {MOST_THREADS}")
+        torch.set_num_threads(arguments.threads)
+    device = pick_device(arguments.device)
+    return *load_model_folder(arguments.model, device, state=arguments.state), sampling
+
+
+def _strings(text: str) -> list[str]:
+    """The strings of one `--stop`: a list in brackets, else the text as it is."""
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            values = json.loads(text)
+        except ValueError:
+            values = [part.strip() for part in text[1:-1].split(",")]
+        if isinstance(values, list) and all(isinstance(value, str) for value in values):
+            return values
+    return [text]
