@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
-    model_options(parser)
+    model_options(parser, "; or a text to go on from, which --save-state or /save of chat has written")
     parser.add_argument("prompt", type=str, nargs="*", help="texts to continue; - is all of standard input")
     parser.add_argument(
         "--prompts", type=str | None, default=None,

@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
-def model_options(parser: "ArgumentParser") -> None:
-    """The model, and a persona for it."""
+def model_options(parser: "ArgumentParser", besides: str = "") -> None:
+    """The model, and a persona for it; `besides` is what else the verb takes as a state."""
     parser.add_argument("model", type=str, help="a model folder or a Hub id")
     parser.add_argument(
         "--state",
         type=str | None,
         default=None,
-        help="a persona: state.safetensors of a run with finetune.train.only=initial_state that started from MODEL",
+        help="a persona: state.safetensors of a run with finetune.train.only=initial_state that started from MODEL"
+        + besides,
     )
 
 
