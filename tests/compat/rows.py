@@ -12,6 +12,7 @@ EXTRAS = {
     "tune": ("trl", "peft", "accelerate"),
     "eval": ("lm_eval", "accelerate"),
     "serve": ("fastapi", "uvicorn", "openai", "accelerate"),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
 }
 
 

@@ -2,15 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from sioconv.model.architecture import Architecture
+from sioconv.model.layers import SioConvLayer
 from sioconv.ops import fast_products, linear
 from sioconv.ops.linear import fast_products_on
 
@@ -81,6 +87,85 @@ def test_second_derivatives() -> None:
         found.append(torch.autograd.grad(sum(slope.square().sum() for slope in slopes), (x, weight)))
     for slope, exact in zip(*found, strict=True):
         assert relative_error(slope, exact) < 1e-5
+
+
+def squares(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A function of all numbers of a product, whose second derivatives aren't zero."""
+    return linear(x, weight, bias).tanh().square().sum()
+
+
+def test_derivatives_in_every_mode_are_those_in_float64() -> None:
+    """Forward mode, batches of gradients, and each over the other: none is lost behind the kernels."""
+    given = tuple(each.detach() for each in inputs((512,), 3, 2, bias=True))
+    exact, which = tuple(each.double() for each in given), (1, 2)
+
+    def curvature(*each: Tensor) -> Any:  # forward over reverse, and reverse over forward
+        return [jacfwd(grad(squares, 1), 1)(*each), jacrev(jacfwd(squares, 1), 1)(*each)]
+
+    modes: list[Callable[..., Any]] = [
+        lambda *each: jvp(squares, each, each)[1],
+        jacfwd(squares, which),
+        jacrev(squares, which),
+        lambda *each: vmap(grad(squares, which), (0, None, None))(torch.stack([each[0], 2 * each[0]]), *each[1:]),
+        curvature,
+    ]
+    for mode in modes:
+        for found, expected in zip(tree_leaves(mode(*given)), tree_leaves(mode(*exact)), strict=True):
+            assert expected.abs().max() > 0.01
+            torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_tangent_or_a_batch_that_comes_with_the_gradient_alone_is_not_lost() -> None:
+    """The forward pass was by kernels, and only the backward pass is transformed."""
+    x, weight, bias = inputs((2, 300), 8, 6, bias=True)
+    y = linear(x, weight, bias)
+    ups = torch.randn(2, *y.shape)
+    expected = [torch.autograd.grad(y, (x, weight, bias), up, retain_graph=True) for up in ups]
+    batched = torch.autograd.grad(y, (x, weight, bias), ups, retain_graph=True, is_grads_batched=True)
+    for n, slopes in enumerate(expected):
+        for found, slope in zip(batched, slopes, strict=True):
+            torch.testing.assert_close(found[n], slope, atol=1e-4, rtol=1e-4)
+    with forward_ad.dual_level():
+        found = torch.autograd.grad(y, (x, weight, bias), forward_ad.make_dual(*ups), retain_graph=True)
+        tangents = [forward_ad.unpack_dual(each).tangent for each in found]
+    for tangent, slope in zip(tangents, expected[1], strict=True):
+        assert tangent is not None
+        torch.testing.assert_close(tangent, slope, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dual", [False, True])
+def test_derivatives_through_a_layer(dual: bool) -> None:
+    """Of 512 steps, so that its products take the kernels, along one direction of its input and of all weights."""
+    torch.manual_seed(0)
+    layer = SioConvLayer(Architecture(hidden_size=8, num_heads=2, gate="head", z_gain=1.0, y_gain=1.0))
+    weights = {name: value.detach() for name, value in layer.named_parameters()}
+    x = torch.randn(1, 512, 8)
+    directions = {name: torch.randn_like(value) for name, value in weights.items()}, torch.randn_like(x)
+
+    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(layer, weights, (x,))[0]
+        return y.square().mean()
+
+    def tangent(weights: dict[str, Tensor], x: Tensor, along: tuple[dict[str, Tensor], Tensor]) -> Tensor:
+        if not dual:
+            return jvp(loss, (weights, x), along)[1]
+        with forward_ad.dual_level():
+            pairs = {name: forward_ad.make_dual(value, along[0][name]) for name, value in weights.items()}
+            found = forward_ad.unpack_dual(loss(pairs, forward_ad.make_dual(x, along[1]))).tangent
+        assert found is not None
+        return found
+
+    leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}, x.clone().requires_grad_()
+    slopes = torch.autograd.grad(loss(*leaves), [*leaves[0].values(), leaves[1]])
+    expected = sum(
+        (slope * way).sum() for slope, way in zip(slopes, [*directions[0].values(), directions[1]], strict=True)
+    )
+    wide = {name: value.double() for name, value in weights.items()}
+    along = {name: value.double() for name, value in directions[0].items()}, directions[1].double()
+    exact = tangent(wide, x.double(), along)
+    assert exact.abs() > 0.01
+    torch.testing.assert_close(tangent(weights, x, directions).double(), exact, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(torch.as_tensor(expected).double(), exact, atol=1e-4, rtol=1e-3)
 
 
 def test_only_what_is_wanted_is_computed() -> None:

@@ -78,9 +78,10 @@ class SioConvCache(Cache):
     layers: list[SioConvCacheLayer]  # type: ignore[assignment]
 
     def __init__(self, config: Architecture) -> None:
-        super().__init__(layers=[SioConvCacheLayer() for _ in range(config.num_hidden_layers)])
-        # A number that is asked for, so it is there also where the model is on meta.
+        # A number that is asked for, so it is there also where the model is on meta. It is set first because
+        # transformers' exporters name tensors in the order of the attributes, and take them in that of `_flatten`.
         self.tokens_seen = torch.zeros((), dtype=torch.int64, device="cpu")
+        super().__init__(layers=[SioConvCacheLayer() for _ in range(config.num_hidden_layers)])
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Tokens read so far."""

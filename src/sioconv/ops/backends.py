@@ -55,7 +55,7 @@ def pick_backend(name: str, device: torch.device) -> Backend:
     Raises ValueError for an unknown name, and for a backend that doesn't run on `device` or lacks a package.
     """
     if name == "auto":
-        name = _fastest(device.type)
+        name = "chunked" if torch.compiler.is_exporting() else _fastest(device.type)
         # Logging breaks a compiled graph in two; a compiled model's choice is the eager one.
         if not torch.compiler.is_compiling():
             _say_once(name, device.type)

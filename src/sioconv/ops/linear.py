@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from wrapt import register_post_import_hook
 
+from sioconv.ops.operators import operator
+
 # Found out here, because torch.compile can't trace the search.
 _FASTER = (
     torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -46,7 +48,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> linear(torch.randn(2, 128, 64), torch.randn(32, 64)).shape
         torch.Size([2, 128, 32])
     """
-    if not _suits(x) or weight.dtype != x.dtype or not _plain(x, weight, bias):
+    if not _suits(x) or weight.dtype != x.dtype or not _ordinary(x, weight, bias):
         return F.linear(x, weight, bias)
     y: Tensor = _forward(x, weight, bias)
     return y
@@ -92,12 +94,10 @@ def _suits(x: Tensor) -> bool:
     return math.prod(x.shape[:-1]) >= FEWEST_ROWS
 
 
-def _plain(*tensors: Tensor | None) -> bool:
-    """Whether these are tensors with their numbers in memory, which a kernel can read: none that stands for others."""
+def _ordinary(*tensors: Tensor | None) -> bool:
+    """Whether these are of torch's own classes, whose numbers a kernel can read."""
     if torch.compiler.is_compiling():
         return True
-    if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
-        return False
     return all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
 
 
@@ -122,7 +122,7 @@ def _padded(x: Tensor) -> Tensor:
     return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
-@torch.library.custom_op("sioconv::linear", mutates_args=(), device_types="cpu")
+@operator("sioconv::linear", F.linear)
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # Resized in place and not a view, so that what is computed next may be written over it.
     return product(_padded(x), weight, bias).resize_(*x.shape[:-1], len(weight))
@@ -138,7 +138,11 @@ def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -
     return 2 * math.prod(x) * weight[0]
 
 
-@torch.library.custom_op("sioconv::linear_weight_gradient", mutates_args=(), device_types="cpu")
+def _plain_weight_gradient(grad_y: Tensor, x: Tensor) -> Tensor:
+    return grad_y.flatten(0, -2).t() @ x.flatten(0, -2)
+
+
+@operator("sioconv::linear_weight_gradient", _plain_weight_gradient)
 def _weight_gradient(grad_y: Tensor, x: Tensor) -> Tensor:
     """grad_y.T @ x, [N, K], of grad_y [..., N] and x [..., K]."""
     left, right = _padded(grad_y), _padded(x)
@@ -180,7 +184,7 @@ def _differentiate(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     return (
         _forward(grad_y, weight.t(), None) if wanted[0] else None,
         _weight_gradient(grad_y, x) if wanted[1] else None,
-        grad_y.flatten(0, -2).sum(0) if wanted[2] else None,
+        grad_y.reshape(-1, grad_y.shape[-1]).sum(0) if wanted[2] else None,
     )
 
 
@@ -189,5 +193,5 @@ def _differentiate_weight_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, Tens
     return _forward(x, grad, None), _forward(grad_y, grad.t(), None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
-_weight_gradient.register_autograd(_differentiate_weight_gradient, setup_context=_save_for_backward)
+_forward.register_autograd(_differentiate, _save_for_backward)
+_weight_gradient.register_autograd(_differentiate_weight_gradient, _save_for_backward)

@@ -15,6 +15,7 @@ from sioconv.ops.eager.from_zero import scan_from_zero
 from sioconv.ops.gates import sum_dtype
 
 CHUNK = 32
+ROUNDS = 24  # of exported programs: enough for 2^24 chunks, 537 million steps in one call
 
 
 def scan_chunked(
@@ -26,6 +27,8 @@ def scan_chunked(
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """See `sioconv.ops.backends.ScanFunction` for shapes."""
+    if torch.compiler.is_exporting() and cu_seqlens is None:
+        return scan_any_length(z, log_a, initial_state, reset, reset_state)
     return scan_from_zero(solve, z, log_a, initial_state, reset, reset_state, cu_seqlens)
 
 
@@ -64,3 +67,48 @@ def _double(z: Tensor, gate: Tensor, closed: Tensor, dim: int) -> tuple[Tensor, 
 def _decayed(z: Tensor, gate: Tensor, closed: Tensor) -> Tensor:
     """exp(gate) * z, and zero where `closed`: there z and gate are masked, or their gradients would be 0 * NaN."""
     return gate.masked_fill(closed, 0).exp() * z.masked_fill(closed, 0)
+
+
+def scan_any_length(
+    z: Tensor, log_a: Tensor, initial_state: Tensor, reset: Tensor | None, reset_state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same as one graph for every B and T, which an exported program is: no size decides what is computed.
+
+    Shapes as for `scan_chunked`. Here every row has its own chunks, and its positions are counted from 1: at 0 stands
+    nothing, for all that look back past the start. What stands there belongs to document -1, and the steps before the
+    first reset to document 0, as the initial state does.
+    """
+    steps = z.shape[1]
+    entered, document = z.to(log_a.dtype), z.new_zeros((*z.shape[:2], 1, 1), dtype=torch.int64)
+    if reset is not None:
+        resets = reset[:, :, None, None]
+        document = resets.cumsum(1)
+        if reset_state is not None:
+            entered = entered + log_a.exp() * torch.where(resets, reset_state, 0)
+    local, gate = (F.pad(x, (0, 0, 0, 0, 1, 0)) for x in (entered, log_a))  # [B, 1 + T, H, P], [B, 1 + T, H, 1 or P]
+    document = F.pad(document, (0, 0, 0, 0, 1, 0), value=-1)  # [B, 1 + T, 1, 1]
+    chunk = (torch.arange(1 + steps, device=z.device) + CHUNK - 1) // CHUNK  # [1 + T], of steps from 1 on
+    local, gate = _look_back(local, gate, document + chunk[:, None, None], CHUNK.bit_length() - 1)
+    # Before the first chunk stands the initial state, before the others what the chunk in front of it ends with.
+    number = torch.arange(steps // CHUNK + 2, device=z.device)
+    end, first = (number - 1).clamp(min=0) * CHUNK, (number == 1)[:, None, None]
+    wide, owner = sum_dtype(z.device), document.index_select(1, end).masked_fill(first, 0)
+    before = torch.where(first, initial_state.unsqueeze(1), local.index_select(1, end)).to(wide)
+    before, _ = _look_back(before, gate.index_select(1, end).to(wide), owner, ROUNDS)
+    closed = owner.index_select(1, chunk) != document
+    states = local + _decayed(before.to(local.dtype).index_select(1, chunk), gate, closed)
+    return states[:, 1:].to(z.dtype), states[:, -1]
+
+
+def _look_back(z: Tensor, gate: Tensor, document: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+    """Inclusive scan along dim 1 over the last 2^rounds positions of the same document: sums, and logs of decays.
+
+    z [B, N, H, P], gate [B, N, H, 1 or P], document [B, N, 1, 1]; the first position is a document by itself.
+    """
+    position = torch.arange(z.shape[1], device=z.device)
+    for reach in (2**k for k in range(rounds)):
+        source = (position - reach).clamp(min=0)
+        closed = document.index_select(1, source) != document
+        z = z + _decayed(z.index_select(1, source), gate, closed)
+        gate = gate + gate.index_select(1, source).masked_fill(closed, 0)
+    return z, gate
