@@ -12,7 +12,7 @@ from torch import nn
 
 from sioconv.generate.decoder import Decoder, Piece, TorchDecoder, pick_decoder
 from sioconv.generate.native import NativeDecoder, why_not_native
-from sioconv.generate.state import State
+from sioconv.generate.states.state import State
 from sioconv.model import Architecture, SioConvForCausalLM
 from tests.generate.test_engine import VOCABULARY, build
 

@@ -11,7 +11,7 @@ import torch
 from sioconv.errors import UserError
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.distributed import World, join_world, lost_processes
-from sioconv.train.step import rows_and_pieces
+from sioconv.train.step import rows_and_micro_batches
 from tests.train import small
 from tests.train.launch import finish, torchrun
 from tests.train.worker import work
@@ -106,18 +106,20 @@ def check_training(name: str, alone: dict[str, Any], together: dict[str, Any]) -
 
 def test_the_processes_share_out_the_windows() -> None:
     config = small.make_config(batch_size=12, accumulation=2)
-    shares = [rows_and_pieces(config, World(torch.device("cpu"), rank, 3)) for rank in range(3)]
+    shares = [rows_and_micro_batches(config, World(torch.device("cpu"), rank, 3)) for rank in range(3)]
     assert [row for rows, _ in shares for row in rows] == list(range(12))
     config = small.make_config(batch_size=24, accumulation=8)
-    assert [rows_and_pieces(config, World(torch.device("cpu"), 0, size))[1] for size in (1, 2, 4, 8, 24)] == [
+    assert [rows_and_micro_batches(config, World(torch.device("cpu"), 0, size))[1] for size in (1, 2, 4, 8, 24)] == [
         8,
         4,
         2,
         1,
         1,
     ]
-    with pytest.raises(UserError, match=r"train\.batch_size: 24 windows .* 5 processes in 1 pieces.*multiple of 5"):
-        rows_and_pieces(config, World(torch.device("cpu"), 0, 5))
+    with pytest.raises(
+        UserError, match=r"train\.batch_size: 24 windows .* 5 processes in 1 micro-batches.*multiple of 5"
+    ):
+        rows_and_micro_batches(config, World(torch.device("cpu"), 0, 5))
 
 
 def test_one_process_agrees_with_itself() -> None:

@@ -79,10 +79,11 @@ def test_a_run_and_its_folder(tmp_path: Path) -> None:
     write_workplace(tmp_path)
     run = tmp_path / "runs/rivers"
     folder, shard = run / "checkpoints/pretrain", run / "data/hills/train/00000.ds"
-    endless = f"--train.tokens={ENDLESS * 256}"
-    first = pretrain(tmp_path, endless)
+    # Few lines in metrics.jsonl, or a slow machine reaches the limit below with them instead of with a checkpoint.
+    endless = [f"--train.tokens={ENDLESS * 256}", "--train.log_every=1000000"]
+    first = pretrain(tmp_path, *endless)
     wait_for_checkpoint(folder, [first])
-    assert "another process is working in runs/rivers" in refusal(pretrain(tmp_path, endless))
+    assert "another process is working in runs/rivers" in refusal(pretrain(tmp_path, *endless))
 
     tokens = shard.read_bytes()
     shard.unlink()  # mapped into memory, so the run that has it goes on
@@ -93,7 +94,7 @@ def test_a_run_and_its_folder(tmp_path: Path) -> None:
     (newest,) = checkpoints(folder)[-1:]
     assert f"SIGTERM: pretrain is saved at step {int(newest.name[5:]):,}" in last_line(said)
 
-    message = refusal(pretrain(tmp_path, endless, file_limit=60_000))
+    message = refusal(pretrain(tmp_path, *endless, file_limit=60_000))
     assert shard.read_bytes() == tokens  # made again
     assert "too large a file" in message
     assert "checkpoints/pretrain/step-" in message

@@ -163,7 +163,7 @@ def test_calibration_leaves_the_weights_as_they_were(
     monkeypatch.setattr(loop, "CALIBRATION_SECONDS", 0.0)
     trainer = make_trainer(steps=None, minutes=0.02, sample_seconds=[0.2, 0.6, 1e6])
     before = weights(trainer)
-    plan = trainer.plan()
+    plan = trainer.budget()
     assert_same(weights(trainer), before)
     assert not any(optimizer.state for optimizer in trainer.stepper.optimizers)
     assert all(parameter.grad is None for parameter in trainer.stepper.model.parameters())
@@ -175,12 +175,12 @@ def test_calibration_leaves_the_weights_as_they_were(
     # The plan is kept: measuring again would give another number of steps.
     path = trainer.folder / "plan.json"
     write_budget(replace(plan, steps=12345), path)
-    assert make_trainer(steps=None, minutes=0.02).plan().steps == 12345
+    assert make_trainer(steps=None, minutes=0.02).budget().steps == 12345
 
 
 def test_minutes_become_steps_of_the_measured_speed(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "_seconds_per_step", lambda *_: 0.5)
-    plan = make_trainer(steps=None, minutes=2.0, sample_seconds=[30.0, 100.0, 120.0]).plan()
+    plan = make_trainer(steps=None, minutes=2.0, sample_seconds=[30.0, 100.0, 120.0]).budget()
     assert plan.steps == 240
     assert plan.samples == {0: "start", 60: "30 s", 200: "100 s", 240: "end"}
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from sioconv.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from sioconv.generate.chat import chat_loop as chat_loop
     from sioconv.generate.config import SamplingConfig as SamplingConfig
     from sioconv.generate.engine import Engine as Engine
     from sioconv.generate.engine import Event as Event
@@ -16,32 +15,33 @@ if TYPE_CHECKING:
     from sioconv.generate.engine import Request as Request
     from sioconv.generate.sampling import Sampler as Sampler
     from sioconv.generate.session import Session as Session
-    from sioconv.generate.state import State as State
-    from sioconv.generate.store import SqliteFile as SqliteFile
-    from sioconv.generate.store import StateStore as StateStore
-    from sioconv.generate.stream import TextStream as TextStream
-    from sioconv.generate.stream import Vocabulary as Vocabulary
+    from sioconv.generate.states.state import State as State
+    from sioconv.generate.states.store import SqliteFile as SqliteFile
+    from sioconv.generate.states.store import StateStore as StateStore
+    from sioconv.generate.terminal import chat_loop as chat_loop
+    from sioconv.generate.text_stream import TextStream as TextStream
     from sioconv.generate.texts import Generation as Generation
     from sioconv.generate.texts import continue_text as continue_text
     from sioconv.generate.texts import generate_text as generate_text
+    from sioconv.generate.vocabulary import Vocabulary as Vocabulary
 
 _HOMES = {
     "SamplingConfig": "config",
     "Sampler": "sampling",
-    "TextStream": "stream",
-    "Vocabulary": "stream",
+    "TextStream": "text_stream",
+    "Vocabulary": "vocabulary",
     "Engine": "engine",
     "Event": "engine",
     "Reading": "engine",
     "Request": "engine",
-    "State": "state",
-    "StateStore": "store",
-    "SqliteFile": "store",
+    "State": "states.state",
+    "StateStore": "states.store",
+    "SqliteFile": "states.store",
     "Session": "session",
     "Generation": "texts",
     "generate_text": "texts",
     "continue_text": "texts",
-    "chat_loop": "chat",
+    "chat_loop": "terminal",
 }
 __all__ = list(_HOMES)
 

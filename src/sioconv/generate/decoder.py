@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from sioconv.generate.native import NativeDecoder, why_not_native
-from sioconv.generate.state import State
+from sioconv.generate.states.state import State
 
 logger = logging.getLogger("sioconv")
 _said: set[str] = set()

@@ -24,8 +24,8 @@ from sioconv.errors import UserError
 from sioconv.generate.config import SamplingConfig
 from sioconv.generate.decoder import Decoder, Piece, pick_decoder
 from sioconv.generate.sampling import Sampler, log_probabilities
-from sioconv.generate.state import SNAPSHOT_EVERY, Prefix, State, next_cut
-from sioconv.generate.store import Shelf, StateStore
+from sioconv.generate.states.state import SNAPSHOT_EVERY, Prefix, State, next_cut
+from sioconv.generate.states.store import Shelf, StateStore
 
 Ended = Literal["ending", "length", "failed"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sioconv.generate.state import State
+from sioconv.generate.states.state import State
 from sioconv.model import Architecture, SioConvForCausalLM
 from sioconv.model.causal_lm import CheckpointedBlock, SioConvModel
 from sioconv.model.layers import FeedForward, NormedScan, RMSNorm, SioConvLayer

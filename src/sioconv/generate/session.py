@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerFast
 from sioconv.errors import UserError
 from sioconv.generate.config import SamplingConfig
 from sioconv.generate.engine import Engine, Event, Place, Reading, Request
-from sioconv.generate.history import History
-from sioconv.generate.state import State
-from sioconv.generate.state_file import SessionState, StateFormat
-from sioconv.generate.stream import TextStream, Vocabulary
+from sioconv.generate.states.file import SessionState, StateFormat
+from sioconv.generate.states.history import History
+from sioconv.generate.states.state import State
+from sioconv.generate.text_stream import TextStream
+from sioconv.generate.vocabulary import Vocabulary
 from sioconv.model import SioConvForCausalLM
 
 StoppedBy = Literal["eos", "end_of_turn", "stop", "length"]

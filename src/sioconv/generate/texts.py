@@ -18,7 +18,7 @@ from sioconv.files import shown
 from sioconv.generate.config import SamplingConfig
 from sioconv.generate.sampling import random_seed
 from sioconv.generate.session import Session, StoppedBy
-from sioconv.generate.stream import Vocabulary
+from sioconv.generate.vocabulary import Vocabulary
 from sioconv.model import SioConvForCausalLM
 from sioconv.progress import track
 from sioconv.terminal import decode_chunks

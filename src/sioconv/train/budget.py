@@ -10,7 +10,7 @@ import torch
 from sioconv.checksums import read_sealed, write_sealed
 from sioconv.errors import UserError
 from sioconv.progress import say
-from sioconv.train.checkpoint import checkpoints, plan_in
+from sioconv.train.checkpoint import budget_in, checkpoints
 from sioconv.train.config import TrainConfig
 
 PLAN = "plan.json"  # in the folder of a stage's checkpoints
@@ -73,7 +73,7 @@ def read_budget(path: Path) -> Budget | None:
     kept = checkpoints(path.parent)
     for checkpoint in reversed(kept):
         try:
-            budget = _parse(plan_in(checkpoint))
+            budget = _parse(budget_in(checkpoint))
         except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of an older version, or damaged too
             continue
         say(f"warning: {path} is {problem}: taken from {checkpoint.name}")

@@ -97,13 +97,13 @@ class Checkpointer:
         self._begun = False
         self._job: Future[None] | None = None
 
-    def save(self, stepper: Stepper, progress: Progress, plan: Mapping[str, Any] | None = None) -> None:
+    def save(self, stepper: Stepper, progress: Progress, budget: Mapping[str, Any] | None = None) -> None:
         """Begins to write `folder/step-N`, when the one before it is done, and then removes those that don't stay.
 
         Args:
             stepper: what is written.
             progress: how far the stage is.
-            plan: is kept with it: see `plan_in`.
+            budget: is kept with it: see `budget_in`.
 
         Raises:
             UserError: the one before it failed: the disk is full. Those before that stay.
@@ -115,7 +115,7 @@ class Checkpointer:
         self._begun = True
         state = _copied(_state_of(stepper, self._world))
         progress = replace(progress, scale=stepper.scale.value, good_steps=stepper.scale.good_steps)
-        self._job = self._thread.submit(self._write, state, asdict(progress) | ({"plan": plan} if plan else {}))
+        self._job = self._thread.submit(self._write, state, asdict(progress) | ({"plan": budget} if budget else {}))
 
     @property
     def failed(self) -> bool:
@@ -283,10 +283,10 @@ def _damage(path: Path, rank: int, size: int) -> str | None:
     return None
 
 
-def plan_in(path: Path) -> dict[str, Any]:
-    """The plan that was kept with a checkpoint. Raises OSError, ValueError or KeyError where it can't be had."""
-    plan: dict[str, Any] = read_sealed(path / PROGRESS)["plan"]
-    return plan
+def budget_in(path: Path) -> dict[str, Any]:
+    """The budget that was kept with a checkpoint. Raises OSError, ValueError or KeyError where it can't be had."""
+    budget: dict[str, Any] = read_sealed(path / PROGRESS)["plan"]
+    return budget
 
 
 def load_checkpoint(path: Path, stepper: Stepper, world: World) -> Progress:

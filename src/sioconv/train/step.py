@@ -112,7 +112,7 @@ class Stepper:
         self, model: PreTrainedModel, config: TrainConfig, world: World, dtype: torch.dtype, seed: int = 0
     ) -> None:
         self.model, self.config, self.world, self.dtype, self._seed = model, config, world, dtype, seed
-        self.rows, self._micro_batches = rows_and_pieces(config, world)
+        self.rows, self._micro_batches = rows_and_micro_batches(config, world)
         self.base_fingerprint = _freeze_all_but_initial_states(model) if config.only == "initial_state" else None
         self.parameters = sum(p.numel() for p in model.parameters())
         self.trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -252,7 +252,7 @@ def _compile_for_training(block: nn.Module) -> None:
     block.forward = forward
 
 
-def rows_and_pieces(config: TrainConfig, world: World) -> tuple[range, int]:
+def rows_and_micro_batches(config: TrainConfig, world: World) -> tuple[range, int]:
     """The rows of a step's windows that this process computes, and in how many micro-batches.
 
     Raises UserError where they can't be shared out evenly: all processes must make the same number of equal ones.

@@ -31,7 +31,7 @@ from sioconv.data.tokenizer.tokenizer import (
     train_tokenizer,
 )
 from sioconv.errors import UserError
-from sioconv.generate.stream import Vocabulary
+from sioconv.generate.vocabulary import Vocabulary
 from tests.data.tokenizers_of_others import KINDS, TEXTS, bytes_like, gpt2_like, llama_like, unigram_like
 
 # What the kinds of tokenizer write otherwise by design: ▁ stands for a space in all but one.

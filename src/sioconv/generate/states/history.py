@@ -5,7 +5,7 @@ import copy
 from array import array
 from collections.abc import Iterable, Sequence
 
-from sioconv.generate.state import State
+from sioconv.generate.states.state import State
 
 OVERHEAD = 512  # bytes that a snapshot takes besides its tensors and ids, about
 

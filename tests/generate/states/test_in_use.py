@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from sioconv.generate import Engine, Event, Request, SamplingConfig, SqliteFile, State, StateStore
-from sioconv.generate.state_file import StateFormat, pack_state, unpack_state
+from sioconv.generate.states.file import StateFormat, pack_state, unpack_state
 from sioconv.model import SioConvConfig, SioConvForCausalLM
 
 VOCABULARY, END = 97, 96

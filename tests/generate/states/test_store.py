@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from sioconv.errors import UserError
 from sioconv.generate import Engine, Event, Request, SqliteFile, StateStore
-from sioconv.generate.state import Prefix, State
-from sioconv.generate.store import ANOTHER_MODEL, EVICTED, NOTHING, TOO_SHORT, UNKNOWN, BackingError
+from sioconv.generate.states.state import Prefix, State
+from sioconv.generate.states.store import ANOTHER_MODEL, EVICTED, NOTHING, TOO_SHORT, UNKNOWN, BackingError
 from sioconv.model import SioConvConfig, SioConvForCausalLM
 
 VOCABULARY, END = 61, 60

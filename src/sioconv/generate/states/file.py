@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.generate.config import LARGEST_SEED
-from sioconv.generate.state import SNAPSHOT_EVERY, Prefix, State
+from sioconv.generate.states.state import SNAPSHOT_EVERY, Prefix, State
 from sioconv.model import SioConvForCausalLM
 from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.folder import vocabulary_fingerprint

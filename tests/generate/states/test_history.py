@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.errors import UserError
 from sioconv.generate import Engine, SamplingConfig, Session, StateStore
-from sioconv.generate.history import History
-from sioconv.generate.state import State
+from sioconv.generate.states.history import History
+from sioconv.generate.states.state import State
 from sioconv.model import SioConvForCausalLM
 
 TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]

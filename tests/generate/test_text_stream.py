@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.tokenizer.tokenizer import SPECIAL_TOKENS, encode_texts
 from sioconv.errors import UserError
-from sioconv.generate.stream import TextStream, Vocabulary
+from sioconv.generate.text_stream import TextStream
+from sioconv.generate.vocabulary import Vocabulary
 from sioconv.model import SioConvForCausalLM
 
 TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]

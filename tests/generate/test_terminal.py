@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode
 from sioconv.errors import UserError
-from sioconv.generate import SamplingConfig, Session, chat, chat_loop
-from sioconv.generate.chat import Conversation
+from sioconv.generate import SamplingConfig, Session, chat_loop, terminal
+from sioconv.generate.conversation import Conversation
 from sioconv.model import SioConvForCausalLM
 from sioconv.terminal import visible
 
@@ -246,7 +246,7 @@ def test_memory_tells_what_was_read_and_reused(tiny_model: TinyModel) -> None:
 
 def test_a_terminals_editor_sends_with_enter_and_begins_a_line_with_alt_enter() -> None:
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
-        editor = chat._editor()
+        editor = terminal._editor()
         keys.send_text("one\x1b\rtwo\r")
         assert editor.prompt("> ") == "one\ntwo"
         keys.send_text("\x1b[200~pasted\nlines\x1b[201~\r")

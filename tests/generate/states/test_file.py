@@ -17,7 +17,7 @@ from sioconv.errors import UserError
 from sioconv.files import LFS_POINTER
 from sioconv.generate import Session
 from sioconv.generate.config import LARGEST_SEED
-from sioconv.generate.state_file import SessionState, StateFormat
+from sioconv.generate.states.file import SessionState, StateFormat
 from sioconv.model import SioConvForCausalLM
 from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.folder import vocabulary_fingerprint

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from sioconv import __version__
 from sioconv.errors import UserError
-from sioconv.generate.state import SNAPSHOT_EVERY, State, next_cut
-from sioconv.generate.state_file import StateFormat, pack_state, unpack_state
+from sioconv.generate.states.file import StateFormat, pack_state, unpack_state
+from sioconv.generate.states.state import SNAPSHOT_EVERY, State, next_cut
 
 T = TypeVar("T")
 logger = logging.getLogger("sioconv")
