@@ -152,6 +152,39 @@ def test_the_kernels_of_the_package_are_used_where_it_is(
     python(USE_KERNELS, folders["options"][0], path=source, cwd=tmp_path)
 
 
+EXPORT = """
+import sys
+import torch
+from torch.export import Dim
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+assert type(model).__module__.startswith("transformers_modules."), type(model)
+shapes = {"input_ids": {0: Dim("batch", max=64), 1: Dim("length", max=4096)}, "use_cache": None}
+example = {"input_ids": torch.ones(2, 8, dtype=torch.int64), "use_cache": True}
+with torch.no_grad():
+    torch.export.save(torch.export.export(model, (), example, dynamic_shapes=shapes, strict=False), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("package", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_folder_s_code_is_exported(
+    package: bool, folders: dict[str, tuple[Path, SioConvForCausalLM]], ids: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """The program is one for every length, and one of the package's by its types."""
+    folder, model = folders["options"]
+    source = str(Path(sioconv.__file__).parents[1]) if package else None
+    python(EXPORT if package else BLOCK + EXPORT, folder, tmp_path / "model.pt2", path=source, cwd=tmp_path)
+    program = torch.export.load(tmp_path / "model.pt2")
+    assert not [node for node in program.graph.nodes if "sioconv" in str(node.target)]
+    for length in (1, 33, 40):
+        some = ids["ids"][:1, :length]
+        with torch.no_grad():
+            found, expected = program.module()(input_ids=some, use_cache=True), model(some, use_cache=True)
+        torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-5)
+        assert isinstance(found.cache, SioConvCache)
+        torch.testing.assert_close(found.cache.state_dict(), expected.cache.state_dict(), atol=1e-5, rtol=1e-5)
+
+
 def test_what_a_folder_gets(folders: dict[str, tuple[Path, SioConvForCausalLM]]) -> None:
     """One file of code, since transformers warns of each."""
     folder, _ = folders["options"]
