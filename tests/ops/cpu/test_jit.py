@@ -22,6 +22,36 @@ from sioconv.ops.cpu.jit import kernel
 def double(x):
     return x + x
 """
+# A kernel that closes over another, in two forms.
+AROUND = """
+import numba
+import numpy as np
+
+from sioconv.ops.cpu.jit import kernel
+
+
+def entry(form):
+    @kernel(f"fill.{form}", parallel=form == "parallel")
+    def fill(x):
+        for i in numba.prange(x.size):
+            x[i] += i * 3.0
+
+    @kernel(f"twice.{form}")
+    def twice(x):
+        fill(x)
+        fill(x)
+
+    return twice
+
+
+forms = entry("parallel"), entry("serial")
+found = []
+for form in forms:
+    x = np.zeros(3)
+    form(x)
+    found.append([float(number) for number in x])
+print(found, sum(sum(form.stats.cache_hits.values()) for form in forms))
+"""
 Load = Callable[[], Any]
 
 
@@ -248,3 +278,16 @@ def test_every_file_of_the_folder_counts(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.undo()
     jit.sources_digest.cache_clear()
     assert len(seen) == 4
+
+
+def test_a_kernel_around_another_is_found_by_another_process_until_its_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "around.py"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    said = []
+    for factor in (3, 3, 5):  # the same bytecode with another constant
+        file.write_text(AROUND.replace("3.0", f"{factor}.0"))
+        done = subprocess.run([sys.executable, str(file)], env=environment, capture_output=True, text=True, timeout=600)
+        assert (done.returncode, done.stderr) == (0, "")
+        said.append(done.stdout.strip())
+    threes, fives = [0.0, 6.0, 12.0], [0.0, 10.0, 20.0]
+    assert said == [f"{[threes, threes]} 0", f"{[threes, threes]} 2", f"{[fives, fives]} 0"]

@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from numba.np.numpy_support import carray
 
-from sioconv.ops.cpu.jit import inner, kernel, outlined, sources_digest
+from sioconv.ops.cpu.jit import inner, kernel, outlined
 from sioconv.ops.cpu.scan_kernels import Array
 from sioconv.ops.cpu.vectors import address_to_pointer, called, first_lanes, fused, load, store, tree_sum, zeros
 
@@ -375,21 +375,19 @@ def _task(
         _write_logits(task, line, shape, matrix, work, logits, edge)
 
 
-def _entry(digest: str, parallel: bool) -> Any:
-    """The kernel as Python calls it; `digest` is in the key of what numba keeps on disk.
+def _entry(form: str) -> Any:
+    """The kernel as Python calls it, in its form "parallel" or "serial".
 
     Fills logits [R, V] of the rows `wanted` [R], which rise, from ids [N], and advances the states.
     """
 
-    @kernel(parallel=parallel)
+    @kernel(f"decode_kernels.run.{form}", parallel=form == "parallel")
     def run(phase, tasks, layer, weights, states, shape, work, matrix, logits, edge):
-        digest  # noqa: B018
         for task in numba.prange(tasks):
             _task(phase, np.int64(task), layer, weights, states, shape, work, matrix, logits, edge)
 
-    @kernel()
+    @kernel(f"decode_kernels.decode.{form}")
     def decode(ids, weights, states, wanted, sizes, numbers, memory, matrix, logits, edge):
-        digest  # noqa: B018
         shape = _shape_of(sizes, numbers)
         work = _cut(memory, shape)
         last = weights[shape.layers]
@@ -412,4 +410,4 @@ def _entry(digest: str, parallel: bool) -> Any:
     return decode
 
 
-parallel, serial = _entry(sources_digest(), True), _entry(sources_digest(), False)
+parallel, serial = _entry("parallel"), _entry("serial")

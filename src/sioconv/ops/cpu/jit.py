@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import logging
 import os
 import pickle
@@ -13,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba.core.caching import FunctionCache
+from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
 logger = logging.getLogger("sioconv")
@@ -36,16 +38,21 @@ def outlined(function: F) -> F:
     return cast(F, numba.njit(**settings)(function))
 
 
-def kernel(**options: Any) -> Callable[[F], F]:
+def kernel(name: str | None = None, **options: Any) -> Callable[[F], F]:
     """numba.njit with the result kept on disk: in NUMBA_CACHE_DIR, the package folder or the user's cache folder.
 
     Where it can't be kept, or what is kept is damaged, it is compiled again, and one warning says so.
+
+    Args:
+        name: of the kernel's files, where several kernels are made in one place.
+        options: numba's.
     """
 
     def compile_function(function: F) -> F:
+        function.__qualname__ = name or function.__qualname__
         dispatcher: Any = numba.njit(**{**_OPTIONS, "no_cfunc_wrapper": True, **options})(function)
         try:
-            dispatcher._cache = _KernelCache(function)
+            dispatcher._cache = _KernelCache(dispatcher)
         except (RuntimeError, OSError) as error:  # none of these folders can be written
             _say("any folder", error)
         return cast(F, dispatcher)
@@ -69,10 +76,11 @@ def sources_digest() -> str:
 
 
 class _KernelCache(FunctionCache):
-    """numba's cache of a function, in files of ours; no error of it stops anybody."""
+    """numba's cache of a kernel, in files of ours; no error of it stops anybody."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)  # type: ignore[no-untyped-call]
+    def __init__(self, dispatcher: Any) -> None:
+        super().__init__(dispatcher.py_func)  # type: ignore[no-untyped-call]
+        self._dispatcher = dispatcher
         self._cache_file: Any = _KernelFiles(Path(self._cache_path), self._impl.filename_base)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -89,6 +97,27 @@ class _KernelCache(FunctionCache):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
         except Exception as error:
             _say(self._cache_path, error)
+
+    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
+        """The signature, the processor, and what the kernel is.
+
+        In numba's own key the kernels around which a function closes count by a number that is drawn anew in every
+        process, so that what is kept of such a function is never found again.
+        """
+        return sig, codegen.magic_tuple(), _origin(self._dispatcher)
+
+
+def _origin(dispatcher: Any) -> str:
+    """Of a kernel's name, options and file, and of what its function closes over: constants, and other kernels."""
+    function = dispatcher.py_func
+    options = sorted((name, str(value)) for name, value in dispatcher.targetoptions.items())
+    digest = hashlib.sha256(repr((function.__module__, function.__qualname__, options)).encode())
+    digest.update(Path(inspect.getfile(function)).read_bytes())
+    for cell in function.__closure__ or ():
+        value = cell.cell_contents
+        is_kernel = isinstance(value, Dispatcher)
+        digest.update(_origin(value).encode() if is_kernel else dumps(value))  # type: ignore[no-untyped-call]
+    return digest.hexdigest()
 
 
 class _KernelFiles:
@@ -140,7 +169,7 @@ class _KernelFiles:
 
 
 def _identity(key: tuple[Any, ...]) -> bytes:
-    """What compiled code depends on: the sources, the signature, the processor, the function's own bytecode."""
+    """What compiled code depends on: the sources, the signature, the processor, the kernel itself."""
     return hashlib.sha256(repr((sources_digest(), key)).encode()).digest()
 
 
