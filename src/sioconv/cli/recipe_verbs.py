@@ -21,15 +21,7 @@ STRICT = ("--data.strict=true", "--finetune.data.strict=true")
 
 @dataclass(frozen=True)
 class RecipeVerb(Verb):
-    """A verb that takes recipe files and overrides.
-
-    Args:
-        work: does the work; gets the recipe, and whether figures are wanted as JSON.
-        prints_figures: whether it takes --json.
-    """
-
-    work: Callable[["Recipe", bool], None]
-    prints_figures: bool = False
+    """A verb that takes recipe files and overrides."""
 
     def parser(self) -> "ArgumentParser":
         """A parser of the recipe's keys."""
@@ -37,108 +29,120 @@ class RecipeVerb(Verb):
 
         return recipe_parser(f"sioconv {self.name} RECIPE [RECIPE …]")
 
-    def call_with(self, arguments: list[str]) -> None:
-        """Does the work for a recipe. Raises UserError for a bad recipe or key."""
-        as_json = self.prints_figures and "--json" in arguments
-        arguments = [argument for argument in arguments if not (as_json and argument == "--json")]
+    def recipe(self, arguments: list[str]) -> "Recipe":
+        """The recipe that the arguments describe. Raises UserError for a bad recipe or key."""
         count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
         if not count:
             raise UserError(f"no recipe: sioconv {self.name} RECIPE; the package has demo.yaml")
         from sioconv.recipe.schema import load_recipe
 
         overrides = [part for each in arguments[count:] for part in (STRICT if each == "--strict" else (each,))]
-        self.work(load_recipe(arguments[:count], overrides), as_json)
+        return load_recipe(arguments[:count], overrides)
 
 
-def _verb(
-    name: str,
-    summary: str,
-    purpose: str,
-    work: Callable[["Recipe", bool], None],
-    example: str = "--name mine --train.minutes 10",
-    prints_figures: bool = False,
-) -> RecipeVerb:
-    return RecipeVerb(
-        name, "RECIPE", summary, purpose, f"sioconv {name} demo.yaml {example}", work, prints_figures,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class StageVerb(RecipeVerb):
+    """A verb that runs a stage.
+
+    Args:
+        stage: does the work; gets the recipe.
+    """
+
+    stage: Callable[["Recipe"], None]
+
+    def call_with(self, arguments: list[str]) -> None:
+        """Runs the stage. Raises UserError for a bad recipe or key."""
+        self.stage(self.recipe(arguments))
 
 
-def make_tokenizer(recipe: "Recipe", as_json: bool) -> None:  # noqa: ARG001 - it prints no figures
+@dataclass(frozen=True)
+class PlanVerb(RecipeVerb):
+    """`sioconv plan`: what pretraining costs. It prints figures, so unlike a stage it has --json."""
+
+    def call_with(self, arguments: list[str]) -> None:
+        """Prints the costs. Raises UserError for a bad recipe or key."""
+        recipe = self.recipe([argument for argument in arguments if argument != "--json"])
+        from sioconv.plan.costs import describe_costs
+        from sioconv.run.stages import plan_costs
+
+        costs = plan_costs(recipe)
+        if "--json" in arguments:
+            show_json(costs)
+        else:
+            show(describe_costs(costs))
+
+
+def make_tokenizer(recipe: "Recipe") -> None:
     """`sioconv tokenizer`."""
     from sioconv.run import stages
 
     stages.make_tokenizer(recipe)
 
 
-def make_data(recipe: "Recipe", as_json: bool) -> None:  # noqa: ARG001
+def make_data(recipe: "Recipe") -> None:
     """`sioconv data`."""
     from sioconv.run import stages
 
     stages.make_data(recipe)
 
 
-def pretrain(recipe: "Recipe", as_json: bool) -> None:  # noqa: ARG001
+def pretrain(recipe: "Recipe") -> None:
     """`sioconv pretrain`."""
     from sioconv.run import stages
 
     stages.pretrain(recipe)
 
 
-def finetune(recipe: "Recipe", as_json: bool) -> None:  # noqa: ARG001
+def finetune(recipe: "Recipe") -> None:
     """`sioconv finetune`."""
     from sioconv.run import stages
 
     stages.finetune(recipe)
 
 
-def plan(recipe: "Recipe", as_json: bool) -> None:
-    """`sioconv plan`: what pretraining costs."""
-    from sioconv.plan.costs import describe_costs
-    from sioconv.run.stages import plan_costs
-
-    costs = plan_costs(recipe)
-    if as_json:
-        show_json(costs)
-    else:
-        show(describe_costs(costs))
-
-
 RECIPE_VERBS = [
-    _verb(
+    StageVerb(
         "tokenizer",
+        "RECIPE",
         "train (or adopt) a tokenizer",
         "Trains the run's tokenizer, or adopts the one that the recipe names.",
+        "sioconv tokenizer demo.yaml --name mine --train.minutes 10",
         make_tokenizer,
     ),
-    _verb(
+    StageVerb(
         "data",
+        "RECIPE",
         "documents → token shards",
         "Turns the recipe's sources into token shards under runs/NAME/data. Rows that can't be used are counted there\n"
         "in SOURCE/report.md; with --strict the first of them is an error.\n"
         "`sioconv data inspect DIR` shows what is in the shards.",
+        "sioconv data demo.yaml --name mine --train.minutes 10",
         make_data,
     ),
-    _verb(
+    StageVerb(
         "pretrain",
+        "RECIPE",
         "train from random weights   (the same line again goes on where it stopped)",
         "Trains a model from random weights; the stages before it run first where they are missing.",
+        "sioconv pretrain demo.yaml --name mine --train.minutes 10",
         pretrain,
     ),
-    _verb(
+    StageVerb(
         "finetune",
+        "RECIPE",
         "train on conversations",
         "Trains the pretrained model on conversations; the stages before it run first where they are missing.\n"
         "With --finetune.train.only initial_state it trains the layers' initial states alone: a persona in a file,\n"
         "runs/NAME/state.safetensors, for `--state` of generate, chat and evaluate.",
+        "sioconv finetune demo.yaml --name mine --train.minutes 10",
         finetune,
     ),
-    _verb(
+    PlanVerb(
         "plan",
+        "RECIPE",
         "parameters, memory and time on named GPUs, before anything is spent",
         "Parameters, operations, memory, communication and time of pretraining on 1, 8 and 64 cards; trains nothing.\n"
         "--json prints one JSON object.",
-        plan,
-        "--train.batch_size 64 --json",
-        True,
+        "sioconv plan demo.yaml --train.batch_size 64 --json",
     ),
 ]
