@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sioconv.data.config import LEAST_VOCABULARY, SourceConfig
 from sioconv.data.tokenizer.tokenizer import BYTES, SPECIAL_TOKENS
 from sioconv.errors import UserError
-from sioconv.model.architecture import PRESETS
+from sioconv.model.architecture import BEST_PRESET, PRESETS
 from sioconv.plan.size import derive
 from sioconv.recipe.schema import Recipe, as_values, load_recipe, recipe_parser, save_recipe, saved_values
 
@@ -115,7 +115,7 @@ def test_a_preset_fills_in_what_is_not_given(basic: str, monkeypatch: pytest.Mon
 
 
 def test_the_default_preset_fills_in_too(basic: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "sioconv", {"z_gain": 0.25})
+    monkeypatch.setitem(PRESETS, BEST_PRESET, {"z_gain": 0.25})
     assert load_recipe([basic]).model.z_gain == 0.25
 
 
@@ -346,3 +346,12 @@ def test_the_ends_of_each_range_are_known(basic: str, overrides: list[str], mess
 
 def test_the_smallest_vocabulary_is_that_of_the_tokenizer() -> None:
     assert BYTES + len(SPECIAL_TOKENS) == LEAST_VOCABULARY
+
+
+def test_a_recipe_that_names_no_preset_has_the_best_and_an_old_one_stays(basic: str, tmp_path: Path) -> None:
+    recipe = load_recipe([basic])
+    assert (recipe.model.preset, recipe.model.zero_out_projections) == (BEST_PRESET, True)
+    older = load_recipe([basic], ["--model.preset", "sioconv"])
+    assert not older.model.zero_out_projections and older.model.embedding_max_norm == 1.0
+    save_recipe(older, tmp_path / "saved.yaml")
+    assert load_recipe([str(tmp_path / "saved.yaml")]) == older

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
 from sioconv.errors import UserError
 from sioconv.evaluate.config import EvaluateConfig
-from sioconv.model.architecture import PRESETS, Architecture, parameter_count
+from sioconv.model.architecture import BEST_PRESET, PRESETS, Architecture, parameter_count
 from sioconv.plan.size import derive, parse_size
 from sioconv.recipe.files import find_recipe, keys_of, merge, parse_overrides, read_yaml, write_yaml
 from sioconv.train.config import TrainConfig
@@ -117,7 +117,7 @@ def load_recipe(files: Sequence[str], overrides: Sequence[str] = ()) -> Recipe:
         merge(merged, read_yaml(find_recipe(name), Recipe))
     merge(merged, parse_overrides(overrides, Recipe))
     check_keys(merged, Recipe, "")
-    preset = merged.get("model", {}).get("preset", Architecture.preset)
+    preset = merged.get("model", {}).get("preset", BEST_PRESET)
     if isinstance(preset, str):
         merged["model"] = {**PRESETS.get(preset, {}), **merged.get("model", {})}
     if isinstance(merged.get("size"), str):
