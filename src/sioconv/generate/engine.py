@@ -51,6 +51,8 @@ class Request:
         priority: where not all fit into a step, lower ones come first.
         boundaries: ids that end a message: snapshots are made behind them, besides those every 256 tokens.
         snapshots: whether events tell of the snapshots.
+        scope: whose text it is: in the engine's store, texts of different scopes never find each other.
+        stored: whether the engine's store is asked, and gets the snapshots.
     """
 
     ids: Sequence[int]
@@ -67,6 +69,8 @@ class Request:
     priority: int = 0
     boundaries: Collection[int] = ()
     snapshots: bool = False
+    scope: str = ""
+    stored: bool = True
 
 
 @dataclass(frozen=True)
@@ -201,8 +205,8 @@ class Engine:
                 if self._store is not None:
                     self._shelf = self._store.shelf(self._model, type(self._decoder).__name__)
             number, state, why = next(self._numbers), request.state, None
-            if self._shelf is not None:
-                found, why = self._shelf.find(state, request.ids, request.boundaries)
+            if self._shelf is not None and request.stored:
+                found, why = self._shelf.find(state, request.ids, request.boundaries, request.scope)
                 state = found or state
             spared = state.tokens - request.state.tokens
             reading = Reading(state.tokens, len(request.ids) - spared, why)
@@ -265,11 +269,15 @@ class Engine:
                     return self._place(text)
         raise KeyError(f"no request {number} with a continuation {branch} is running")
 
-    def cancel(self, number: int) -> None:
-        """Ends a request and forgets it, if it still runs."""
+    def cancel(self, number: int, branch: int | None = None) -> None:
+        """Ends a request and forgets it, if it still runs; or one of its continuations that is being written."""
         with self._lock:
-            self._reading = [text for text in self._reading if text.number != number]
-            self._writing = [text for text in self._writing if text.number != number]
+            if branch is None:
+                self._reading = [text for text in self._reading if text.number != number]
+            gone = (number, branch)
+            self._writing = [
+                text for text in self._writing if (text.number, None if branch is None else text.branch) != gone
+            ]
 
     def _pieces(self) -> tuple[list[_Text], list[Piece]]:
         """What this step reads: a token of each text that is written, then equal parts of the prompts."""
@@ -329,7 +337,7 @@ class Engine:
         if ended is not None:
             self._writing.remove(text)
             event = replace(event, place=self._place(text), reading=text.reading)
-            if self._shelf is not None and token in request.boundaries:
+            if self._shelf is not None and request.stored and token in request.boundaries:
                 self._read_on(text)
         if request.logprobs is None:
             return event
@@ -345,12 +353,13 @@ class Engine:
         self._reading.append(reader)
 
     def _snapshot(self, text: _Text) -> None:
-        if self._shelf is None and not text.request.snapshots:
+        shelf = self._shelf if text.request.stored else None
+        if shelf is None and not text.request.snapshots:
             self._name(text)
             return
         state = self._place(text).state
-        if self._shelf is not None:
-            self._shelf.keep(state)
+        if shelf is not None:
+            shelf.keep(state, text.request.scope)
         if text.request.snapshots:
             text.on_event(Event(text.number, text.branch, snapshot=state))
 
