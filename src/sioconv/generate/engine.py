@@ -23,11 +23,11 @@ from torch import Tensor
 from sioconv.errors import UserError
 from sioconv.generate.config import SamplingConfig
 from sioconv.generate.decoder import Decoder, Piece, pick_decoder
-from sioconv.generate.sampling import Sampler, log_probabilities
+from sioconv.generate.sampling import Constraint, Sampler, log_probabilities
 from sioconv.generate.states.state import SNAPSHOT_EVERY, Prefix, State, next_cut
 from sioconv.generate.states.store import Shelf, StateStore
 
-Ended = Literal["ending", "length", "failed"]
+Ended = Literal["ending", "complete", "length", "failed"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Request:
             nothing is written there is one.
         ending: ids that end a continuation once they are written.
         banned: ids that are never written, int64 [k].
+        constraint: which tokens may come next; each continuation follows a copy of it, and it stays as it is.
         history: ids that the repetition penalty applies to besides those that are written.
         unpenalised: ids that it never applies to.
         logprobs: how many of the likeliest tokens are given with each token, with ln of their probabilities; None for
@@ -63,6 +64,7 @@ class Request:
     n: int = 1
     ending: Collection[int] = ()
     banned: Tensor | None = None
+    constraint: Constraint | None = None
     history: Collection[int] = ()
     unpenalised: Collection[int] = ()
     logprobs: int | None = None
@@ -104,8 +106,8 @@ class Event:
         request: the request's number.
         branch: which of its continuations.
         token: the id; None where the request ends without another token, and with a snapshot.
-        ended: why this is the last event of the continuation: `ending`, one of the ids that end it; `length`;
-            `failed`, see `error`. None while it goes on.
+        ended: why this is the last event of the continuation: `ending`, one of the ids that end it; `complete`, the
+            constraint lets nothing follow; `length`; `failed`, see `error`. None while it goes on.
         place: where it ended.
         logprob: ln of the token's probability before all penalties and filters, where `logprobs` is asked for.
         top: the likeliest tokens with theirs.
@@ -312,7 +314,14 @@ class Engine:
             text = replace(prompt, memory=memory, branch=branch, unnamed=list(prompt.unnamed), history=set())
             text.history.update(request.history)
             text.sampler = Sampler(
-                request.sampling, request.seed, request.banned, text.history, text.read, branch, request.ending
+                request.sampling,
+                request.seed,
+                request.banned,
+                text.history,
+                text.read,
+                branch,
+                request.ending,
+                None if request.constraint is None else request.constraint.copy(),
             )
             self._writing.append(text)
             yield self._write(text, logits)
@@ -332,6 +341,7 @@ class Engine:
         if token not in request.unpenalised:
             text.history.add(token)
         ended: Ended | None = "length" if text.written >= request.max_new_tokens else None
+        ended = "complete" if text.sampler.complete else ended
         ended = "ending" if token in request.ending else ended
         event = Event(text.number, text.branch, token, ended)
         if ended is not None:
