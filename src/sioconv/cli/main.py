@@ -12,7 +12,7 @@ from typing import NoReturn
 from sioconv import __version__
 from sioconv.cli.chat import CHAT
 from sioconv.cli.completion import complete
-from sioconv.cli.convert import CONVERT
+from sioconv.cli.convert import CONVERT, QUANTIZE
 from sioconv.cli.demo import DEMO
 from sioconv.cli.evaluate import EVALUATE, REPORT
 from sioconv.cli.generate import GENERATE
@@ -30,7 +30,7 @@ as --train.lr 1e-3; RUN is a folder under runs/; MODEL is a model folder or a Hu
 _TOKENIZER, _DATA, *_TRAINING = RECIPE_VERBS
 VERBS: dict[str, Verb] = {
     verb.name: verb
-    for verb in (DEMO, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, REPORT, EVALUATE, GENERATE, CHAT, CONVERT)
+    for verb in (DEMO, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, REPORT, EVALUATE, GENERATE, CHAT, QUANTIZE, CONVERT)
 }
 
 

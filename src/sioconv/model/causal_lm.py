@@ -36,6 +36,7 @@ from sioconv.model.architecture import NEWER_FIELDS, Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.configuration import SioConvConfig
 from sioconv.model.layers import FeedForward, RMSNorm, SioConvBlock, SioConvLayer, bounded
+from sioconv.model.quantised import register_quantizer
 from sioconv.ops import fast_products
 
 
@@ -371,6 +372,8 @@ class SioConvForTokenClassification(GenericForTokenClassification, SioConvPreTra
         self.score = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()  # type: ignore[no-untyped-call]
 
+
+register_quantizer()
 
 for auto_class, model_class in (  # in the package only
     (AutoModel, SioConvModel),

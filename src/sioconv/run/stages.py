@@ -452,10 +452,14 @@ def evaluate(model: str, text: str | None, device: str, state: str | None = None
     """
     from sioconv.evaluate.run import evaluate_model
 
-    recipe = Path(model).parent / RECIPE
-    if text is None:
-        check_sums(recipe.parent, RECIPE)
-    if text is None and not recipe.is_file():
-        raise UserError(f"no text to measure {model} on: it isn't in a run's folder: give --text FILE")
-    data = DataConfig() if text is not None else load_recipe([str(recipe)]).data
+    data = DataConfig() if text is not None else data_of(model)
     return evaluate_model(model, text, data, device=device, state=state)
+
+
+def data_of(model: str) -> DataConfig:
+    """The text that a model folder's run learned from. Raises UserError where the folder isn't in a run's."""
+    recipe = Path(model).parent / RECIPE
+    check_sums(recipe.parent, RECIPE)
+    if not recipe.is_file():
+        raise UserError(f"no text to measure {model} on: it isn't in a run's folder: give --text FILE")
+    return load_recipe([str(recipe)]).data
