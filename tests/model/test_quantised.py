@@ -83,6 +83,7 @@ def test_a_folder_holds_whole_numbers_and_loads_as_it_was_saved(folders: tuple[P
     model, _ = load_model_folder(folders[1])
     again, _ = load_model_folder(folders[1], dtype=torch.bfloat16)
     plain, _ = load_model_folder(folders[0])
+    assert model.num_parameters() == plain.num_parameters()
     assert model.is_quantized and model.dtype == torch.float32 and again.dtype == torch.bfloat16
     for name, value in model.state_dict().items():
         if name in tensors and not tensors[name].is_floating_point():

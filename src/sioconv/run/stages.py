@@ -296,6 +296,8 @@ def finetune(recipe: Recipe) -> Path:
         if world.leader(lambda: _is_done(recipe, "finetune", target, inputs)):
             return target
         model, tokenizer = load_model_folder(start, baselines=True)
+        if getattr(model, "is_quantized", False):
+            raise UserError(f"{start} is quantised, and can't be trained: start from the model that it was made from")
         if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / TOKENIZER)):
             raise UserError(
                 f"{run} has another tokenizer than the model in {start}: choose another --name for its tuning"
