@@ -17,6 +17,7 @@ from sioconv.cli.demo import DEMO
 from sioconv.cli.evaluate import EVALUATE, REPORT
 from sioconv.cli.generate import GENERATE
 from sioconv.cli.inspect_data import INSPECT_DATA
+from sioconv.cli.inspect_model import INSPECT
 from sioconv.cli.last_net import exit_code_of
 from sioconv.cli.recipe_verbs import RECIPE_VERBS
 from sioconv.cli.serve import SERVE, SERVE_KEY
@@ -33,7 +34,7 @@ VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         *(DEMO, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, REPORT, EVALUATE, GENERATE, CHAT),
-        *(SERVE, SERVE_KEY, CONVERT),
+        *(INSPECT, SERVE, SERVE_KEY, CONVERT),
     )
 }
 
