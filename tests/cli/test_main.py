@@ -113,6 +113,10 @@ def test_version(main: Main) -> None:
         (["generate", "model", "a", "--n", "2", "--save-state", "s"], "a state file holds one text"),
         (["generate", "model", "-", "--file", "-"], "standard input can be read once"),
         (["generate", "model", "--prompts", "none"], "can't read the prompts: none"),
+        (["generate", "model", "a", "--schema", "none.json"], "can't read the schema: none.json"),
+        (["generate", "model", "a", "--schema", "{"], "the schema is not JSON"),
+        (["generate", "model", "a", "--regex", "a", "--choice", "b"], "a text has one form"),
+        (["generate", "model", "a", "--choice", ""], "a choice is empty"),
         (["generate", "model", "text", "--bogus", "1"], "unrecognized arguments: --bogus 1"),
         (["generate", "model", "text", "--temperature", "hot"], "temperature"),
         (["generate", "model", "text", "--top-p", "7"], "top_p out of range: 7"),
@@ -362,6 +366,39 @@ def test_json_is_one_object_and_nothing_else(main: Main, tiny_model_folder: Path
 
 def lines_of(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
+
+
+def test_texts_of_a_form_are_printed_alone_and_parse(main: Main, tiny_model_folder: Path, tmp_path: Path) -> None:
+    schema = '{"type": "object", "properties": {"海": {"type": "boolean"}}, "required": ["海"]}'
+    (tmp_path / "schema.json").write_text("\ufeff" + schema, encoding="utf-8")
+    model = str(tiny_model_folder)
+    for given in (schema, "schema.json"):
+        closed = given.replace("]}", '], "additionalProperties": false}') if given == schema else given
+        code, out, _ = main("generate", model, "川は", "--schema", closed, "--max-new-tokens=60", "--seed=1")
+        assert (code, type(json.loads(out)["海"])) == (0, bool)
+    code, out, _ = main("generate", model, "川は", "山は", "--n=2", "--choice", "はい", "--choice=いいえ", "--seed=1")
+    assert code == 0
+    assert len(out.split()) == 4
+    assert set(out.split()) <= {"はい", "いいえ"}
+    (told,) = lines_of(main("generate", model, "川は", "--regex", "[0-9]{9}", "--max-new-tokens=3", "--json")[1])
+    assert (told["whole"], told["stopped_by"]) == (False, "length")
+    for prompts in (["川は"], ["川は", "山は"]):
+        code, out, err = main("generate", model, *prompts, "--regex", "[0-9]{9}", "--max-new-tokens=3")
+        assert code == 2
+        assert re.fullmatch(r"([0-9]{3,8}\n+)+", out)
+        assert err == (
+            "sioconv: a text ended before it was a whole regular expression: give more than --max-new-tokens 3, "
+            "and no --stop that may stand in it\n"
+        )
+
+
+def test_a_document_goes_on_from_a_state_file(main: Main, tiny_model_folder: Path) -> None:
+    options = ("generate", str(tiny_model_folder), "--regex", "[a-z]{4}[0-9]{9}", "--seed=1")
+    assert main(*options, "川は", "--max-new-tokens=3", "--save-state=a.state")[0] == 2
+    first = main(*options, "川は", "--max-new-tokens=3", "--save-state=a.state")[1].strip()
+    code, rest, _ = main(*options, "--state=a.state")
+    assert code == 0
+    assert re.fullmatch("[a-z]{4}[0-9]{9}", first + rest.strip())
 
 
 def test_many_prompts_and_continuations_are_each_what_they_are_alone(

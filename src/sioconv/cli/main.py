@@ -20,6 +20,7 @@ from sioconv.cli.inspect_data import INSPECT_DATA
 from sioconv.cli.last_net import exit_code_of
 from sioconv.cli.personal.import_files import IMPORT
 from sioconv.cli.recipe_verbs import RECIPE_VERBS
+from sioconv.cli.serve import SERVE, SERVE_KEY
 from sioconv.cli.verb import Verb
 from sioconv.errors import UserError
 from sioconv.terminal import VisibleFormatter, prepare_streams, show
@@ -31,7 +32,10 @@ as --train.lr 1e-3; RUN is a folder under runs/; MODEL is a model folder or a Hu
 _TOKENIZER, _DATA, *_TRAINING = RECIPE_VERBS
 VERBS: dict[str, Verb] = {
     verb.name: verb
-    for verb in (DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, REPORT, EVALUATE, GENERATE, CHAT, CONVERT)
+    for verb in (
+        *(DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, REPORT, EVALUATE, GENERATE, CHAT),
+        *(SERVE, SERVE_KEY, CONVERT),
+    )
 }
 
 

@@ -1,0 +1,114 @@
+"""What clients may ask for: the bodies of requests. A field that isn't here is refused by its name."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sioconv.generate.config import LARGEST_SEED, SamplingConfig
+from sioconv.serve.config import ServeConfig
+from sioconv.serve.errors import ApiError
+
+Stop = str | list[str] | None
+
+
+class Body(BaseModel):
+    """A body of JSON. Types are taken as they are; a field that is null counts as left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def without_nulls(cls, values: Any) -> Any:
+        """OpenAI's clients send null for what isn't set."""
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+
+class Sampled(Body):
+    """What all requests that write have in common."""
+
+    model: str
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = Field(None, ge=0, le=LARGEST_SEED)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[str, float] = {}
+    user: str | None = None  # these four change nothing here
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    metadata: dict[str, str] | None = None
+    # What OpenAI's API doesn't have.
+    top_k: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    min_tokens: int = 0
+    persona: str | None = None
+
+    def sampling(self, most: int | None, stop: Stop, config: ServeConfig) -> SamplingConfig:
+        """The settings of a reply.
+
+        Args:
+            most: how many tokens it may have, where the request says so.
+            stop: strings that end it.
+            config: the server's limits.
+
+        Raises:
+            ApiError, UserError: a value is out of its range.
+        """
+        if most is not None and not 1 <= most <= config.max_new_tokens:
+            raise ApiError(400, f"max_tokens is {most}: this server takes 1 to {config.max_new_tokens}", "max_tokens")
+        default = SamplingConfig()
+        return SamplingConfig(
+            temperature=default.temperature if self.temperature is None else self.temperature,
+            top_k=self.top_k,
+            top_p=default.top_p if self.top_p is None else self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            typical_p=self.typical_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=_by_id(self.logit_bias),
+            min_new_tokens=self.min_tokens,
+            max_new_tokens=most or max(config.default_new_tokens, min(self.min_tokens, config.max_new_tokens)),
+            seed=self.seed,
+            stop=[] if stop is None else [stop] if isinstance(stop, str) else stop,
+        )
+
+
+class StreamOptions(Body):
+    """What a stream says besides its text."""
+
+    include_usage: bool = False
+
+
+class TextFormat(Body):
+    """Free text."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(Sampled):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[list[dict[str, Any]], Field(max_length=100_000)]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int = 1
+    stop: Stop = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: TextFormat | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: bool = True
+    # What OpenAI's API doesn't have.
+    state: str | None = None
+    return_state: bool = False
+
+
+def _by_id(bias: dict[str, float]) -> dict[int, float]:
+    if any(not key.isascii() or not key.isdigit() or len(key) > 10 for key in bias):
+        raise ApiError(400, "logit_bias: its keys aren't all token ids", "logit_bias")
+    return {int(key): value for key, value in bias.items()}
