@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from sioconv import __version__
 from sioconv.serve import errors
-from sioconv.serve.api import about, chat
+from sioconv.serve.api import about, chat, completions, conversations, responses, states, tokens
 from sioconv.serve.edge import Edge
 from sioconv.serve.page_files import PageFiles
 from sioconv.serve.service import Service
@@ -39,7 +39,7 @@ def make_app(service: Service, hosts: Collection[str] | None = None) -> FastAPI:
     app = FastAPI(title="sioconv", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
     app.state.service = service
     errors.install(app)
-    for part in (about, chat):
+    for part in (about, chat, completions, responses, conversations, states, tokens):
         app.include_router(part.router)
     if PAGE.is_dir():
         app.mount("/", PageFiles(PAGE))

@@ -50,6 +50,7 @@ class ServedModel:
         format: of its state files.
         personas: other beginnings, by name.
         created: seconds of the clock when it was loaded.
+        half_lives: of each layer's forget gates, in tokens, once somebody has asked for them.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ServedModel:
     format: StateFormat
     personas: Mapping[str, Start]
     created: int
+    half_lives: list[list[float]] = field(default_factory=list)
 
     @property
     def fingerprint(self) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -18,6 +19,10 @@ Sink = Callable[[Event | BaseException], object]
 
 class EngineFailedError(Exception):
     """The engine's step has failed; the requests that ran are lost."""
+
+
+class CancelledByClientError(Exception):
+    """Another request has asked for the end of this one."""
 
 
 class Runner:
@@ -38,6 +43,7 @@ class Runner:
         self._sinks: dict[int, tuple[asyncio.AbstractEventLoop, Sink] | None] = {}  # of all requests that run
         self._closed = False
         self.steps = 0
+        self._written, self._seconds = 0.0, 0.0  # of late: what is older counts less
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
         self._thread.start()
 
@@ -45,6 +51,11 @@ class Runner:
     def running(self) -> int:
         """Texts that are being read or written."""
         return self._engine.running
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens that were written by all replies together in a second of the latest work; 0 before the first."""
+        return self._written / self._seconds if self._written else 0.0
 
     @property
     def alive(self) -> bool:
@@ -107,12 +118,19 @@ class Runner:
                     self._calls.get(block=not busy)()
                     busy = True
             try:
+                start = time.perf_counter()
                 busy = self._engine.step()
                 self.steps += busy
+                self._measure(time.perf_counter() - start)
             except Exception:
                 logger.exception("a step of the engine has failed")
                 self._fail()
             self._hand_out()
+
+    def _measure(self, seconds: float) -> None:
+        written = sum(event.token is not None for _, _, event in self._events)
+        if written:  # steps that only read say nothing of the speed of writing
+            self._written, self._seconds = 0.99 * self._written + written, 0.99 * self._seconds + seconds
 
     def _hand_out(self) -> None:
         events, self._events = self._events, []
@@ -178,6 +196,7 @@ class Running:
         Raises:
             EngineFailedError: a step has failed.
             TimeoutError: the time is over.
+            CancelledByClientError: after `interrupt`.
         """
         while self._left:
             event = await self._events.get()
@@ -187,6 +206,10 @@ class Running:
                 if event.ended is not None:
                     self._left.discard(event.branch)
                 yield event
+
+    def interrupt(self) -> None:
+        """Ends the request: its events end with CancelledByClientError. In the event loop only."""
+        self._events.put_nowait(CancelledByClientError())
 
     def stop(self, branch: int) -> None:
         """Ends one continuation."""

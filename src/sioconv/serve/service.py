@@ -1,7 +1,7 @@
 """What the routes share: models, states, limits, and who may ask."""
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ from sioconv.serve.config import ServeConfig
 from sioconv.serve.errors import ApiError
 from sioconv.serve.keys import Client, Keys, owner_of
 from sioconv.serve.limits import Limits
+from sioconv.serve.memory.records import Records
 from sioconv.serve.metrics import Metrics
 from sioconv.serve.models import ServedModel
 
@@ -26,19 +27,23 @@ class Service:
         models: by name.
         config: the limits.
         store: the snapshots of all models; None where nothing is kept.
+        records: responses and conversations that were stored; None where nothing is kept.
         keys: who may ask; None for everybody.
         limits: how much runs.
         metrics: what happened.
         draining: whether it is being stopped.
+        writing: how to cancel responses that are being written, by owner and id.
     """
 
     models: Mapping[str, ServedModel]
     config: ServeConfig
     store: StateStore | None
+    records: Records | None
     keys: Keys | None
     limits: Limits
     metrics: Metrics
     draining: bool = False
+    writing: dict[tuple[str, str], Callable[[], None]] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
 
     def model(self, name: str) -> ServedModel:

@@ -1,7 +1,7 @@
 """A request's replies as they come: text, log-probabilities, how each ended, and what the conversation has become."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 
 from sioconv.data.tokenizer.tokenizer import encode_texts
@@ -104,24 +104,36 @@ class Writing:
         sampling: the settings; without a seed they get a random one.
         n: how many replies.
         logprobs: how many likely tokens are given with each one; None for none, and no log-probabilities.
+        turns: whether a reply is a turn of a conversation, which has an end, and not a text that goes on.
 
     Attributes:
+        sampling: the settings.
         seed: gives the same replies again.
         replies: one for each of n.
         reading: what became of the prompt, at the end.
         before: the last state that was seen while the prompt was read.
         keys: of the snapshots that were made or found.
+        interrupt: ends the replies while they are written.
     """
 
     def __init__(
-        self, served: ServedModel, prompt: Prompt, sampling: SamplingConfig, n: int = 1, logprobs: int | None = None
+        self,
+        served: ServedModel,
+        prompt: Prompt,
+        sampling: SamplingConfig,
+        n: int = 1,
+        logprobs: int | None = None,
+        turns: bool = True,
     ) -> None:
         self.seed = random_seed() if sampling.seed is None else sampling.seed
         self.replies = [Reply(TextStream(sampling.stop)) for _ in range(n)]
         self.reading: Reading | None = None
         self.before = prompt.state
         self.keys: set[str] = set()
-        self._served, self._prompt, self._logprobs = served, prompt, logprobs
+        self._closed: set[int] = set()  # replies whose end was read
+        self.interrupt: Callable[[], None] = _nothing
+        self.sampling = sampling
+        self._served, self._prompt, self._logprobs, self._turns = served, prompt, logprobs, turns
         vocabulary = served.vocabulary
         self._ending = (vocabulary.eos, vocabulary.end_of_turn)
         self._request = Request(
@@ -161,6 +173,7 @@ class Writing:
         """
         try:
             async with self._served.runner.start(self._request, seconds) as running:
+                self.interrupt = running.interrupt
                 yield None
                 async for event in running:
                     piece = self._take(event)
@@ -216,6 +229,9 @@ class Writing:
         reply was cut at a stop string, or where the model has spelt it in other tokens than the tokenizer would.
         """
         request = await self._closing(branch)
+        self._closed.add(branch)
+        if not request.ids:
+            return request.state
         async with self._served.runner.start(request) as running:
             async for event in running:
                 if event.snapshot is not None and event.snapshot.prefix is not None:
@@ -226,10 +242,10 @@ class Writing:
 
     async def close_aside(self) -> None:
         """Lets the store know what `close` gives, so that a client that sends the whole conversation is recognised."""
-        if not self._prompt.stored:
+        if not self._prompt.stored or not self._turns:
             return
         for branch, reply in enumerate(self.replies):
-            if reply.place is not None or reply.stream.stopped:
+            if branch not in self._closed and (reply.place is not None or reply.stream.stopped):
                 request = await self._closing(branch)
                 if request.ids != list(reply.place.unread if reply.place else ()):  # else the engine reads it itself
                     self._served.runner.read_aside(replace(request, snapshots=False))
@@ -237,11 +253,12 @@ class Writing:
     async def _closing(self, branch: int) -> Request:
         reply, end = self.replies[branch], self._served.vocabulary.end_of_turn
         spelt = await tokens_of(self._served, reply.text)
-        if reply.ended and spelt == reply.ids and reply.place is not None:
+        if self._turns and reply.ended and spelt == reply.ids and reply.place is not None:
             ids, state = list(reply.place.unread), reply.place.state
         else:
             prompt = self._prompt
-            ids, state = [*prompt.ids[self.before.tokens - prompt.state.tokens :], *spelt, end], self.before
+            rest = prompt.ids[self.before.tokens - prompt.state.tokens :]
+            ids, state = [*rest, *spelt, *([end] if self._turns else [])], self.before
         return replace(self._request, ids=ids, state=state, max_new_tokens=0, n=1, priority=ASIDE)
 
 
@@ -250,3 +267,7 @@ async def tokens_of(served: ServedModel, text: str) -> list[int]:
     if len(text) < 2000:
         return encode_texts(served.tokenizer, [text])[0]
     return (await asyncio.to_thread(encode_texts, served.tokenizer, [text]))[0]
+
+
+def _nothing() -> None:
+    """Nothing is written yet."""

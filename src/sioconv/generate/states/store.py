@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -94,6 +94,7 @@ class StateStore:
         if budget < 0:
             raise UserError(f"the store's budget is {budget}: give 0 or more bytes")
         self._budget, self._backing, self._ttl = budget, backing, ttl
+        self._models: set[str] = set()  # of the shelves
         self._used: dict[tuple[str, str], float] = {}  # when a snapshot was used last, in seconds of that clock
         self._states: OrderedDict[tuple[str, str], State] = OrderedDict()  # the latest used last
         self._evicted: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -113,7 +114,9 @@ class StateStore:
 
     def shelf(self, model: Any, decoder: str) -> "Shelf":
         """The part of the store that holds the snapshots of a model, as it is now, by a kind of decoder."""
-        return Shelf(self, StateFormat(model), decoder)
+        shelf = Shelf(self, StateFormat(model), decoder)
+        self._models.add(shelf.model)
+        return shelf
 
     def forget(self, scope: str) -> None:
         """Forgets all snapshots of a scope, of all models, in memory and in the backing."""
@@ -121,6 +124,14 @@ class StateStore:
             for name in [name for name in self._states if name[1].startswith(f"{scope}/")]:
                 self._drop(name)
             self._ask(lambda backing: backing.forget(scope))
+
+    def discard(self, keys: Iterable[str]) -> None:
+        """Forgets the snapshots of some texts, by `key_of`, of all models that were asked for since the start."""
+        with self._lock:
+            for model, key in ((model, key) for key in keys for model in self._models):
+                if (model, key) in self._states:
+                    self._drop((model, key))
+                self._ask(lambda backing: backing.delete(model, key))  # noqa: B023
 
     def expire(self) -> None:
         """Forgets what wasn't used for longer than `ttl`, and what the backing thinks too old."""

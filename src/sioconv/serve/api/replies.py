@@ -30,11 +30,12 @@ class Asked:
         created: seconds of the clock.
         served: the model.
         writing: the replies.
+        sampling: their settings.
     """
 
     def __init__(self, service: Service, client: Client, served: ServedModel, writing: Writing, name: str) -> None:
         self.id, self.created = f"{name}{secrets.token_hex(16)}", int(time.time())
-        self.served, self.writing = served, writing
+        self.served, self.writing, self.sampling = served, writing, writing.sampling
         self._service, self._client = service, client
         self._run_of_pieces = self._run()
         self._begun = False
@@ -57,8 +58,9 @@ class Asked:
             yield piece
 
     async def close(self) -> None:
-        """Ends the request and gives its place back."""
+        """Ends the request and gives its place back; where it was whole, the store learns what the next may bring."""
         await self._run_of_pieces.aclose()
+        await self.writing.close_aside()
 
     async def _run(self) -> AsyncGenerator[Piece | None, None]:
         arrived, model, metrics = time.perf_counter(), self.served.name, self._service.metrics
@@ -71,7 +73,6 @@ class Asked:
                             first = False
                             metrics.first.labels(model).observe(time.perf_counter() - arrived)
                         yield piece
-                    await self.writing.close_aside()
             finally:
                 metrics.seconds.labels(model).observe(time.perf_counter() - arrived)
                 counts = {"written": self.writing.tokens}

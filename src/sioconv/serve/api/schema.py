@@ -88,7 +88,15 @@ class TextFormat(Body):
     type: Literal["text"]
 
 
-class ChatRequest(Sampled):
+class Toolless(Body):
+    """Clients that have no tools say so; any tool is refused."""
+
+    tools: Annotated[list[Any], Field(max_length=0)] = []
+    tool_choice: Literal["auto", "none"] | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class ChatRequest(Sampled, Toolless):
     """The body of `POST /v1/chat/completions`."""
 
     messages: Annotated[list[dict[str, Any]], Field(max_length=100_000)]
@@ -106,6 +114,81 @@ class ChatRequest(Sampled):
     # What OpenAI's API doesn't have.
     state: str | None = None
     return_state: bool = False
+
+
+class CompletionRequest(Sampled):
+    """The body of `POST /v1/completions`."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: int | None = None
+    n: int = 1
+    stop: Stop = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool = False
+    state: str | None = None
+    return_state: bool = False
+
+
+class ResponseText(Body):
+    """The form of a response's text."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class ResponseStreamOptions(Body):
+    """What a stream of events says besides."""
+
+    include_obfuscation: Literal[False] = False
+
+
+class ConversationName(Body):
+    """A conversation by its id."""
+
+    id: str
+
+
+class ResponseRequest(Sampled, Toolless):
+    """The body of `POST /v1/responses`."""
+
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: str | ConversationName | None = None
+    store: bool | None = None
+    max_output_tokens: int | None = None
+    stream: bool = False
+    stream_options: ResponseStreamOptions | None = None
+    text: ResponseText | None = None
+    include: list[Literal["message.output_text.logprobs"]] = []
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    truncation: Literal["auto", "disabled"] | None = None
+    background: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+
+class ConversationRequest(Body):
+    """The body of `POST /v1/conversations`."""
+
+    items: list[dict[str, Any]] = []
+    metadata: dict[str, str] = {}
+
+
+class TokenizeRequest(Body):
+    """The body of `POST /tokenize`: a text, or a conversation."""
+
+    model: str
+    text: str | None = None
+    messages: list[dict[str, Any]] | None = None
+
+
+class DetokenizeRequest(Body):
+    """The body of `POST /detokenize`."""
+
+    model: str
+    tokens: list[int]
 
 
 def _by_id(bias: dict[str, float]) -> dict[int, float]:
