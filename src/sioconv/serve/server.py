@@ -46,7 +46,7 @@ def uvicorn_config(service: Service, host: str, port: int, hosts: Collection[str
     )
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn's server; it tells the service when it is being stopped, and says where it listens."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -84,6 +84,6 @@ def run_server(service: Service, host: str, port: int) -> None:
         say(f"warning: {host} can be reached from outside and there are no keys: anyone may use this server (--keys)")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
-        _Server(uvicorn_config(service, host, port, hosts_of(host)), service).run()
+        Server(uvicorn_config(service, host, port, hosts_of(host)), service).run()
     except SystemExit as error:  # uvicorn's way to say that it can't listen; it has logged why
         raise UserError(f"can't listen at {host}:{port}: choose another --host or --port") from error
