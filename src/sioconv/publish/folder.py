@@ -68,6 +68,11 @@ def publish_folder(model: Path, out: Path, options: PublishConfig, repo: str | N
     if options.benchmark is not None and not HUB_ID.fullmatch(options.benchmark):
         raise UserError(f"--benchmark {options.benchmark!r} is no identifier of the Hub: give OWNER/NAME")
     loaded, _ = load_model_folder(model)
+    if getattr(loaded.config, "quantization_config", None) is not None:
+        raise UserError(
+            f"{shown(model)} is quantised: publish the model that it was made from, and this one with it: "
+            f"--variant {model.name}={shown(model)}"
+        )
     facts = gather(model, options, sum(parameter.numel() for parameter in loaded.parameters()))
     personas = _personas(model, options)
     variants = _variants(model, options)
@@ -85,7 +90,7 @@ def publish_folder(model: Path, out: Path, options: PublishConfig, repo: str | N
         _write_texts(folder, facts, options, repo or out.name, sorted(personas), sorted(variants))
         write_sums(folder)
         say("publish: loading the folder in a new process, without the package")
-        difference = verify_folder(folder)
+        difference = max(verify_folder(place) for place in (folder, *(folder / name for name in variants)))
         say(f"publish: it computes the same there: no logit differs by more than {difference:.1e}")
     return facts
 
