@@ -153,6 +153,7 @@ def test_an_unknown_or_forbidding_licence_of_a_text(make_run: MakeRun, tmp_path:
     assert "has confirmed the right" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_code_that_computes_something_else_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run()
