@@ -16,7 +16,8 @@ OF_TRANSFORMERS = {
     "repetition_penalty": "repetition_penalty", "max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens",
 }  # fmt: skip
 OF_NO_ACCOUNT = ("transformers_version", "eos_token_id", "bos_token_id", "pad_token_id", "use_cache")
-Stop = str | list[str] | None
+StopString = Annotated[str, Field(max_length=1000)]
+Stop = StopString | Annotated[list[StopString], Field(max_length=64)] | None
 
 
 class Body(BaseModel):
