@@ -16,6 +16,8 @@ import sioconv
 from sioconv.hooks import LINEAR
 from sioconv.model import SioConvForCausalLM
 
+PACKAGES = ["sioconv", "sioconv.data", "sioconv.data.cleaning", "sioconv.model", "sioconv.generate"]
+
 
 def run(code: str) -> str:
     """What a new process prints."""
@@ -24,7 +26,9 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("package", ["sioconv", "sioconv.model", "sioconv.generate"])
+@pytest.mark.parametrize(
+    "package", ["sioconv", "sioconv.data", "sioconv.data.cleaning", "sioconv.model", "sioconv.generate"]
+)
 def test_a_package_shows_its_names_and_has_their_types(package: str) -> None:
     module = import_module(package)
     assert {"__version__", *dir(module)} >= set(module.__all__)

@@ -12,14 +12,15 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
 
     Args:
         package: its `__name__`.
-        homes: public name → the module of the package that defines it; a module's own name stands for the module.
+        homes: public name → the module of the package that defines it. Where the module itself is meant, the name is
+            the module's, with `_` for each dot.
     """
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = import_module(f"{package}.{homes[name]}")
-        return module if homes[name] == name else getattr(module, name)
+        return module if homes[name].replace(".", "_") == name else getattr(module, name)
 
     def names() -> list[str]:
         return sorted(homes)

@@ -113,6 +113,16 @@ def test_version(main: Main) -> None:
         (["generate", "model", "a", "--n", "2", "--save-state", "s"], "a state file holds one text"),
         (["generate", "model", "-", "--file", "-"], "standard input can be read once"),
         (["generate", "model", "--prompts", "none"], "can't read the prompts: none"),
+        (["generate", "model", "a", "--schema", "none.json"], "can't read the schema: none.json"),
+        (["generate", "model", "a", "--schema", "{"], "the schema is not JSON"),
+        (["generate", "model", "a", "--regex", "a", "--choice", "b"], "a text has one form"),
+        (["generate", "model", "a", "--choice", ""], "a choice is empty"),
+        (["chat", "model", "--save", "a.state"], "--save goes with -p or --json"),
+        (["chat", "model", "-p", "-", "-p", "-"], "standard input can be read once"),
+        (["inspect", "model"], "give a text"),
+        (["inspect", "model", "--text", "a", "--file", "b"], "give a text"),
+        (["inspect", "model", "--text", "a", "--picture", "a.gif"], "can't draw a.gif"),
+        (["inspect", "model", "--text", "a"], "no model folder at model"),
         (["generate", "model", "text", "--bogus", "1"], "unrecognized arguments: --bogus 1"),
         (["generate", "model", "text", "--temperature", "hot"], "temperature"),
         (["generate", "model", "text", "--top-p", "7"], "top_p out of range: 7"),
@@ -362,6 +372,84 @@ def test_json_is_one_object_and_nothing_else(main: Main, tiny_model_folder: Path
 
 def lines_of(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
+
+
+def test_texts_of_a_form_are_printed_alone_and_parse(main: Main, tiny_model_folder: Path, tmp_path: Path) -> None:
+    schema = '{"type": "object", "properties": {"海": {"type": "boolean"}}, "required": ["海"]}'
+    (tmp_path / "schema.json").write_text("\ufeff" + schema, encoding="utf-8")
+    model = str(tiny_model_folder)
+    for given in (schema, "schema.json"):
+        closed = given.replace("]}", '], "additionalProperties": false}') if given == schema else given
+        code, out, _ = main("generate", model, "川は", "--schema", closed, "--max-new-tokens=60", "--seed=1")
+        assert (code, type(json.loads(out)["海"])) == (0, bool)
+    code, out, _ = main("generate", model, "川は", "山は", "--n=2", "--choice", "はい", "--choice=いいえ", "--seed=1")
+    assert code == 0
+    assert len(out.split()) == 4
+    assert set(out.split()) <= {"はい", "いいえ"}
+    (told,) = lines_of(main("generate", model, "川は", "--regex", "[0-9]{9}", "--max-new-tokens=3", "--json")[1])
+    assert (told["whole"], told["stopped_by"]) == (False, "length")
+    for prompts in (["川は"], ["川は", "山は"]):
+        code, out, err = main("generate", model, *prompts, "--regex", "[0-9]{9}", "--max-new-tokens=3")
+        assert code == 2
+        assert re.fullmatch(r"([0-9]{3,8}\n+)+", out)
+        assert err == (
+            "sioconv: a text ended before it was a whole regular expression: give more than --max-new-tokens 3, "
+            "and no --stop that may stand in it\n"
+        )
+
+
+def test_a_document_goes_on_from_a_state_file(main: Main, tiny_model_folder: Path) -> None:
+    options = ("generate", str(tiny_model_folder), "--regex", "[a-z]{4}[0-9]{9}", "--seed=1")
+    assert main(*options, "川は", "--max-new-tokens=3", "--save-state=a.state")[0] == 2
+    first = main(*options, "川は", "--max-new-tokens=3", "--save-state=a.state")[1].strip()
+    code, rest, _ = main(*options, "--state=a.state")
+    assert code == 0
+    assert re.fullmatch("[a-z]{4}[0-9]{9}", first + rest.strip())
+
+
+def test_a_script_talks(main: Main, tiny_model_folder: Path) -> None:
+    chat = ("chat", str(tiny_model_folder), "--max-new-tokens=9", "--seed=3")
+    code, talked, _ = main(*chat, stdin="川は？\n海は？\n")
+    assert code == 0
+    both = main(*chat, "-p", "川は？", "--message", "-", "--json", stdin="海は？\n")
+    assert (both[0], [line["message"] for line in lines_of(both[1])]) == (0, ["川は？", "海は？"])
+    shown = "".join(f"> {line['message']}\n{line['reply']}\n" for line in lines_of(both[1]))
+    assert visible(shown) == talked
+    assert [line["reply"] for line in lines_of(main(*chat, "--json", stdin="川は？\n\n海は？")[1])] == [
+        line["reply"] for line in lines_of(both[1])
+    ]
+    first = main(*chat, "-p", "川は？", "--save", "a.state", "--store", "states.db")[1]
+    (second,) = lines_of(main(*chat, "-p", "海は？", "--load", "a.state", "--store", "states.db", "--json")[1])
+    assert (first, second["reply"]) == (lines_of(both[1])[0]["reply"] + "\n", lines_of(both[1])[1]["reply"])
+    assert second["reused_tokens"] > 0
+    (again,) = lines_of(main(*chat, "-p", "川は？" * 200, "--store", "states.db", "--json")[1])
+    (reused,) = lines_of(main(*chat, "-p", "川は？" * 200, "--store", "states.db", "--json")[1])
+    assert again["reply"] == reused["reply"]
+    assert reused["reused_tokens"] > 256 > again["reused_tokens"]
+    code, out, err = main(*chat, "-p", "")
+    assert (code, out) == (2, "")
+    assert "a message is empty" in err
+
+
+def test_a_memory_is_inspected(main: Main, tiny_model_folder: Path, tmp_path: Path) -> None:
+    model, text = str(tiny_model_folder), "川は山から海へ流れる。"
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    code, out, _ = main("inspect", model, "--text", text, "--picture", "memory.png")
+    assert code == 0
+    assert "bits a byte" in out
+    assert (tmp_path / "memory.png").stat().st_size > 5000
+    told = [main("inspect", model, *given, "--json", stdin=text)[1] for given in (["--file=text"], ["--text=-"])]
+    assert told == [main("inspect", model, "--text", text, "--json")[1]] * 2
+    assert json.loads(told[0])["bytes"] == len(text.encode())
+    assert len(json.loads(main("inspect", model, "--file=text", "--window=3", "--json")[1])["window"]) == 3
+    for given, message in (
+        (["--file", "none"], "can't read none"),
+        (["--text="], "there is no text to inspect"),
+        (["--text", text, "--window=0"], "window out of range: 0"),
+    ):
+        code, out, err = main("inspect", model, *given)
+        assert (code, out) == (2, "")
+        assert message in err.splitlines()[-1]
 
 
 def test_many_prompts_and_continuations_are_each_what_they_are_alone(

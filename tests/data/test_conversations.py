@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode
 from sioconv.data.config import SourceConfig
-from sioconv.data.conversations import CALL, ROLE_OF, conversation_of
+from sioconv.data.conversations import CALL, ROLE_OF, conversation_of, texts_beside
 from sioconv.data.documents import ROLES
 from sioconv.data.sources.source import read_rows
+from sioconv.data.tally import Tally
 from sioconv.data.tokenizer.tokenizer import BOS, END_OF_TURN, ROLE_TOKENS, SPECIAL_TOKENS
 from sioconv.data.turns import TURN_OF
 from sioconv.errors import UserError
@@ -267,6 +268,42 @@ def test_what_is_known_of_a_conversation_beside_its_turns_is_no_fault() -> None:
         "metadata": {"turns": 1}, "category": "qa", "num_turns": 2, "rejected": [ANSWER], "timestamp": None,
     }  # fmt: skip
     assert conversation_of({"messages": TALK, **beside}) == (TALK, beside)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("persona", "俳人です"),
+        ("rationale", "because it flows"),
+        ("evidence", ["海へ", {"passage": "a river"}]),
+        ("思考", {"steps": ["まず川を見る"]}),
+        ("Dokument", "ein Fluss"),
+    ],
+)
+def test_text_under_a_name_that_nobody_knows_is_named(tmp_path: Path, key: str, value: Any) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"messages": TALK, key: value}, {"messages": TALK}, {"messages": TALK, key: value}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tally = Tally("read")
+    read = list(read_rows(SourceConfig(str(path), kind="chat"), tally=tally))
+    assert [row.messages for row in read] == [TALK] * 3 and tally.bad == 0
+    assert {name: counted.count for name, counted in tally.beside.items()} == {key: 2}
+    assert tally.beside[key].examples[0][0] == f"{path}:1"
+    for source in (
+        SourceConfig(str(path), kind="chat", ignore_columns=[key]),
+        SourceConfig(str(path), kind="chat", id_column=key),
+    ):
+        silent = Tally("read")
+        list(read_rows(source, tally=silent))
+        assert silent.beside == {}
+
+
+def test_what_describes_a_row_or_is_said_in_it_isnt_named() -> None:
+    beside = {
+        "id": "a1", "conversation_id": "x", "Source": "wiki", "tags": ["a"], "metadata": {"by": "me"}, "score": 0.5,
+        "created_at": "2024-01-01", "model_name": "m", "note": TALK[0]["content"], "more": ["", None, 3], "even": {},
+    }  # fmt: skip
+    assert texts_beside(beside, TALK) == []
 
 
 def test_columns_of_documents_arent_left_out() -> None:

@@ -11,7 +11,10 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 CHANGING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "os.symlink", "os.truncate"}
@@ -75,6 +78,49 @@ def child(job: dict[str, Any], folder: Path) -> int:
         return 99
 
 
+def warm(folder: Path) -> None:
+    """Loads here what every command would load by itself: modules, compiled kernels, fonts.
+
+    Nothing is trained in this process: after a backward pass here, torch refuses one in a child.
+    """
+    from sioconv.cli import main as cli
+    from tests.faults.workplace import write_workplace
+
+    place = write_workplace(folder / "warm")
+    code, names = forked({"arguments": ["finetune", "recipe.yaml"]}, place)
+    assert code == 0, (place / "said.log").read_text(encoding="utf-8")
+    for name in names:
+        with suppress(ImportError):  # such as a part of the program that was run
+            import_module(name)
+    here = Path.cwd()
+    os.chdir(place)
+    with Path(os.devnull).open("w", encoding="utf-8") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        assert cli.exit_code_of(lambda: cli.run(["report", "runs/small"])) == 0
+    os.chdir(here)
+
+
+def forked(job: dict[str, Any], folder: Path) -> tuple[int, list[str]]:
+    """Runs a command in a child; its exit code (negative: the signal that ended it), and the modules that it loaded."""
+    loaded = folder / "modules.log"
+    process = os.fork()
+    if process == 0:
+        code = child(job, folder)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        loaded.write_text("\n".join(sys.modules), encoding="utf-8")
+        os._exit(code)
+    end = time.monotonic() + job.get("seconds", 600)
+    ended, status = 0, 0
+    while not ended:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if not ended and time.monotonic() > end:
+            os.kill(process, signal.SIGKILL)
+            end = time.monotonic() + job["seconds"]
+        time.sleep(0.005)
+    names = loaded.read_text(encoding="utf-8").split("\n") if loaded.exists() else []
+    return os.waitstatus_to_exitcode(status), names
+
+
 def serve() -> None:
     """Answers until the input ends."""
     import torch
@@ -85,26 +131,15 @@ def serve() -> None:
 
     torch.set_num_threads(1)
     setattr(loop, "matrix_speed", lambda *_: 1e9)  # noqa: B010 - what is shown on the terminal, and nothing else
+    with TemporaryDirectory() as folder:
+        warm(Path(folder))
     for line in sys.stdin:
         job = json.loads(line)
         folder = Path(job["folder"])
-        process = os.fork()
-        if process == 0:
-            code = child(job, folder)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        end = time.monotonic() + job["seconds"]
-        ended, status = 0, 0
-        while not ended:
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if not ended and time.monotonic() > end:
-                os.kill(process, signal.SIGKILL)
-                end = time.monotonic() + job["seconds"]
-            time.sleep(0.005)
+        code, _ = forked(job, folder)
         said, out, log = (folder / f"{name}.log" for name in ("said", "out", "operations"))
         answer = {
-            "code": os.waitstatus_to_exitcode(status),
+            "code": code,
             "said": said.read_text(encoding="utf-8", errors="replace"),
             "out": out.read_text(encoding="utf-8", errors="replace"),
             "operations": log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else [],

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sioconv.cli.options import json_option, load, model_options, sampling_options
+from sioconv.cli.options import form_of, form_options, json_option, load, model_options, sampling_options
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
 from sioconv.terminal import decode_utf8, read_prompt, show, show_json
@@ -40,6 +40,7 @@ def options(parser: "ArgumentParser") -> None:
         "--store", type=str | None, default=None,
         help="a file that keeps what was read: texts that begin alike are read faster the next time",
     )  # fmt: skip
+    form_options(parser)
     sampling_options(parser)
     json_option(parser, "print one JSON object a text, each on a line")
 
@@ -50,10 +51,12 @@ def generate(arguments: "Namespace") -> None:
     Raises:
         UserError: the arguments contradict each other, or something that they name can't be read or written.
     """
-    prompts = _prompts(arguments)
+    prompts, form = _prompts(arguments), form_of(arguments)
     start, tokenizer, sampling = _start(arguments)
-    from sioconv.generate import texts
+    from sioconv.generate import Grammars, texts
+    from sioconv.generate.constraint import NAMES
 
+    grammar = None if form is None else Grammars(start.vocabulary).compile(form)
     if arguments.ask and (prompts or arguments.file is not None):
         texts.begin_message(start, tokenizer)
     if arguments.file is not None:
@@ -62,25 +65,47 @@ def generate(arguments: "Namespace") -> None:
         start.save(arguments.save_state)
         return
     sessions = _sessions(arguments, prompts, start, tokenizer)
-    if len(prompts) * arguments.n > 1:
+    if len(prompts) * arguments.n == 1:
+        (session,) = sessions
+        cut = _write_one(arguments, prompts[0], session, sampling, grammar).whole is False
+    else:
+        cut = False
         repeated = (prompt for prompt in prompts for _ in range(arguments.n))
-        for prompt, result in zip(repeated, texts.write_texts(sessions, sampling), strict=True):
+        for prompt, result in zip(repeated, texts.write_texts(sessions, sampling, grammar), strict=True):
             if arguments.json:
                 _show_generation(prompt, result)
             else:
-                show(("" if arguments.ask else prompt) + result.text + "\n")
-        return
-    (session,) = sessions
+                show(_shown(arguments, prompt) + result.text + "\n")
+            cut = cut or result.whole is False
+    if cut and form is not None and not arguments.json:
+        raise UserError(
+            f"a text ended before it was a whole {NAMES[form.kind]}: give more than --max-new-tokens "
+            f"{sampling.max_new_tokens}, and no --stop that may stand in it"
+        )
+
+
+def _write_one(arguments: "Namespace", prompt: str, session: "Session", sampling: Any, grammar: Any) -> Any:
+    """Writes and prints the only text, as it comes, and keeps its session where that is asked for."""
+    from sioconv.generate import texts
+
     if arguments.json:
-        _show_generation(prompts[0], texts.write_text(session, sampling))
+        result = texts.write_text(session, sampling, grammar=grammar)
+        _show_generation(prompt, result)
     else:
-        show("" if arguments.ask else prompts[0], end="")
-        texts.write_text(session, sampling, on_text=lambda text: show(text, end=""))
+        show(_shown(arguments, prompt), end="")
+        result = texts.write_text(session, sampling, lambda text: show(text, end=""), grammar)
         show("")
     if arguments.save_state is not None:
         if arguments.ask:
             session.end_turn()
         session.save(arguments.save_state)
+    return result
+
+
+def _shown(arguments: "Namespace", prompt: str) -> str:
+    """What stands before the text that is written: nothing before a reply, or a text that a program may read."""
+    formed = arguments.schema is not None or arguments.regex is not None or arguments.choice
+    return "" if arguments.ask or formed else prompt
 
 
 def _start(arguments: "Namespace") -> tuple["Session", Any, Any]:

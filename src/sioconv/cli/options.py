@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sioconv.errors import UserError
+from sioconv.terminal import decode_utf8
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -43,6 +45,35 @@ def sampling_options(parser: "ArgumentParser") -> None:
     )  # fmt: skip
     device_option(parser)
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads")
+
+
+def form_options(parser: "ArgumentParser") -> None:
+    """What a text must be."""
+    parser.add_argument(
+        "--schema", type=str | None, default=None,
+        help="write a JSON document that this JSON schema allows: a file, or the schema itself",
+    )  # fmt: skip
+    parser.add_argument(
+        "--regex", type=str | None, default=None, help="write a text that this regular expression matches as a whole"
+    )
+    parser.add_argument(
+        "--choice", type=str, action="append", default=[], help="write one of these; given several times"
+    )
+
+
+def form_of(arguments: "Namespace") -> Any:
+    """The `Form` that the arguments ask for, or None. Raises UserError where it is none, or can't be read."""
+    from sioconv.generate import Form
+
+    schema = arguments.schema
+    if schema is not None and not schema.lstrip().startswith("{"):
+        path = Path(schema)
+        try:
+            schema = decode_utf8(path.read_bytes(), str(path))
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"can't read the schema: {schema}: {reason}: give a file, or a JSON object") from error
+    return Form.of(schema, arguments.regex, arguments.choice)
 
 
 def load(arguments: "Namespace") -> tuple[Any, Any, Any]:

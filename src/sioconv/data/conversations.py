@@ -14,11 +14,11 @@ Beside any of them may stand what the model is told before (`system`, `system_pr
 said before (`history`) and what it may call (`tools`, `functions`); beside a question, what it is about (`input`,
 `context`). Whatever else belongs to a conversation makes a record an error: nothing of one is left out in silence, but
 for `rejected`, which nobody shall learn, and what a source's `ignore_columns` names. Keys that don't belong to one (an
-id, a score) may stand beside it.
+id, a score) may stand beside it; text under a name that nobody knows is passed over and named (`texts_beside`).
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from sioconv.data.turns import turns_of
@@ -53,6 +53,19 @@ SYSTEMS = ("system", "system_prompt", "system_message")
 TOOLS = ("tools", "functions")
 NOT_TEXT = ("image", "images", "video", "videos", "audio", "audios", "files", "documents", "attachments")
 BELONGS = {*TURNS, *QUESTIONS, *ANSWERS, *ABOUT, *NOT_TEXT}
+# Keys whose text is about a conversation and no part of it, as data sets of this field name them; so are all that end
+# with one of ABOUT_ENDS.
+ABOUT_ROWS = {
+    "about", "annotator", "author", "categories", "category", "collection", "config", "copyright", "created",
+    "creator", "data_source", "dataset", "date", "difficulty", "domain", "engine", "field", "format", "generator",
+    "hash", "id", "index", "intent", "key", "keywords", "label", "labels", "lang", "language", "length", "level",
+    "licence", "license", "link", "locale", "md5", "meta", "metadata", "model", "model_name", "name", "num",
+    "origin", "page", "part", "quality", "rating", "rejected", "relation", "revision", "row", "safety", "score",
+    "sentiment", "sha256", "size", "skill", "skills", "source", "sources", "split", "stage", "status", "style",
+    "subject", "subset", "subtask", "tag", "tags", "task", "task_name", "task_type", "templated", "theme", "time",
+    "timestamp", "title", "topic", "topics", "tree", "type", "updated", "url", "user", "uuid", "version",
+}  # fmt: skip
+ABOUT_ENDS = ("_id", "_at", "_hash", "_url", "_date", "_language", "_lang", "_type", "_name", "_model", "_source")
 FORMS = (
     '"messages" (a list of {"role": "system|user|assistant", "content": "…"}), "conversations" (a list of '
     '{"from": "system|human|gpt", "value": "…"}), "instruction" and "output", or "prompt" and "completion"'
@@ -82,6 +95,29 @@ def conversation_of(record: Mapping[str, Any], ignored: Collection[str] = ()) ->
         messages = [system, *messages]
     _check_rest(rest, messages)
     return _spoken(messages, tools), rest
+
+
+def texts_beside(rest: Mapping[str, Any], messages: Turns) -> list[str]:
+    """The keys beside the turns whose text no turn says, and whose name doesn't say that it isn't to be learned."""
+    return [
+        key
+        for key, value in rest.items()
+        if not (key.lower() in ABOUT_ROWS or key.lower().endswith(ABOUT_ENDS))
+        and any(not any(text in message["content"] for message in messages) for text in _texts_in(value))
+    ]
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    inside = [value]
+    while inside:
+        one = inside.pop()
+        if isinstance(one, str):
+            if one.strip():
+                yield one.strip()
+        elif isinstance(one, Mapping):
+            inside += one.values()
+        elif isinstance(one, list | tuple):
+            inside += one
 
 
 def _messages(rest: dict[str, Any]) -> Turns:

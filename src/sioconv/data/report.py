@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sioconv.checksums import read_sealed, write_sealed
-from sioconv.data.tally import Counted, Tally, as_json, examples_of
+from sioconv.data.tally import REASONS_SAID, Counted, Tally, as_json, examples_of
 from sioconv.errors import UserError
 from sioconv.files import atomic_write
 from sioconv.terminal import one_line
@@ -114,7 +114,8 @@ def _of_each_reason(left_out: Mapping[str, Mapping[str, Any]]) -> str:
 def summary(statistics: Mapping[str, Any], out: Path) -> str | None:
     """One line on what was kept and what wasn't; None where there is nothing to say."""
     kept, ids = sum(statistics["documents"].values()), statistics["repeated_ids"]
-    if kept == statistics["rows"] and not (ids and ids["count"]) and not statistics["files_left_out"]:
+    beside = statistics["steps"][0].get("beside")
+    if kept == statistics["rows"] and not (ids and ids["count"]) and not statistics["files_left_out"] and not beside:
         return None
     line = f"data {statistics['source']}: {kept:,} of {statistics['rows']:,} rows became documents"
     if bad := statistics["bad_rows"]:
@@ -123,6 +124,11 @@ def summary(statistics: Mapping[str, Any], out: Path) -> str | None:
         line += f"; {ids['count']:,} have an id that came before"
     if files := statistics["files_left_out"]:
         line += f"; files left out: {_of_each_reason(files)}"
+    if beside:
+        names = sorted(beside, key=lambda name: -beside[name]["count"])
+        said = ", ".join(f"{one_line(name)} ({beside[name]['count']:,} rows)" for name in names[:REASONS_SAID])
+        said += f" and {len(names) - REASONS_SAID} more" * (len(names) > REASONS_SAID)
+        line += f"; text beside the turns isn't learned: {said}: put it into a turn, or name it in ignore_columns"
     return f"{line} → {out / REPORT}"
 
 
@@ -155,6 +161,9 @@ def _lines(values: Mapping[str, Any]) -> Iterator[str]:
     if parts := values["steps"][0].get("parts"):
         yield "\n## Parts left out of documents that are kept"
         yield from _reasons(parts)
+    if beside := values["steps"][0].get("beside"):
+        yield "\n## Text beside the turns, which isn't learned"
+        yield from _reasons(beside)
     if values["repeated_ids"] and values["repeated_ids"]["count"]:
         yield "\n## Ids that came before"
         yield "\nThe documents are kept."

@@ -44,6 +44,7 @@ class Tally:
         bad: rows and files among them that can't be used.
         left_out: by reason.
         parts: by name, what was left out of rows that are kept.
+        beside: by key, text that stands beside the turns of conversations and isn't learned.
         strict: whether the first bad one is an error.
     """
 
@@ -52,6 +53,7 @@ class Tally:
     bad: int = 0
     left_out: dict[str, Counted] = field(default_factory=dict)
     parts: dict[str, Counted] = field(default_factory=dict)
+    beside: dict[str, Counted] = field(default_factory=dict)
     strict: bool = False
 
     @property
@@ -61,9 +63,7 @@ class Tally:
 
     def drop(self, reason: str, where: str, what: str) -> None:
         """Counts one that is left out; it must have been counted as seen."""
-        if reason not in self.left_out and len(self.left_out) >= REASONS:
-            reason = OTHER
-        self.left_out.setdefault(reason, Counted()).add(where, what)
+        self.left_out.setdefault(known_or_other(self.left_out, reason), Counted()).add(where, what)
 
     def refuse(self, error: BadInput) -> None:
         """Counts a row or file that can't be used. Raises the error where that is asked for, or nothing else comes."""
@@ -78,6 +78,11 @@ class Tally:
             raise UserError(f"none of the first {HOPELESS:,} rows can be used; the last of them: {error}")
 
 
+def known_or_other(counted: Mapping[str, Counted], name: str) -> str:
+    """The name to count something under: its own, as long as there aren't too many."""
+    return name if name in counted or len(counted) < REASONS else OTHER
+
+
 def merged(parts: Iterable[Tally]) -> Tally:
     """The tallies of all tasks as one; examples come from the first tasks that have any."""
     whole: Tally | None = None
@@ -86,11 +91,11 @@ def merged(parts: Iterable[Tally]) -> Tally:
         whole.seen += part.seen
         whole.bad += part.bad
         for reason, counted in part.left_out.items():
-            if reason not in whole.left_out and len(whole.left_out) >= REASONS:
-                reason = OTHER
-            _join(whole.left_out, reason, counted)
+            _join(whole.left_out, known_or_other(whole.left_out, reason), counted)
         for name, counted in part.parts.items():
             _join(whole.parts, name, counted)
+        for name, counted in part.beside.items():
+            _join(whole.beside, known_or_other(whole.beside, name), counted)
     if whole is None:
         raise ValueError("merged: at least one tally expected")
     return whole
@@ -121,7 +126,8 @@ def as_json(tally: Tally) -> dict[str, Any]:
 
 def from_json(values: dict[str, Any]) -> Tally:
     """The tally that `as_json` gave."""
-    left_out, parts = (
-        {name: Counted(**counted) for name, counted in values.get(key, {}).items()} for key in ("left_out", "parts")
+    left_out, parts, beside = (
+        {name: Counted(**counted) for name, counted in values.get(key, {}).items()}
+        for key in ("left_out", "parts", "beside")
     )
-    return Tally(values["name"], values["seen"], values["bad"], left_out, parts)
+    return Tally(values["name"], values["seen"], values["bad"], left_out, parts, beside)

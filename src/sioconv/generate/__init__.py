@@ -9,6 +9,9 @@ from sioconv.lazy import lazy_names
 
 if TYPE_CHECKING:
     from sioconv.generate.config import SamplingConfig as SamplingConfig
+    from sioconv.generate.constraint import Form as Form
+    from sioconv.generate.constraint import Grammar as Grammar
+    from sioconv.generate.constraint import Grammars as Grammars
     from sioconv.generate.engine import Engine as Engine
     from sioconv.generate.engine import Event as Event
     from sioconv.generate.engine import Reading as Reading
@@ -30,6 +33,9 @@ _HOMES = {
     "Sampler": "sampling",
     "TextStream": "text_stream",
     "Vocabulary": "vocabulary",
+    "Form": "constraint",
+    "Grammar": "constraint",
+    "Grammars": "constraint",
     "Engine": "engine",
     "Event": "engine",
     "Reading": "engine",

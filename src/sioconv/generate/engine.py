@@ -23,11 +23,11 @@ from torch import Tensor
 from sioconv.errors import UserError
 from sioconv.generate.config import SamplingConfig
 from sioconv.generate.decoder import Decoder, Piece, pick_decoder
-from sioconv.generate.sampling import Sampler, log_probabilities
+from sioconv.generate.sampling import Constraint, Sampler, log_probabilities
 from sioconv.generate.states.state import SNAPSHOT_EVERY, Prefix, State, next_cut
 from sioconv.generate.states.store import Shelf, StateStore
 
-Ended = Literal["ending", "length", "failed"]
+Ended = Literal["ending", "complete", "length", "failed"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Request:
             nothing is written there is one.
         ending: ids that end a continuation once they are written.
         banned: ids that are never written, int64 [k].
+        constraint: which tokens may come next; each continuation follows a copy of it, and it stays as it is.
         history: ids that the repetition penalty applies to besides those that are written.
         unpenalised: ids that it never applies to.
         logprobs: how many of the likeliest tokens are given with each token, with ln of their probabilities; None for
@@ -51,6 +52,8 @@ class Request:
         priority: where not all fit into a step, lower ones come first.
         boundaries: ids that end a message: snapshots are made behind them, besides those every 256 tokens.
         snapshots: whether events tell of the snapshots.
+        scope: whose text it is: in the engine's store, texts of different scopes never find each other.
+        stored: whether the engine's store is asked, and gets the snapshots.
     """
 
     ids: Sequence[int]
@@ -61,12 +64,15 @@ class Request:
     n: int = 1
     ending: Collection[int] = ()
     banned: Tensor | None = None
+    constraint: Constraint | None = None
     history: Collection[int] = ()
     unpenalised: Collection[int] = ()
     logprobs: int | None = None
     priority: int = 0
     boundaries: Collection[int] = ()
     snapshots: bool = False
+    scope: str = ""
+    stored: bool = True
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,8 @@ class Event:
         request: the request's number.
         branch: which of its continuations.
         token: the id; None where the request ends without another token, and with a snapshot.
-        ended: why this is the last event of the continuation: `ending`, one of the ids that end it; `length`;
-            `failed`, see `error`. None while it goes on.
+        ended: why this is the last event of the continuation: `ending`, one of the ids that end it; `complete`, the
+            constraint lets nothing follow; `length`; `failed`, see `error`. None while it goes on.
         place: where it ended.
         logprob: ln of the token's probability before all penalties and filters, where `logprobs` is asked for.
         top: the likeliest tokens with theirs.
@@ -201,8 +207,8 @@ class Engine:
                 if self._store is not None:
                     self._shelf = self._store.shelf(self._model, type(self._decoder).__name__)
             number, state, why = next(self._numbers), request.state, None
-            if self._shelf is not None:
-                found, why = self._shelf.find(state, request.ids, request.boundaries)
+            if self._shelf is not None and request.stored:
+                found, why = self._shelf.find(state, request.ids, request.boundaries, request.scope)
                 state = found or state
             spared = state.tokens - request.state.tokens
             reading = Reading(state.tokens, len(request.ids) - spared, why)
@@ -265,11 +271,20 @@ class Engine:
                     return self._place(text)
         raise KeyError(f"no request {number} with a continuation {branch} is running")
 
-    def cancel(self, number: int) -> None:
-        """Ends a request and forgets it, if it still runs."""
+    def cancel(self, number: int, branch: int | None = None) -> None:
+        """Ends a request and forgets it, if it still runs; or one of its continuations that is being written."""
         with self._lock:
-            self._reading = [text for text in self._reading if text.number != number]
-            self._writing = [text for text in self._writing if text.number != number]
+            if branch is None:
+                self._reading = [text for text in self._reading if text.number != number]
+            gone = (number, branch)
+            self._writing = [
+                text for text in self._writing if (text.number, None if branch is None else text.branch) != gone
+            ]
+
+    def clear(self) -> None:
+        """Ends all requests and forgets them."""
+        with self._lock:
+            self._reading, self._writing = [], []
 
     def _pieces(self) -> tuple[list[_Text], list[Piece]]:
         """What this step reads: a token of each text that is written, then equal parts of the prompts."""
@@ -304,7 +319,14 @@ class Engine:
             text = replace(prompt, memory=memory, branch=branch, unnamed=list(prompt.unnamed), history=set())
             text.history.update(request.history)
             text.sampler = Sampler(
-                request.sampling, request.seed, request.banned, text.history, text.read, branch, request.ending
+                request.sampling,
+                request.seed,
+                request.banned,
+                text.history,
+                text.read,
+                branch,
+                request.ending,
+                None if request.constraint is None else request.constraint.copy(),
             )
             self._writing.append(text)
             yield self._write(text, logits)
@@ -324,12 +346,13 @@ class Engine:
         if token not in request.unpenalised:
             text.history.add(token)
         ended: Ended | None = "length" if text.written >= request.max_new_tokens else None
+        ended = "complete" if text.sampler.complete else ended
         ended = "ending" if token in request.ending else ended
         event = Event(text.number, text.branch, token, ended)
         if ended is not None:
             self._writing.remove(text)
             event = replace(event, place=self._place(text), reading=text.reading)
-            if self._shelf is not None and token in request.boundaries:
+            if self._shelf is not None and request.stored and token in request.boundaries:
                 self._read_on(text)
         if request.logprobs is None:
             return event
@@ -345,12 +368,13 @@ class Engine:
         self._reading.append(reader)
 
     def _snapshot(self, text: _Text) -> None:
-        if self._shelf is None and not text.request.snapshots:
+        shelf = self._shelf if text.request.stored else None
+        if shelf is None and not text.request.snapshots:
             self._name(text)
             return
         state = self._place(text).state
-        if self._shelf is not None:
-            self._shelf.keep(state)
+        if shelf is not None:
+            shelf.keep(state, text.request.scope)
         if text.request.snapshots:
             text.on_event(Event(text.number, text.branch, snapshot=state))
 

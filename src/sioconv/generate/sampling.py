@@ -4,7 +4,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,27 @@ def uniform(seed: int, position: int, branch: int = 0) -> float:
     return float(bits >> 11) * 2.0**-53
 
 
+class Constraint(Protocol):
+    """Which tokens may come next in one text; follows the tokens that are chosen."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text is whole and nothing may follow it."""
+
+    def mask(self) -> NDArray[np.bool_]:
+        """[V], True at the tokens that may come next, those that end a text where it may end."""
+
+    def accept(self, token: int) -> None:
+        """The token comes next."""
+
+    def copy(self) -> Self:
+        """Another one, as far as this one is."""
+
+
 class Sampler:
     """Chooses the tokens of one reply.
 
+    What a constraint or `banned` forbids is out before all else, so that every filter works on what may be written.
     The filters stand in transformers' order: logit bias, repetition, presence and frequency penalty, temperature,
     top-k, top-p, min-p, typical. A token's random number depends on the seed and its place in the text alone, so a
     reply that is interrupted and continued draws what it would have drawn.
@@ -48,6 +66,7 @@ class Sampler:
         position: tokens of the text before the first one that is chosen.
         branch: which of the continuations of one text.
         ending: ids that end a reply: not chosen among its first `min_new_tokens`.
+        constraint: which tokens may be chosen; this sampler alone tells it of those that are. None for any.
     """
 
     def __init__(
@@ -59,6 +78,7 @@ class Sampler:
         position: int = 0,
         branch: int = 0,
         ending: Collection[int] = (),
+        constraint: Constraint | None = None,
     ) -> None:
         self._config = config
         self._seed, self._position, self._branch = seed, position, branch
@@ -67,16 +87,25 @@ class Sampler:
         self._ending = np.fromiter(ending, np.int64)
         self._bias = (np.fromiter(config.logit_bias, np.int64), np.fromiter(config.logit_bias.values(), np.float32))
         self._written: Counter[int] = Counter()
+        self._constraint = constraint
+
+    @property
+    def complete(self) -> bool:
+        """Whether a constraint lets nothing follow what was chosen."""
+        return self._constraint is not None and self._constraint.complete
 
     def choose(self, logits: Logits | Tensor) -> int:
         """The next token's id, from logits [V] in fp32, which stay as they are.
 
         Raises:
-            UserError: a logit is NaN or infinite: the weights are broken; or every token is forbidden.
+            UserError: a logit is NaN or infinite: the weights are broken; or every token is forbidden; or the
+                constraint can't be followed.
         """
         scores = np.array(logits.numpy() if isinstance(logits, Tensor) else logits, np.float32)
         _check_numbers(scores)
         scores[self._banned] = -math.inf
+        if self._constraint is not None:
+            scores[~self._constraint.mask()] = -math.inf
         ids, bias = self._bias
         scores[ids] += bias
         if self._written.total() < self._config.min_new_tokens:
@@ -90,6 +119,8 @@ class Sampler:
             token = _draw(scores, self._config, uniform(self._seed, self._position, self._branch))
         self._position += 1
         self._written[token] += 1
+        if self._constraint is not None:
+            self._constraint.accept(token)
         return token
 
     def _penalise(self, scores: Logits) -> None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sioconv.errors import UserError
 from sioconv.generate.config import SamplingConfig
+from sioconv.generate.constraint import Document, Grammar
 from sioconv.generate.engine import Engine, Event, Place, Reading, Request
 from sioconv.generate.states.file import SessionState, StateFormat
 from sioconv.generate.states.history import History
@@ -18,7 +19,7 @@ from sioconv.generate.text_stream import TextStream
 from sioconv.generate.vocabulary import Vocabulary
 from sioconv.model import SioConvForCausalLM
 
-StoppedBy = Literal["eos", "end_of_turn", "stop", "length"]
+StoppedBy = Literal["eos", "end_of_turn", "complete", "stop", "length"]
 
 
 class Session:
@@ -35,7 +36,10 @@ class Session:
 
     Attributes:
         stopped_by: what ended the last reply; None while one is being written.
+        whole: whether the last reply is a whole text of the form that it was to have; None where it was to have none,
+            or is being written.
         reply_tokens: tokens chosen for the last reply, the one that ended it included.
+        transcript: (role, text) of what was said, as a layer above keeps it; it is saved with the session.
         reading: how many tokens of the text before the last reply had to be read since the reply before, and how many
             hadn't.
 
@@ -53,6 +57,8 @@ class Session:
     ) -> None:
         self.seed = seed
         self.stopped_by: StoppedBy | None = None
+        self.whole: bool | None = None
+        self.transcript: tuple[tuple[str, str], ...] = ()
         self.reply_tokens = 0
         self.reading = Reading()
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
@@ -64,6 +70,7 @@ class Session:
         self._events: deque[Event] = deque()  # of that reply, not yet taken
         self._taken: list[int] = []  # its tokens so far
         self._text = TextStream()
+        self._document: Document | None = None  # the last text of some form
         self._turn_ids: set[int] = set()
         self._turn_shared = False  # whether a fork has the same set
         self._history = History(State(), (), history)
@@ -99,12 +106,13 @@ class Session:
             return
         place = self._stop()
         self._text = TextStream()
+        self._close_document()
         # Special tokens aren't penalised: an end-of-turn token in the prompt would make replies endless.
         self._add_to_turn(set(ids) - self.vocabulary.special)
         self._history.feed(ids)
         self._place = self._read(place, ids)
 
-    def stream(self, sampling: SamplingConfig) -> Iterator[str]:
+    def stream(self, sampling: SamplingConfig, grammar: Grammar | None = None) -> Iterator[str]:
         """Writes on and yields the text as it comes, in whole characters.
 
         A stop string isn't yielded. What follows it in the same token, and a character that isn't complete when the
@@ -113,14 +121,16 @@ class Session:
 
         Args:
             sampling: the settings; the seed is the session's, not theirs.
+            grammar: what the reply must be. A reply of the same form that wasn't whole, and that nothing was fed after,
+                is gone on with, also in forks, in a session that was saved and loaded, and after `rewind`.
 
         Raises:
             ValueError: nothing was fed yet, or nothing since `eos` ended the text.
-            UserError: the model's weights are broken.
+            UserError: the model's weights are broken, or the form needs more than the limits of its compiler.
         """
         if not self._where().unread:
             raise ValueError("there is nothing to continue from: feed() at least one token first")
-        return self._write(sampling)
+        return self._write(sampling, grammar)
 
     def end_turn(self) -> None:
         """Closes the turn that the model has written, with an end-of-turn token unless it wrote one itself."""
@@ -130,6 +140,7 @@ class Session:
             self._history.feed([self.vocabulary.end_of_turn])
         self._place = place
         self._text = TextStream()
+        self._close_document()
         self._turn_ids, self._turn_shared = set(), False
         self._history.add(place.state)
         self._history.end_turn()
@@ -171,6 +182,7 @@ class Session:
         text = TextStream()
         text.push(b"".join(map(self.vocabulary.bytes_of, history.written(tokens))))
         self._text = TextStream(pending=text.pending)
+        self._document = self._document and self._document.cut(tokens)
         self._turn_ids, self._turn_shared = history.turn_ids(tokens) - self.vocabulary.special, False
         history.cut(tokens)
         if tokens:
@@ -184,12 +196,13 @@ class Session:
         other.seed = self.seed if seed is None else seed
         other._place, other._running, other._events, other._taken = self._where(), None, deque(), []
         other._text = TextStream(pending=self._text.pending)
+        other._document = self._document and self._document.copy()
         other._history, other._readings = self._history.copy(), []
         self._turn_shared = other._turn_shared = True
         return other
 
-    def save(self, path: str | Path) -> None:
-        """Writes the session to a file, whole or not at all.
+    def save(self, path: str | Path, transcript: bool = True) -> None:
+        """Writes the session to a file, whole or not at all; the transcript is left out where it isn't wanted.
 
         Raises:
             UserError: the file can't be written.
@@ -203,6 +216,8 @@ class Session:
             seed=self.seed,
             turns=self.turns,
             prefix=place.state.prefix,
+            transcript=self.transcript if transcript else (),
+            document=self._document if self._document is not None and self._document.open else None,
         )
         StateFormat(self._model, self._tokenizer).write(Path(path), state, place.state.tensors)
 
@@ -224,9 +239,22 @@ class Session:
         session = cls(model, tokenizer, state.seed, engine, history)
         session._place = Place(State(memory, state.tokens_seen, state.prefix), tuple(state.pending_ids))
         session._text = TextStream(pending=state.pending_bytes)
+        session._document, session.transcript = state.document, state.transcript
         session._turn_ids = set(state.turn_ids)
         session._history = History(session._place.state, session._place.unread, history, state.turns)
         return session
+
+    def _close_document(self) -> None:
+        if self._document is not None:
+            self._document.open = False
+
+    def _open_document(self, grammar: Grammar) -> Document:
+        """The text of that form that is to be gone on with, or a new one, whose bytes begin here."""
+        document = self._document
+        if document is None or not document.open or document.form != grammar.form:
+            document = self._document = Document(grammar.form, self.tokens_seen, [])
+            self._text = TextStream()
+        return document
 
     def _add_to_turn(self, ids: set[int]) -> None:
         if self._turn_shared and not ids <= self._turn_ids:
@@ -278,10 +306,15 @@ class Session:
                 self._history.add(snapshot)
         return self._place
 
-    def _write(self, sampling: SamplingConfig) -> Iterator[str]:
+    def _write(self, sampling: SamplingConfig, grammar: Grammar | None) -> Iterator[str]:
         place, vocabulary = self._stop(), self.vocabulary
+        constraint = None
+        if grammar is None:
+            self._close_document()
+        else:
+            constraint = grammar.after(self._open_document(grammar).ids)
         text = self._text = TextStream(sampling.stop, self._text.pending)
-        self.stopped_by, self.reply_tokens = None, 0
+        self.stopped_by, self.whole, self.reply_tokens = None, None, 0
         self.reading = self._sum_of_readings(len(place.unread))
         request = Request(
             place.unread,
@@ -291,6 +324,7 @@ class Session:
             self.seed,
             ending=(vocabulary.eos, vocabulary.end_of_turn),
             banned=vocabulary.banned,
+            constraint=constraint,
             history=self._turn_ids,
             unpenalised=vocabulary.special,
             boundaries=(vocabulary.end_of_turn,),
@@ -304,16 +338,17 @@ class Session:
             if text.stopped:
                 self._stop()
                 self.stopped_by = "stop"
+                self.whole = None if grammar is None else False
             if piece:
                 yield piece
             # Where something was fed in between, this reply has ended.
             if self.stopped_by is not None or number != self._running:
                 break
-            data = self._next()
+            data = self._next(grammar)
         if not text.stopped and (piece := text.flush()):
             yield piece
 
-    def _next(self) -> bytes:
+    def _next(self, grammar: Grammar | None) -> bytes:
         """Waits for the reply's next token and returns its bytes."""
         event = self._event()
         while event.snapshot is not None:
@@ -337,8 +372,19 @@ class Session:
             self.stopped_by = "end_of_turn"
         else:
             self._add_to_turn({token})
-            self.stopped_by = None if event.ended is None else "length"
+            self.stopped_by = None if event.ended is None else "complete" if event.ended == "complete" else "length"
+        if grammar is not None:
+            self._follow(token, grammar)
         return vocabulary.bytes_of(token)
+
+    def _follow(self, token: int, grammar: Grammar) -> None:
+        """A text of some form has got a token."""
+        assert self._document is not None
+        if self.stopped_by in (None, "length", "complete"):
+            self._document.ids.append(token)
+        if self.stopped_by is not None:
+            self.whole = self.stopped_by != "length" or grammar.after(self._document.ids).whole
+            self._document.open = self.stopped_by == "length"
 
     def _event(self) -> Event:
         while not self._events:

@@ -3,9 +3,10 @@
 import io
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -16,6 +17,7 @@ from sioconv.data.tokenizer.tokenizer import ROLE_TOKENS, encode_texts
 from sioconv.errors import UserError
 from sioconv.files import shown
 from sioconv.generate.config import SamplingConfig
+from sioconv.generate.constraint import Form, Grammar, Grammars
 from sioconv.generate.sampling import random_seed
 from sioconv.generate.session import Session, StoppedBy
 from sioconv.generate.vocabulary import Vocabulary
@@ -42,6 +44,7 @@ class Generation:
         reused_tokens: tokens of the prompt that were read before: in the state that it goes on from, or in a store.
         read_tokens: the others.
         not_reused_because: why a store has spared nothing; None where it has, or where there is none.
+        whole: whether the text is all of the form that was asked for, or was ended before that; None where none was.
     """
 
     text: str
@@ -54,6 +57,7 @@ class Generation:
     reused_tokens: int
     read_tokens: int
     not_reused_because: str | None
+    whole: bool | None
 
 
 def generate_text(
@@ -62,6 +66,10 @@ def generate_text(
     prompt: str,
     sampling: SamplingConfig,
     on_text: Callable[[str], object] | None = None,
+    *,
+    schema: str | Mapping[str, Any] | None = None,
+    regex: str | None = None,
+    choice: Sequence[str] = (),
 ) -> Generation:
     """Continues `prompt`, which may be empty and of any length; nothing in it becomes a special token.
 
@@ -71,13 +79,19 @@ def generate_text(
         prompt: the beginning of the text.
         sampling: the settings.
         on_text: called with each piece of the text as soon as it is written.
+        schema: the text is a JSON document that this JSON schema allows.
+        regex: the text is one that this regular expression matches as a whole.
+        choice: the text is one of these strings.
 
     Raises:
-        UserError: the prompt isn't UTF-8, or the model's weights are broken.
+        UserError: the prompt isn't UTF-8, or the model's weights are broken; the form that is asked for is none, or
+            more than one.
     """
     session = Session(model, tokenizer, random_seed() if sampling.seed is None else sampling.seed)
+    form = Form.of(schema, regex, choice)
+    grammar = None if form is None else Grammars(session.vocabulary).compile(form)
     read_prompt(session, tokenizer, prompt)
-    return write_text(session, sampling, on_text)
+    return write_text(session, sampling, on_text, grammar)
 
 
 def read_text(session: Session, tokenizer: PreTrainedTokenizerFast, chunks: Iterable[str]) -> None:
@@ -140,22 +154,28 @@ def read_file(
 
 
 def write_text(
-    session: Session, sampling: SamplingConfig, on_text: Callable[[str], object] | None = None
+    session: Session,
+    sampling: SamplingConfig,
+    on_text: Callable[[str], object] | None = None,
+    grammar: Grammar | None = None,
 ) -> Generation:
-    """Writes on from where a session stands. Raises UserError where the model's weights are broken."""
-    writing = _Writing(session, sampling)
+    """Writes on from where a session stands. Raises UserError as `Session.stream` does."""
+    writing = _Writing(session, sampling, grammar)
     while (piece := writing.go_on()) is not None:
         if on_text is not None:
             on_text(piece)
     return writing.result()
 
 
-def write_texts(sessions: Iterable[Session], sampling: SamplingConfig) -> Iterator[Generation]:
+def write_texts(
+    sessions: Iterable[Session], sampling: SamplingConfig, grammar: Grammar | None = None
+) -> Iterator[Generation]:
     """Writes on from many sessions of one engine at once; each gets what it gets alone.
 
     Args:
         sessions: taken as others end.
         sampling: the settings of all.
+        grammar: what each of the texts must be; None for anything.
 
     Yields:
         What was written, in the sessions' order.
@@ -163,7 +183,7 @@ def write_texts(sessions: Iterable[Session], sampling: SamplingConfig) -> Iterat
     waiting, running = iter(sessions), deque[_Writing]()
     while True:
         while len(running) < AT_ONCE and (session := next(waiting, None)) is not None:
-            running.append(_Writing(session, sampling))
+            running.append(_Writing(session, sampling, grammar))
         if not running:
             return
         for writing in running:
@@ -175,11 +195,11 @@ def write_texts(sessions: Iterable[Session], sampling: SamplingConfig) -> Iterat
 class _Writing:
     """A text that is being written."""
 
-    def __init__(self, session: Session, sampling: SamplingConfig) -> None:
+    def __init__(self, session: Session, sampling: SamplingConfig, grammar: Grammar | None) -> None:
         self.ended = False
         self._session, self._start, self._seconds = session, time.perf_counter(), 0.0
         self._prompt_tokens, self._pieces = session.tokens_seen, list[str]()
-        self._stream = session.stream(sampling)
+        self._stream = session.stream(sampling, grammar)
 
     def go_on(self) -> str | None:
         """The next piece; None at the end."""
@@ -204,6 +224,7 @@ class _Writing:
             reused_tokens=session.reading.reused,
             read_tokens=session.reading.read,
             not_reused_because=session.reading.why,
+            whole=session.whole,
         )
 
 

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from sioconv.data.tokenizer.tokenizer import BOS, END_OF_TURN, EOS, ROLE_TOKENS
+from sioconv.data.tokenizer.tokenizer import BOS, END_OF_TURN, EOS, ROLE_TOKENS, encode_texts
 from sioconv.errors import UserError
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -16,6 +16,7 @@ class Vocabulary:
     """What generation needs to know of a tokenizer.
 
     Attributes:
+        size: number of rows of the model's head.
         bos: id that a text begins with.
         eos: id that ends a text.
         end_of_turn: id that ends a turn of a conversation.
@@ -30,7 +31,7 @@ class Vocabulary:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, size: int) -> None:
         """Takes the tokenizer and `size`, the number of rows of the model's head."""
-        self._tokenizer = tokenizer
+        self._tokenizer, self.size = tokenizer, size
         added = tokenizer.added_tokens_decoder
         self.special = frozenset(i for i, token in added.items() if token.special)
         self.bos = self._id(BOS)
@@ -50,6 +51,10 @@ class Vocabulary:
         if token not in self._bytes:
             self._bytes[token] = b"" if token in self.special else self._look_up(token)
         return self._bytes[token]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, none of them special."""
+        return encode_texts(self._tokenizer, [text])[0]
 
     def _look_up(self, token: int) -> bytes:
         name = self._tokenizer.backend_tokenizer.id_to_token(token) or ""

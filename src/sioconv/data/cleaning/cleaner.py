@@ -1,7 +1,6 @@
 """Cleaning documents one by one: a function of each document, so the same for every reader and number of tasks."""
 
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -9,6 +8,7 @@ from functools import partial
 from sioconv.data.cleaning.config import Cleaning, Length, Normalise
 from sioconv.data.cleaning.decontaminate import overlap_finder
 from sioconv.data.cleaning.quality import quality, repetition
+from sioconv.data.cleaning.unicode_forms import normal_form
 from sioconv.data.documents import Row
 from sioconv.data.tally import Tally
 
@@ -77,7 +77,7 @@ def normalise(text: str, step: Normalise) -> str:
     text = CONTROLS.sub(_space, INVISIBLE.sub("", text))
     between = KANJI.split(text)
     written = [*KANJI.findall(text), ""]
-    return "".join(unicodedata.normalize(step.form, part) + kanji for part, kanji in zip(between, written, strict=True))
+    return "".join(normal_form(step.form, part) + kanji for part, kanji in zip(between, written, strict=True))
 
 
 def _space(controls: re.Match[str]) -> str:

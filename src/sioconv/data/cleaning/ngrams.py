@@ -1,11 +1,12 @@
 """Hashes of character n-grams, for comparing texts in languages with and without spaces between words."""
 
 import re
-import unicodedata
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sioconv.data.cleaning.unicode_forms import normal_form
 
 BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no power of it loses bits
 PIECE = 1 << 20  # characters that are hashed at once, however long a text is
@@ -14,7 +15,7 @@ UNCOMPARED = re.compile(r"[\W_]+")
 
 def compared(text: str) -> str:
     """The letters and digits of a text in one spelling: what is left when two texts are asked whether they agree."""
-    return UNCOMPARED.sub("", unicodedata.normalize("NFKC", text).casefold())
+    return UNCOMPARED.sub("", normal_form("NFKC", text).casefold())
 
 
 def ngram_hashes(text: str, length: int) -> NDArray[np.uint64]:

@@ -15,13 +15,14 @@ from typing import Any, Protocol
 from sioconv.data.bundled import bundled_path
 from sioconv.data.cleaning.config import Cleaning
 from sioconv.data.config import SourceConfig
+from sioconv.data.conversations import texts_beside
 from sioconv.data.documents import PARTS_LEFT_OUT, BadInput, LeftOut, Row, row_of
 from sioconv.data.sources.files import Found, find
 from sioconv.data.sources.hub import hub_identity, read_hub
 from sioconv.data.sources.identity import identity_rows
 from sioconv.data.sources.provenance import Checksums, file_identity
 from sioconv.data.sources.readers import Record, Share, reader_of
-from sioconv.data.tally import Counted, Tally
+from sioconv.data.tally import Counted, Tally, known_or_other
 from sioconv.errors import UserError
 from sioconv.files import shown
 
@@ -182,4 +183,7 @@ def _counted(record: Record, source: SourceConfig, where: str, tally: Tally) -> 
     tally.seen += 1
     for part, count in parts.items():
         tally.parts.setdefault(part, Counted()).add(where, "", count)
+    for key in [] if row.messages is None else texts_beside(row.extra, row.messages):
+        if key != source.id_column:
+            tally.beside.setdefault(known_or_other(tally.beside, key), Counted()).add(where, "")
     yield row

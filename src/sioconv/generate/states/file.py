@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.generate.config import LARGEST_SEED
+from sioconv.generate.constraint import NAMES, Document, Form
 from sioconv.generate.states.state import SNAPSHOT_EVERY, Prefix, State
 from sioconv.model import SioConvForCausalLM
 from sioconv.model.fingerprint import weights_fingerprint
@@ -39,6 +40,8 @@ class SessionState:
         seed: the session's seed.
         turns: turns of a conversation that the model has written.
         prefix: the name of the tokens in the memory; None where it isn't known.
+        document: a text of some form that is to be gone on with.
+        transcript: (role, text) of what was said; empty where it isn't kept.
     """
 
     tokens_seen: int
@@ -48,6 +51,8 @@ class SessionState:
     seed: int
     turns: int
     prefix: Prefix | None = None
+    document: Document | None = None
+    transcript: tuple[tuple[str, str], ...] = ()
 
 
 class StateFormat:
@@ -85,6 +90,10 @@ class StateFormat:
         }
         if session.prefix is not None:
             metadata |= {"prefix_chain": session.prefix.chain.hex(), "prefix_tail": session.prefix.tail.hex()}
+        if session.transcript:
+            metadata["transcript"] = json.dumps(session.transcript)
+        if session.document is not None:
+            metadata["document"] = json.dumps(asdict(session.document))
         return pack(SESSION, self._ends, tensors, metadata)
 
     def unpack(self, data: bytes, origin: object) -> tuple[SessionState, dict[str, Tensor]]:
@@ -162,7 +171,26 @@ def _parse(metadata: dict[str, str], vocab_size: int) -> SessionState:
         seed=_number(metadata, "seed"),
         turns=_number(metadata, "turns"),
         prefix=prefix,
+        document=_document(metadata, vocab_size),
+        transcript=_transcript(metadata),
     )
+
+
+def _transcript(metadata: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    turns = json.loads(metadata.get("transcript", "[]"))
+    if not all(isinstance(role, str) and isinstance(text, str) for role, text in turns):
+        raise ValueError("what was said is not text")
+    return tuple((role, text) for role, text in turns)
+
+
+def _document(metadata: dict[str, str], vocab_size: int) -> Document | None:
+    if "document" not in metadata:
+        return None
+    values = json.loads(metadata["document"])
+    form = Form(**values["form"])
+    if form.kind not in NAMES or not isinstance(form.text, str) or type(values["start"]) is not int:
+        raise ValueError("the form of its text is none")
+    return Document(form, values["start"], _ids({"ids": json.dumps(values["ids"])}, "ids", vocab_size))
 
 
 def _number(metadata: dict[str, str], key: str) -> int:

@@ -13,14 +13,14 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from sioconv import __version__
 from sioconv.errors import UserError
 from sioconv.generate.states.file import StateFormat, pack_state, unpack_state
-from sioconv.generate.states.state import SNAPSHOT_EVERY, State, next_cut
+from sioconv.generate.states.state import SNAPSHOT_EVERY, Prefix, State, next_cut
 
 T = TypeVar("T")
 logger = logging.getLogger("sioconv")
@@ -53,12 +53,23 @@ class Backing(Protocol):
     def why_not(self, model: str, keys: Sequence[str]) -> str | None:
         """Why none of the keys is there, as far as that is known: `EVICTED` or `ANOTHER_MODEL`."""
 
+    def forget(self, scope: str) -> None:
+        """Forgets all keys of all models that begin with `scope` and a stroke."""
+
+    def expire(self) -> None:
+        """Forgets what is older than it may be, where there is such a limit."""
+
 
 NOTHING = "no beginning of this text is stored"
 TOO_SHORT = "the text is too short: snapshots are kept every 256 tokens and at the ends of messages"
 EVICTED = "it was evicted: the store's budget is used up"
 ANOTHER_MODEL = "it is stored for another model, or another version of this program"
 UNKNOWN = "the state that the text goes on from doesn't say what it has read"
+
+
+def key_of(prefix: Prefix, scope: str) -> str:
+    """A snapshot's key: the name of its text, and before that whose it is."""
+    return f"{scope}/{prefix.key}" if scope else prefix.key
 
 
 class Found(NamedTuple):
@@ -74,14 +85,17 @@ class StateStore:
     Args:
         budget: bytes in memory.
         backing: where they are kept besides; None for memory alone.
+        ttl: seconds after its last use until a snapshot in memory is forgotten; None for no such limit.
 
     Methods may be called from several threads.
     """
 
-    def __init__(self, budget: int = 256 * MEBIBYTE, backing: Backing | None = None) -> None:
+    def __init__(self, budget: int = 256 * MEBIBYTE, backing: Backing | None = None, ttl: float | None = None) -> None:
         if budget < 0:
             raise UserError(f"the store's budget is {budget}: give 0 or more bytes")
-        self._budget, self._backing = budget, backing
+        self._budget, self._backing, self._ttl = budget, backing, ttl
+        self._models: set[str] = set()  # of the shelves
+        self._used: dict[tuple[str, str], float] = {}  # when a snapshot was used last, in seconds of that clock
         self._states: OrderedDict[tuple[str, str], State] = OrderedDict()  # the latest used last
         self._evicted: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._bytes = 0
@@ -100,16 +114,54 @@ class StateStore:
 
     def shelf(self, model: Any, decoder: str) -> "Shelf":
         """The part of the store that holds the snapshots of a model, as it is now, by a kind of decoder."""
-        return Shelf(self, StateFormat(model), decoder)
+        shelf = Shelf(self, StateFormat(model), decoder)
+        self._models.add(shelf.model)
+        return shelf
+
+    def forget(self, scope: str) -> None:
+        """Forgets all snapshots of a scope, of all models, in memory and in the backing."""
+        with self._lock:
+            for name in [name for name in self._states if name[1].startswith(f"{scope}/")]:
+                self._drop(name)
+            self._ask(lambda backing: backing.forget(scope))
+
+    def discard(self, keys: Iterable[str]) -> None:
+        """Forgets the snapshots of some texts, by `key_of`, of all models that were asked for since the start."""
+        with self._lock:
+            for model, key in ((model, key) for key in keys for model in self._models):
+                if (model, key) in self._states:
+                    self._drop((model, key))
+                self._ask(lambda backing: backing.delete(model, key))  # noqa: B023
+
+    def expire(self) -> None:
+        """Forgets what wasn't used for longer than `ttl`, and what the backing thinks too old."""
+        with self._lock:
+            self._expire()
+            self._ask(lambda backing: backing.expire())
+
+    def _expire(self) -> None:
+        if self._ttl is not None:
+            oldest = time.monotonic() - self._ttl
+            while self._states and self._used[name := next(iter(self._states))] < oldest:
+                self._drop(name)
+
+    def _drop(self, name: tuple[str, str]) -> None:
+        self._bytes -= self._states.pop(name).bytes + OVERHEAD
+        del self._used[name]
+
+    def _touch(self, name: tuple[str, str]) -> None:
+        self._states.move_to_end(name)
+        self._used[name] = time.monotonic()
 
     def _find(self, shelf: "Shelf", keys: list[str]) -> Found:
         """The state of the first of the keys that is there; longer texts' keys come first."""
         with self._lock:
+            self._expire()
             here = next((i for i, key in enumerate(keys) if (shelf.model, key) in self._states), len(keys))
             if (state := self._from_backing(shelf, keys[:here])) is not None:
                 return Found(state, None)
             if here < len(keys):
-                self._states.move_to_end((shelf.model, keys[here]))
+                self._touch((shelf.model, keys[here]))
                 return Found(self._states[shelf.model, keys[here]], None)
             return Found(None, self._why_not(shelf.model, keys))
 
@@ -130,7 +182,7 @@ class StateStore:
             key, data = found
             try:
                 state = unpack_state(shelf.format, data, f"a snapshot of {key[:12]}…")
-                if state.prefix is None or state.prefix.key != key:
+                if state.prefix is None or state.prefix.key != key.rpartition("/")[2]:
                     raise UserError(f"a snapshot of {key[:12]}… is of another text")
             except UserError as error:
                 self._warn(f"a damaged snapshot was dropped: {error}")
@@ -141,24 +193,26 @@ class StateStore:
             return state
         return None
 
-    def _keep(self, shelf: "Shelf", state: State) -> None:
+    def _keep(self, shelf: "Shelf", state: State, scope: str) -> None:
         if state.prefix is None or not state.tokens:
             return
-        key = state.prefix.key
+        key = key_of(state.prefix, scope)
         with self._lock:
+            self._expire()
             if (shelf.model, key) in self._states:
-                self._states.move_to_end((shelf.model, key))
+                self._touch((shelf.model, key))
                 return
             self._remember(shelf.model, key, state)
             self._ask(lambda backing: backing.put(shelf.model, key, pack_state(shelf.format, state)))
 
     def _remember(self, model: str, key: str, state: State) -> None:
         self._states[model, key] = state
+        self._touch((model, key))
         self._evicted.pop((model, key), None)
         self._bytes += state.bytes + OVERHEAD
         while self._bytes > self._budget:
-            gone, old = self._states.popitem(last=False)
-            self._bytes -= old.bytes + OVERHEAD
+            gone = next(iter(self._states))
+            self._drop(gone)
             if self._backing is None:
                 self._evicted[gone] = None
                 if len(self._evicted) > REMEMBERED:
@@ -197,13 +251,14 @@ class Shelf:
         self._store, self.format = store, format
         self.model = f"{format.weights} {decoder} {__version__}"
 
-    def find(self, state: State, ids: Sequence[int], boundaries: Collection[int]) -> Found:
+    def find(self, state: State, ids: Sequence[int], boundaries: Collection[int], scope: str = "") -> Found:
         """The longest stored beginning of a text that leaves at least one id to read.
 
         Args:
             state: what is known already.
             ids: what comes after it.
             boundaries: ids that end a message.
+            scope: whose text it is; what others have read isn't found.
         """
         if state.prefix is None:
             return Found(None, UNKNOWN)
@@ -212,12 +267,12 @@ class Shelf:
             ids
         ):
             prefix, first = prefix.extend(ids[first:cut]), cut
-            keys.append(prefix.key)
+            keys.append(key_of(prefix, scope))
         return self._store._find(self, keys[::-1]) if keys else Found(None, TOO_SHORT)
 
-    def keep(self, state: State) -> None:
+    def keep(self, state: State, scope: str = "") -> None:
         """Puts a snapshot into the store; one whose text isn't known is left out."""
-        self._store._keep(self, state)
+        self._store._keep(self, state, scope)
 
 
 SCHEMA = (
@@ -236,10 +291,11 @@ class SqliteFile:
     Args:
         path: the file; it is made where there is none.
         budget: bytes of the file; what was used longest ago goes first.
+        ttl: seconds after which what wasn't written or found again is forgotten; None for no such limit.
     """
 
-    def __init__(self, path: str | Path, budget: int = 1024 * MEBIBYTE) -> None:
-        self._path, self._budget = Path(path), budget
+    def __init__(self, path: str | Path, budget: int = 1024 * MEBIBYTE, ttl: float | None = None) -> None:
+        self._path, self._budget, self._ttl = Path(path), budget, ttl
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
         self._used: set[tuple[str, str]] = set()  # keys whose time of use isn't written yet
@@ -250,8 +306,8 @@ class SqliteFile:
             for start in range(0, len(keys), 500):  # SQLite limits the number of a statement's parameters
                 some = keys[start : start + 500]
                 marks = ",".join("?" * len(some))
-                query = f"SELECT key FROM states WHERE model = ? AND key IN ({marks})"
-                there = {key for (key,) in database.execute(query, (model, *some))}
+                query = f"SELECT key FROM states WHERE model = ? AND used >= ? AND key IN ({marks})"
+                there = {key for (key,) in database.execute(query, (model, self._oldest(), *some))}
                 for key in some:
                     query = "SELECT data FROM states WHERE model = ? AND key = ?"
                     row = database.execute(query, (model, key)).fetchone() if key in there else None
@@ -263,14 +319,11 @@ class SqliteFile:
     def put(self, model: str, key: str, data: bytes) -> None:
         """See `Backing.put`."""
         with self._open() as database, self._transaction(database):
-            now = time.time_ns()
-            used = [(now, *each) for each in self._used]
-            database.executemany("UPDATE states SET used = ? WHERE model = ? AND key = ?", used)
-            database.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?)", (model, key, data, now))
+            self._write_uses(database)
+            database.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?)", (model, key, data, time.time_ns()))
             database.execute("DELETE FROM gone WHERE model = ? AND key = ?", (model, key))
             while self._size(database) > self._budget and self._evict(database):
                 pass
-            self._used.clear()
 
     def delete(self, model: str, key: str) -> None:
         """See `Backing.delete`."""
@@ -286,6 +339,26 @@ class SqliteFile:
                 if database.execute("SELECT 1 FROM states WHERE key = ?", (key,)).fetchone():
                     return ANOTHER_MODEL
         return None
+
+    def forget(self, scope: str) -> None:
+        """See `Backing.forget`."""
+        with self._open() as database, self._transaction(database):
+            for table in ("states", "gone"):  # all keys that begin with the scope: 0 is the sign after the stroke
+                database.execute(f"DELETE FROM {table} WHERE key >= ? AND key < ?", (f"{scope}/", f"{scope}0"))
+
+    def expire(self) -> None:
+        """See `Backing.expire`."""
+        with self._open() as database, self._transaction(database):
+            self._write_uses(database)
+            database.execute("DELETE FROM states WHERE used < ?", (self._oldest(),))
+
+    def _oldest(self) -> int:
+        return 0 if self._ttl is None else time.time_ns() - int(self._ttl * 1e9)
+
+    def _write_uses(self, database: sqlite3.Connection) -> None:
+        used = [(time.time_ns(), *each) for each in self._used]
+        database.executemany("UPDATE states SET used = ? WHERE model = ? AND key = ?", used)
+        self._used.clear()
 
     def close(self) -> None:
         """Closes the file; the next call opens it again."""
@@ -318,6 +391,7 @@ class SqliteFile:
                     for statement in SCHEMA:
                         database.execute(statement)
             database.execute("PRAGMA synchronous = NORMAL")
+            database.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
         except BaseException:
             database.close()
             raise

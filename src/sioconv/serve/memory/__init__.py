@@ -1,0 +1,1 @@
+"""Where states and responses are kept: in memory, in a file, in Redis or Valkey; encrypted where a key is given."""

@@ -1,0 +1,84 @@
+"""From options to a service."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sioconv.errors import UserError
+from sioconv.generate.states.store import Backing, SqliteFile, StateStore
+from sioconv.hardware import pick_device
+from sioconv.serve.config import ServeConfig
+from sioconv.serve.keys import Keys
+from sioconv.serve.limits import Limits
+from sioconv.serve.memory.in_memory import InMemory
+from sioconv.serve.memory.records import Records
+from sioconv.serve.metrics import Metrics
+from sioconv.serve.models import load_models
+from sioconv.serve.service import Service
+from sioconv.train.config import MOST_THREADS
+
+SECRET = "SIOCONV_STORE_KEY"
+
+
+def make_service(
+    models: Sequence[str],
+    personas: Sequence[str] = (),
+    config: ServeConfig | None = None,
+    keys: Keys | None = None,
+    store: str | None = "",
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Service:
+    """Loads models and opens the store.
+
+    Args:
+        models: folders, Hub ids, `NAME=MODEL`.
+        personas: `NAME=FILE` each.
+        config: the limits.
+        keys: who may ask; None for everybody.
+        store: a file or a `redis://` address for states; empty for memory alone, None for nothing at all.
+        device: where models run.
+        threads: of the CPU; None for all.
+
+    Raises:
+        UserError: something can't be loaded or opened.
+    """
+    config = config or ServeConfig()
+    if threads is not None:
+        if not 1 <= threads <= MOST_THREADS:
+            raise UserError(f"threads out of range: {threads}: give a number from 1 to {MOST_THREADS}")
+        torch.set_num_threads(threads)
+    backing = _backing(store, config) if store else None
+    states = None if store is None else StateStore(config.memory, backing, config.ttl)
+    records = None if store is None else Records(backing or InMemory(config.memory, config.ttl))
+    served = load_models(models, personas, states, config, pick_device(device))
+    return Service(served, config, states, records, keys, Limits(config), Metrics())
+
+
+def _backing(store: str, config: ServeConfig) -> Backing:
+    """Where states outlive the process. Raises UserError where its key can't be used."""
+    backing: Backing
+    if store.startswith(("redis://", "rediss://", "unix://")):
+        from sioconv.serve.memory.redis import RedisPlace
+
+        backing = RedisPlace(store, config.ttl)
+    else:
+        backing = SqliteFile(store, config.disk, config.ttl)
+    secret = _secret()
+    if secret is None:
+        return backing
+    from sioconv.serve.memory.encrypted import Encrypted
+
+    return Encrypted(backing, secret)
+
+
+def _secret() -> str | None:
+    """What the store is encrypted with: an environment variable, or the content of a file that one names."""
+    if (file := os.environ.get(f"{SECRET}_FILE")) is not None:
+        try:
+            return Path(file).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"can't read {SECRET}_FILE: {error}: check the name") from error
+    return os.environ.get(SECRET)
