@@ -16,7 +16,8 @@ from sioconv.cli.convert import CONVERT
 from sioconv.cli.demo import DEMO
 from sioconv.cli.evaluate import EVALUATE, REPORT
 from sioconv.cli.generate import GENERATE
-from sioconv.cli.inspect_data import INSPECT_DATA
+from sioconv.cli.inspection.data import INSPECT_DATA
+from sioconv.cli.inspection.model import INSPECT
 from sioconv.cli.last_net import exit_code_of
 from sioconv.cli.personal.import_files import IMPORT
 from sioconv.cli.personal.tune import TUNE
@@ -35,7 +36,7 @@ VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         *(DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, TUNE, REPORT, EVALUATE, GENERATE, CHAT),
-        *(SERVE, SERVE_KEY, CONVERT),
+        *(INSPECT, SERVE, SERVE_KEY, CONVERT),
     )
 }
 

@@ -19,9 +19,9 @@ KEY = re.compile(r"^(?P<key>[^:：]{1,20})\s*[:：]\s*(?P<value>\S.*)$")
 def persona_rows(text: str) -> list[dict[str, Any]]:
     """Conversations in which the persona says what its description says, word for word.
 
-    A line `key: value`, such as `好きな食べ物: 鯖じゃ`, answers questions after the key; a key that ends in a question mark
-    is asked as it stands. The other lines, all together or one alone, answer questions after the persona. Write them as
-    it would say them itself.
+    A line `key: value`, such as `食べ物: 鯖じゃ`, answers questions after the key; a key that ends in a question mark
+    is asked as it stands. The other lines, all together or one alone, answer questions after the persona. Write them
+    as it would say them itself.
 
     Raises UserError where nothing is described, or too much.
     """
