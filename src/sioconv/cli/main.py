@@ -12,7 +12,7 @@ from typing import NoReturn
 from sioconv import __version__
 from sioconv.cli.chat import CHAT
 from sioconv.cli.completion import complete
-from sioconv.cli.convert import CONVERT
+from sioconv.cli.convert import CONVERT, QUANTIZE
 from sioconv.cli.demo import DEMO
 from sioconv.cli.evaluate import EVALUATE, REPORT
 from sioconv.cli.generate import GENERATE
@@ -36,7 +36,7 @@ VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         *(DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, TUNE, REPORT, EVALUATE, GENERATE, CHAT),
-        *(INSPECT, SERVE, SERVE_KEY, CONVERT),
+        *(INSPECT, SERVE, SERVE_KEY, QUANTIZE, CONVERT),
     )
 }
 
