@@ -1,18 +1,23 @@
 """Makes the text that ships with the package: `python scripts/bundle_text.py SRC OUT`.
 
-SRC holds the originals as gzip'd JSON lines: text_ja, text_en, gazetteer_ja and chat_translate_ja_en (NOTICE says
-where they come from). OUT is src/sioconv/data/bundled. Beside this file lie the small talk, kept and written by hand,
-and the towns that conversations are about. The same input gives the same files, byte for byte.
+SRC holds the originals as gzip'd JSON lines: text_ja, text_en, sentences_more_ja, sentences_more_en, gazetteer_ja and
+chat_translate_ja_en (NOTICE says where they come from). OUT is src/sioconv/data/bundled. Beside this file lie the small
+talk, kept and written by hand, and the towns that conversations are about. The same input gives the same files, byte
+for byte.
 """
 
 import argparse
 import gzip
 import json
 import re
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sioconv.data.documents import Row, split_of
 
 Record = dict[str, Any]
 HERE = Path(__file__).parent
@@ -24,6 +29,10 @@ LISTED = re.compile(r"([^、。\n]+?)\([^)]*\)")
 HIRAGANA = re.compile(r"[ぁ-ん]")
 # Sentences that a demo shouldn't answer with.
 ROUGH = re.compile(r"fuck|damn|moron|kill|murder|\bdie[ds]?\b|dead|death|\bgun|shoot|drunk|\bsex\b|breast|stupid", re.I)
+HELDOUT = 0.05  # of recipe/presets/demo.yaml
+# A sentence that shares this much of its letters' 3-grams with a held-out one is its paraphrase, or nearly the same.
+NEAR = 0.5
+GRAM = 3
 LONGEST_PAIR = 60  # characters of both sides together; longer ones are beyond a small model
 
 # The wordings that tuning sees. Other ones, which it doesn't, are in sioconv.evaluate.questions.
@@ -171,24 +180,61 @@ def translations(rows: list[Record]) -> Iterator[Record]:
         yield chat((asked, answer), TATOEBA, language)
 
 
+def grams(sentence: str) -> set[str]:
+    """The 3-grams of a sentence's letters and digits."""
+    letters = re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", sentence).lower())
+    return {letters[start : start + GRAM] for start in range(max(1, len(letters) - GRAM + 1))}
+
+
+def unlike_heldout(more: Iterable[Record], measured: Iterable[Record]) -> Iterator[Record]:
+    """The documents of `more`, one sentence a line, without sentences that are near to a held-out one of `measured`."""
+    heldout = [row["text"] for row in measured if split_of(Row("", text=row["text"]), HELDOUT) == "heldout"]
+    known = [grams(sentence) for text in heldout for sentence in text.split("\n")]
+    holders: dict[str, list[int]] = defaultdict(list)
+    for number, found in enumerate(known):
+        for gram in found:
+            holders[gram].append(number)
+
+    def is_near(sentence: str) -> bool:
+        own = grams(sentence)
+        common = Counter(number for gram in own for number in holders.get(gram, ()))
+        return any(count >= NEAR * (len(own) + len(known[number]) - count) for number, count in common.items())
+
+    for row in more:
+        kept = [sentence for sentence in row["text"].split("\n") if not is_near(sentence)]
+        if kept:
+            yield {**row, "text": "\n".join(kept)}
+
+
 def main() -> None:
     """Writes every bundled file."""
     parser = argparse.ArgumentParser(description="Make the text that ships with the package.")
     parser.add_argument("source", type=Path, help="folder of the originals")
     parser.add_argument("out", type=Path, help="folder of the bundled files")
     arguments = parser.parse_args()
-    text_ja, text_en, gazetteer, pairs = (
+    text_ja, text_en, more_ja, more_en, gazetteer, pairs = (
         read(arguments.source / f"{name}.jsonl.gz")
-        for name in ("text_ja", "text_en", "gazetteer_ja", "chat_translate_ja_en")
+        for name in (
+            "text_ja",
+            "text_en",
+            "sentences_more_ja",
+            "sentences_more_en",
+            "gazetteer_ja",
+            "chat_translate_ja_en",
+        )
     )
     gazetteer = [row for row in gazetteer if "場合" not in row["text"]]  # notes on postal codes, not places
     town_names = (HERE / "towns_ja.txt").read_text(encoding="utf-8").split()
     wordnet = "wordnet-base"
+    sentences_ja = [row for row in text_ja if row["source"] == TATOEBA]
+    sentences_en = [row for row in text_en if row["source"] == TATOEBA]
     files: dict[str, Iterable[Record]] = {
-        "sentences_ja": [row for row in text_ja if row["source"] == TATOEBA],
+        "sentences_ja": sentences_ja,
+        "sentences_more_ja": unlike_heldout(more_ja, sentences_ja),
         "manuals_ja": [row for row in text_ja if row["source"] != TATOEBA],
         "gazetteer_ja": gazetteer,
-        "sentences_en": [row for row in text_en if row["source"] == TATOEBA],
+        "sentences_en": sentences_en,
+        "sentences_more_en": unlike_heldout(more_en, sentences_en),
         "dictionary_en": [row for row in text_en if row["source"] == wordnet],
         "prose_en": [row for row in text_en if row["source"] not in (TATOEBA, wordnet)],
         "chat_places_ja": place_chats(places(gazetteer), town_names),

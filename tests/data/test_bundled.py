@@ -15,7 +15,10 @@ from sioconv.data.documents import Row
 from sioconv.data.sources.source import read_rows
 from sioconv.errors import UserError
 
-TEXT = ["dictionary_en", "gazetteer_ja", "manuals_ja", "prose_en", "sentences_en", "sentences_ja"]
+TEXT = [
+    *("dictionary_en", "gazetteer_ja", "manuals_ja", "prose_en"),
+    *("sentences_en", "sentences_ja", "sentences_more_en", "sentences_more_ja"),
+]
 CHAT = ["chat_places_ja", "chat_smalltalk_en", "chat_smalltalk_ja", "chat_translation"]
 
 
@@ -25,7 +28,7 @@ def rows_of(name: str) -> list[Row]:
 
 def test_what_is_bundled() -> None:
     assert bundled_names() == sorted(TEXT + CHAT)
-    assert sum(bundled_path(name).stat().st_size for name in bundled_names()) < 3_000_000
+    assert sum(bundled_path(name).stat().st_size for name in bundled_names()) < 9_000_000  # a wheel under 12 MB
 
 
 def test_a_name_with_or_without_its_suffix() -> None:
@@ -40,6 +43,25 @@ def test_every_row_is_usable_and_both_splits_have_some(name: str) -> None:
     source = SourceConfig(f"bundled:{name}", kind="chat" if name in CHAT else "text")
     assert all(row.extra["source"] for row in read_rows(source))
     assert all(any(read_split(source, split, 0.03)) for split in ("train", "heldout"))
+
+
+@pytest.mark.parametrize("language", ["ja", "en"])
+def test_no_sentence_of_more_text_is_near_to_a_held_out_one(language: str) -> None:
+    heldout = {
+        "".join(filter(str.isalnum, sentence.lower()))
+        for row in read_split(SourceConfig(f"bundled:sentences_{language}"), "heldout", 0.05)
+        for sentence in (row.text or "").split("\n")
+    }
+    more = {
+        "".join(filter(str.isalnum, sentence.lower()))
+        for row in rows_of(f"sentences_more_{language}")
+        for sentence in (row.text or "").split("\n")
+    }
+    assert len(heldout) > 800 and len(more) > 100_000
+    for sentence in heldout:
+        # One letter left out or put at the end.
+        shorter = {sentence[:at] + sentence[at + 1 :] for at in range(len(sentence)) if len(sentence) > 8}
+        assert not ({sentence} | shorter) & more
 
 
 @pytest.mark.parametrize("name", TEXT + CHAT)

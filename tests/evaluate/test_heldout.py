@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.data.chat import encode
+from sioconv.data.cleaning.splits import read_split
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.documents import Row, split_of
 from sioconv.evaluate.bits import bits_per_byte
@@ -54,6 +56,16 @@ def data(tmp_path: Path) -> DataConfig:
     sources["facts"] = SourceConfig(str(tmp_path / "facts.jsonl"), language="ja", templated=True)
     sources["talks"] = SourceConfig(str(tmp_path / "talks.jsonl"), kind="chat")
     return DataConfig(sources, heldout=0.3)
+
+
+def test_a_source_may_have_a_share_of_its_own(data: DataConfig) -> None:
+    shares = {"ja": 0.0, "en": None, "facts": 0.9, "talks": 0.0}
+    own = replace(data, sources={name: replace(source, heldout=shares[name]) for name, source in data.sources.items()})
+    expected, found = heldout_texts(data), heldout_texts(own)
+    assert found["ja"] == [] and found["en"] == expected["en"] and len(found["facts"]) > 30
+    assert heldout_conversations(own) == [] != heldout_conversations(data)
+    every = [row.text for row in read_split(own.sources["ja"], "train", own.heldout)]
+    assert every == documents("ja")
 
 
 def test_heldout_texts_are_the_held_out_documents_of_text_sources(data: DataConfig) -> None:

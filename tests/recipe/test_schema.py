@@ -196,6 +196,7 @@ def test_a_source_without_a_path_is_named(basic: str) -> None:
         (["--data.sources.rivers.weight=-1"], "recipe: data.sources.rivers.weight: -1.0 is negative"),
         (["--data.sources.rivers.weight=.nan"], "recipe: data.sources.rivers.weight: nan is negative or not"),
         (["--data.sources.rivers.weight=0"], "recipe: data.sources: all weights are 0"),
+        (["--data.sources.rivers.heldout=1"], "recipe: data.sources.rivers.heldout: 1"),
         (["--name=a/b"], "recipe: name: 'a/b' can't be a folder's name"),
         (["--name=.."], "recipe: name: '..' can't be a folder's name"),
         (["--data.sources={a/b: {path: x}}"], "recipe: data.sources: 'a/b' can't be a folder's name"),
@@ -203,6 +204,10 @@ def test_a_source_without_a_path_is_named(basic: str) -> None:
         (["--finetune.data.sources.rivers.path=x"], "recipe: finetune.data.sources.rivers: "),
         (
             ["--finetune.data.sources.rivers.path=rivers.jsonl", "--finetune.data.heldout=0.5"],
+            "recipe: finetune.data.sources.rivers: ",
+        ),
+        (
+            ["--finetune.data.sources.rivers.path=rivers.jsonl", "--finetune.data.sources.rivers.heldout=0.5"],
             "recipe: finetune.data.sources.rivers: ",
         ),
     ],

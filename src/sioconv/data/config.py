@@ -31,6 +31,7 @@ class SourceConfig:
         text_column: key or column that holds a document's text.
         ignore_columns: keys or columns of conversations that are left out, such as a `context` that no turn repeats.
         id_column: key or column that identifies a document; where it is given, ids that come twice are reported.
+        heldout: share of its documents held out of training; null: that of all sources (`data.heldout`).
         cleaning: what documents go through before they become tokens.
     """
 
@@ -47,6 +48,7 @@ class SourceConfig:
     text_column: str = "text"
     ignore_columns: list[str] = field(default_factory=list)
     id_column: str | None = None
+    heldout: float | None = None
     cleaning: Cleaning = field(default_factory=Cleaning)
 
     @property
@@ -60,12 +62,17 @@ class SourceConfig:
         prefix = next((prefix for prefix in PREFIXES if self.path.startswith(prefix)), "")
         return self.path.removeprefix(prefix)
 
+    def heldout_or(self, share: float) -> float:
+        """The share of its documents that is held out, where that of all sources is `share`."""
+        return share if self.heldout is None else self.heldout
+
     def check(self) -> None:
         """Raises ValueError, naming the field, where the values can't work."""
         if not self.path or "\0" in self.path:
             raise ValueError(f"path: {self.path!r} is no path: name a file, folder or glob")
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight: {self.weight} is negative or not a number")
+        _check_heldout(self.heldout or 0.0)
         if self.origin != "hub" and (self.config or self.revision or self.streaming):
             raise ValueError("config, revision and streaming: only for a path that begins with hf:")
         if self.kind != "text" and self.cleaning != Cleaning():
@@ -132,8 +139,7 @@ class DataConfig:
 
     def check(self) -> None:
         """Raises ValueError, naming the field, where the values can't work."""
-        if not 0 <= self.heldout < 1:
-            raise ValueError(f"heldout: {self.heldout} is not at least 0 and under 1")
+        _check_heldout(self.heldout)
         for name, most in (("tasks", MOST_TASKS), ("workers", MOST_WORKERS)):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
@@ -153,6 +159,11 @@ class DataConfig:
                 raise ValueError(f"sources.{name}.{error}") from error
         if self.sources and not any(source.weight for source in self.sources.values()):
             raise ValueError("sources: all weights are 0: give at least one source a share")
+
+
+def _check_heldout(share: float) -> None:
+    if not 0 <= share < 1:
+        raise ValueError(f"heldout: {share} is not at least 0 and under 1")
 
 
 # 256 bytes; pad, bos, eos, end of turn; and a token for each role of a conversation. The rest is tokenizers' own limit.

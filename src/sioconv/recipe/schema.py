@@ -232,8 +232,9 @@ def _check_shared_sources(data: DataConfig, tuning: DataConfig) -> None:
         first = data.sources.get(name)
         if first is None:
             continue
-        same = replace(first, weight=source.weight, templated=source.templated) == source
-        if not same or (data.heldout, data.tasks) != (tuning.heldout, tuning.tasks):
+        same = replace(first, weight=source.weight, templated=source.templated, heldout=source.heldout) == source
+        shares = first.heldout_or(data.heldout), source.heldout_or(tuning.heldout)
+        if not same or shares[0] != shares[1] or data.tasks != tuning.tasks:
             raise UserError(
                 f"recipe: finetune.data.sources.{name}: data.sources.{name} is another source, heldout or tasks: "
                 "make them the same, or rename one"

@@ -126,8 +126,8 @@ def test_files_are_dealt_out_to_tasks(tmp_path: Path, tokenizer_folder: Path) ->
     (tmp_path / "in").mkdir()
     for number in range(5):
         (tmp_path / "in" / f"{number}.txt.gz").write_bytes(gzip.compress(f"text {number}".encode()))
-    source = SourceConfig(str(tmp_path / "in"))
-    prepare_source("x", source, DataConfig(heldout=0, tasks=2), tokenizer_folder, tmp_path / "out")
+    source = SourceConfig(str(tmp_path / "in"), heldout=0)
+    prepare_source("x", source, DataConfig(heldout=0.9, tasks=2), tokenizer_folder, tmp_path / "out")
     shards = ShardSet.open(tmp_path / "out" / "train")
     assert shards.documents_total == 5
     assert ShardSet.open(tmp_path / "out" / "heldout").documents_total == 0

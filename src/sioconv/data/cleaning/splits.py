@@ -33,8 +33,9 @@ def read_clean(source: SourceConfig, *, strict: bool = False, tallies: list[Tall
 
 
 def read_split(source: SourceConfig, split: Split, heldout: float, *, strict: bool = False) -> Iterator[Row]:
-    """The rows of `read_clean` that belong to `split`."""
-    return (row for row in read_clean(source, strict=strict) if split_of(row, heldout) == split)
+    """The rows of `read_clean` that belong to `split`; `heldout` is the share of sources that don't say their own."""
+    share = source.heldout_or(heldout)
+    return (row for row in read_clean(source, strict=strict) if split_of(row, share) == split)
 
 
 def account_of_source(name: str, source: SourceConfig, heldout: float) -> dict[str, Any]:
@@ -42,5 +43,5 @@ def account_of_source(name: str, source: SourceConfig, heldout: float) -> dict[s
     tallies: list[Tally] = []
     documents = dict.fromkeys(get_args(Split), 0)
     for row in read_clean(source, tallies=tallies):
-        documents[split_of(row, heldout)] += 1
+        documents[split_of(row, source.heldout_or(heldout))] += 1
     return account_of(name, tallies, None, documents)

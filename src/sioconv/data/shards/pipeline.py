@@ -144,8 +144,9 @@ def prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_
 def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer_path: Path, out: Path) -> None:
     if data.tasks < 1 or data.workers < 1:
         raise UserError(f"data.tasks and data.workers must be 1 or more: got {data.tasks} and {data.workers}")
-    if not 0 <= data.heldout < 1:
-        raise UserError(f"data.heldout must be at least 0 and under 1: got {data.heldout}")
+    heldout = source.heldout_or(data.heldout)
+    if not 0 <= heldout < 1:
+        raise UserError(f"data.heldout, or that of the source, must be at least 0 and under 1: got {heldout}")
     vocabulary = len(load_tokenizer(tokenizer_path))
     checksums = Checksums(out / INPUTS)
     about = _about(name, source, data, tokenizer_path, identify(source, checksums))
@@ -169,7 +170,7 @@ def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer
                     out.rmdir()
                 raise
             shutil.rmtree(work)
-            for line in (summary(statistics, out), side_without_documents(statistics, data.heldout)):
+            for line in (summary(statistics, out), side_without_documents(statistics, heldout)):
                 if line:
                     say(line)
         elif statistics is not None:
@@ -182,8 +183,10 @@ def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer
 def _run_stages(label: str, source: SourceConfig, data: DataConfig, tokenizer: Path, work: Path) -> None:
     """Runs the tasks that aren't finished yet: first those that look for duplicates, where they are asked for."""
 
+    heldout = source.heldout_or(data.heldout)
+
     def reader(stage: str, accounts: Path, compared: tuple[Path, Path] | None = None) -> DocumentReader:
-        return DocumentReader(source, data.heldout, data.strict, f"{label}{stage}", accounts, compared)
+        return DocumentReader(source, heldout, data.strict, f"{label}{stage}", accounts, compared)
 
     compared = None
     if source.cleaning.compares:
@@ -211,7 +214,7 @@ def _about(
         **({"ignored": sorted(source.ignore_columns)} if source.ignore_columns else {}),
         "cleaning": asdict(source.cleaning),
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
-        "heldout": data.heldout,
+        "heldout": source.heldout_or(data.heldout),
         "tasks": data.tasks,
         "inputs": inputs,
         **({"reading": reading} if reading else {}),

@@ -59,7 +59,7 @@ def _sample(name: str, source: SourceConfig, data: DataConfig, budget: float) ->
     tallies: list[Tally] = []
     read = 0
     for row in track(read_clean(source, strict=data.strict, tallies=tallies), f"tokenizer sample {name}"):
-        split = split_of(row, data.heldout)
+        split = split_of(row, source.heldout_or(data.heldout))
         documents[split] += 1
         for text in row.texts:
             for piece in pieces(text):
