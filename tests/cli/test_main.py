@@ -725,3 +725,10 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith("sioconv: the folder that this is started in is gone: ")
+
+
+@pytest.mark.parametrize("threads", ["0", "-3"])
+def test_a_number_of_threads_that_numba_cant_take(main: Main, monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    code, out, err = main("--version")
+    assert (code, out) == (2, "") and err.startswith(f"sioconv: NUMBA_NUM_THREADS is {threads} in the environment: ")
