@@ -44,10 +44,10 @@ def _read(numbers: Any, parts: int, sums: Any) -> None:
     for part in numba.prange(parts):
         a, b, c, d = zeros(numbers, PIECES), zeros(numbers, PIECES), zeros(numbers, PIECES), zeros(numbers, PIECES)
         for at in range(part * size, (part + 1) * size, 4 * LANES):
-            a += load(numbers, at, None, PIECES)
-            b += load(numbers, at + LANES, None, PIECES)
-            c += load(numbers, at + 2 * LANES, None, PIECES)
-            d += load(numbers, at + 3 * LANES, None, PIECES)
+            a = a + load(numbers, at, None, PIECES)
+            b = b + load(numbers, at + LANES, None, PIECES)
+            c = c + load(numbers, at + 2 * LANES, None, PIECES)
+            d = d + load(numbers, at + 3 * LANES, None, PIECES)
         sums[part] = tree_sum((a + b) + (c + d))
 
 

@@ -20,6 +20,8 @@ from sioconv.cli.inspection.data import INSPECT_DATA
 from sioconv.cli.inspection.model import INSPECT
 from sioconv.cli.last_net import exit_code_of
 from sioconv.cli.personal.import_files import IMPORT
+from sioconv.cli.personal.tune import TUNE
+from sioconv.cli.publishing.publish import PUBLISH
 from sioconv.cli.recipe_verbs import RECIPE_VERBS
 from sioconv.cli.serve import SERVE, SERVE_KEY
 from sioconv.cli.verb import Verb
@@ -34,8 +36,8 @@ _TOKENIZER, _DATA, *_TRAINING = RECIPE_VERBS
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
-        *(DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, REPORT, EVALUATE, GENERATE, CHAT),
-        *(INSPECT, SERVE, SERVE_KEY, QUANTIZE, CONVERT),
+        *(DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, TUNE, REPORT, EVALUATE, GENERATE, CHAT),
+        *(INSPECT, SERVE, SERVE_KEY, QUANTIZE, CONVERT, PUBLISH),
     )
 }
 
