@@ -35,7 +35,7 @@ def make_model() -> Callable[..., SioConvForCausalLM]:
         torch.manual_seed(0)
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "intermediate_size": 48}
         gains = {"z_gain": 1.0, "y_gain": 1.0}
-        model = SioConvForCausalLM(SioConvConfig(vocab_size=len(tokenizer), **sizes, **gains, **options))
+        model = SioConvForCausalLM(SioConvConfig(**{"vocab_size": len(tokenizer), **sizes, **gains, **options}))
         with torch.no_grad():
             model.lm_head.weight *= 4
             model.lm_head.bias[tokenizer.convert_tokens_to_ids([EOS, END_OF_TURN])] -= 30

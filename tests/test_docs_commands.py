@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import uvicorn
 
 from sioconv.cli import main as cli
 from sioconv.model import load_model_folder
+from sioconv.serve import server
 from sioconv.train import loop
 from sioconv.train.metrics import read_jsonl
 
@@ -78,6 +80,13 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     torch.set_num_threads(threads)
 
 
+async def _start_and_end(self: server.Server, sockets: object = None) -> None:
+    """Begins to serve, and ends at once."""
+    await uvicorn.Server.startup(self, sockets)
+    assert self.started
+    self.should_exit = True
+
+
 def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs `sioconv WORDS`; what has a recipe is scaled down, what talks gets a line to answer."""
     verb = words[0]
@@ -85,6 +94,9 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         words = [*words, *(f"--{key}={value}" for key, value in SMALL.items())]
     if verb in ("generate", "chat"):
         words = [*words, "--max-new-tokens=2"]
+    if verb == "serve" and words[1] != "key":
+        words = [*words, "--port=0"]
+        monkeypatch.setattr(server.Server, "startup", _start_and_end)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("こんにちは\n".encode()), encoding="utf-8"))
     with pytest.raises(SystemExit) as ended:
         cli.main(words)

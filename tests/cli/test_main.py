@@ -117,6 +117,10 @@ def test_version(main: Main) -> None:
         (["generate", "model", "a", "--schema", "{"], "the schema is not JSON"),
         (["generate", "model", "a", "--regex", "a", "--choice", "b"], "a text has one form"),
         (["generate", "model", "a", "--choice", ""], "a choice is empty"),
+        (["inspect", "model"], "give a text"),
+        (["inspect", "model", "--text", "a", "--file", "b"], "give a text"),
+        (["inspect", "model", "--text", "a", "--picture", "a.gif"], "can't draw a.gif"),
+        (["inspect", "model", "--text", "a"], "no model folder at model"),
         (["generate", "model", "text", "--bogus", "1"], "unrecognized arguments: --bogus 1"),
         (["generate", "model", "text", "--temperature", "hot"], "temperature"),
         (["generate", "model", "text", "--top-p", "7"], "top_p out of range: 7"),
@@ -399,6 +403,27 @@ def test_a_document_goes_on_from_a_state_file(main: Main, tiny_model_folder: Pat
     code, rest, _ = main(*options, "--state=a.state")
     assert code == 0
     assert re.fullmatch("[a-z]{4}[0-9]{9}", first + rest.strip())
+
+
+def test_a_memory_is_inspected(main: Main, tiny_model_folder: Path, tmp_path: Path) -> None:
+    model, text = str(tiny_model_folder), "川は山から海へ流れる。"
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    code, out, _ = main("inspect", model, "--text", text, "--picture", "memory.png")
+    assert code == 0
+    assert "bits a byte" in out
+    assert (tmp_path / "memory.png").stat().st_size > 5000
+    told = [main("inspect", model, *given, "--json", stdin=text)[1] for given in (["--file=text"], ["--text=-"])]
+    assert told == [main("inspect", model, "--text", text, "--json")[1]] * 2
+    assert json.loads(told[0])["bytes"] == len(text.encode())
+    assert len(json.loads(main("inspect", model, "--file=text", "--window=3", "--json")[1])["window"]) == 3
+    for given, message in (
+        (["--file", "none"], "can't read none"),
+        (["--text="], "there is no text to inspect"),
+        (["--text", text, "--window=0"], "window out of range: 0"),
+    ):
+        code, out, err = main("inspect", model, *given)
+        assert (code, out) == (2, "")
+        assert message in err.splitlines()[-1]
 
 
 def test_many_prompts_and_continuations_are_each_what_they_are_alone(

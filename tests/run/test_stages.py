@@ -21,7 +21,9 @@ from sioconv.data.tokenizer.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
 from sioconv.evaluate.heldout import assistant_loss
 from sioconv.generate import SamplingConfig
+from sioconv.generate.quantise import quantise_model
 from sioconv.model import load_model_folder, parameter_count
+from sioconv.model.folder import write_model_folder
 from sioconv.model.folder_code import FILE
 from sioconv.recipe.files import read_yaml, write_yaml
 from sioconv.recipe.schema import Recipe, load_recipe
@@ -313,6 +315,10 @@ def test_tunes_a_model_of_another_run_with_its_tokenizer(load: Load) -> None:
     assert not (Path("runs/second") / "base").exists()
     assert model.config.vocab_size == base.config.vocab_size
     assert not torch.equal(model.lm_head.weight, base.lm_head.weight)
+    quantise_model(base, 8)
+    write_model_folder(base, first, Path("few"))
+    with pytest.raises(UserError, match="few is quantised, and can't be trained"):
+        stages.finetune(load("--name=third", "--finetune.from=few"))
 
 
 def test_a_model_with_another_tokenizer_is_not_tuned(load: Load) -> None:

@@ -13,8 +13,8 @@ import uvicorn
 from sioconv.data.config import TokenizerConfig
 from sioconv.data.tokenizer.tokenizer import END_OF_TURN, train_tokenizer
 from sioconv.model import SioConvForCausalLM, save_model_folder
-from sioconv.serve.app import make_app
 from sioconv.serve.config import ServeConfig
+from sioconv.serve.server import uvicorn_config
 from sioconv.serve.service import Service
 from sioconv.serve.start import make_service
 from tests.conftest import TEXTS
@@ -46,8 +46,7 @@ class Running:
 def serving(*models: str, hosts: set[str] | None = None, **options: Any) -> Iterator[Running]:
     """A server of some models; `options` are those of `make_service`."""
     service = make_service(models, **{"threads": 1, **options})
-    config = uvicorn.Config(make_app(service, hosts), host="127.0.0.1", port=0, log_config=None, http="h11")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn_config(service, "127.0.0.1", 0, hosts))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
+from pydantic import BaseModel
 
 from sioconv.data.chat import encode
 from sioconv.generate import Engine, Request, SamplingConfig, Session, Vocabulary
@@ -157,3 +158,51 @@ def test_many_at_once_are_each_what_they_are_alone(server: Running) -> None:
     assert together[:3] == alone
     assert len(set(together)) > 20
     assert server.idle()
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"place": {"enum": ["山", "海"]}, "wet": {"type": "boolean"}},
+    "required": ["place", "wet"],
+    "additionalProperties": False,
+}
+
+
+def test_a_reply_follows_a_schema(client: OpenAI) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}}
+    answer = say(client, response_format=form, n=3, max_tokens=60)
+    for choice in answer.choices:
+        assert choice.finish_reason == "stop"
+        said = json.loads(choice.message.content)
+        assert said["place"] in ("山", "海") and isinstance(said["wet"], bool)
+    chunks = say(client, response_format=form, max_tokens=60, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == answer.choices[0].message.content
+
+    class Place(BaseModel):
+        place: str
+        wet: bool
+
+    parsed = client.chat.completions.parse(
+        model="tiny", messages=HI, response_format=Place, max_tokens=200, temperature=0.01
+    )  # type: ignore[arg-type]
+    assert parsed.choices[0].finish_reason == "length" or parsed.choices[0].message.parsed is not None
+    response = client.responses.create(
+        model="tiny",
+        input="川",
+        max_output_tokens=60,
+        text={"format": {"type": "json_schema", "name": "place", "schema": SCHEMA}},
+    )
+    assert json.loads(response.output_text)["place"] in ("山", "海")
+
+
+def test_a_reply_follows_a_choice_or_an_expression(client: OpenAI, server: Running) -> None:
+    answer = say(client, extra_body={"choice": ["はい", "いいえ"]})
+    assert answer.choices[0].message.content in ("はい", "いいえ")
+    answer = say(client, extra_body={"regex": "[0-9]{3}-[0-9]{4}"})
+    assert answer.choices[0].message.content.replace("-", "").isdigit()
+    broken = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}
+    for field, value in (("response_format", broken), ("regex", "("), ("choice", [""])):
+        body = {"model": "tiny", "messages": HI, field: value}
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+        assert answer.status_code == 400, field

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import NotFoundError, OpenAI
+from openai import InternalServerError, NotFoundError, OpenAI
 from safetensors.torch import load, save
 
 from sioconv.generate import SamplingConfig, Session
@@ -326,3 +326,13 @@ def test_redis_keeps_what_backings_keep(redis_url: str) -> None:
     place.delete("m", "you/a")
     assert place.first("m", ["you/a"]) is None
     place.close()
+
+
+def test_a_store_that_cant_be_reached_costs_no_reply(served_folder: Path, blank: Running) -> None:
+    with serving(f"tiny={served_folder}", store="redis://127.0.0.1:1/0") as running:
+        assert text_of(ask(running.url, [SYSTEM, ASK])) == text_of(ask(blank.url, [SYSTEM, ASK]))
+        client = OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+        response = client.responses.create(model="tiny", input="川", max_output_tokens=2)
+        assert response.output_text is not None and response.store is False  # type: ignore[attr-defined]
+        with pytest.raises(InternalServerError, match="can't be read"):
+            client.responses.retrieve(response.id)

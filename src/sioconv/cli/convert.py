@@ -1,9 +1,9 @@
-"""`sioconv convert`."""
+"""`sioconv convert` and `sioconv quantize`: a model folder of something else."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from sioconv.cli.options import json_option
+from sioconv.cli.options import device_option, json_option
 from sioconv.cli.verb import OptionVerb
 from sioconv.terminal import show, show_json
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
-def options(parser: "ArgumentParser") -> None:
+def convert_options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
     parser.add_argument("checkpoint", type=str, help="the file that the trainer of 2024 wrote")
     parser.add_argument("out", type=str, help="the new model folder")
@@ -48,12 +48,64 @@ def convert(arguments: "Namespace") -> None:
         show(f"no tokenizer: put its tokenizer.json and tokenizer_config.json into {done['model']} before using it")
 
 
+def quantize_options(parser: "ArgumentParser") -> None:
+    """Adds the verb's options."""
+    parser.add_argument("model", type=str, help="a model folder or a Hub id")
+    parser.add_argument("out", type=str, help="the new model folder")
+    parser.add_argument("--to", type=Literal["int8", "int4"], default="int8", help="what the matrices become")
+    parser.add_argument(
+        "--text",
+        type=str | None,
+        default=None,
+        help="what bits per byte are measured on; by default the held-out text of the run",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=str | None,
+        default=None,
+        help="text that tells which weights matter, for int4; by default training text of the run, or of the package",
+    )
+    device_option(parser)
+    json_option(parser)
+
+
+def quantize(arguments: "Namespace") -> None:
+    """Quantises a model. Raises UserError where it can't be."""
+    from sioconv.run.quantise import quantise
+
+    done = quantise(
+        arguments.model,
+        Path(arguments.out),
+        arguments.to,
+        arguments.text,
+        arguments.device,
+        arguments.calibration,
+    )
+    if arguments.json:
+        show_json(done)
+        return
+    before, after = done["bits_per_byte_before"], done["bits_per_byte"]
+    show(
+        f"{done['model']}: {done['to']}: {done['weight_bytes_before']:,} → {done['weight_bytes']:,} bytes of weights, "
+        f"{before:.4f} → {after:.4f} bits per byte ({done['change']:+.2%}) over {done['bytes_measured']:,} bytes"
+    )
+
+
 CONVERT = OptionVerb(
     "convert",
     "CKPT OUT",
     "a checkpoint of the 2024 model → a model folder",
     "Turns a checkpoint of the 2024 model into a model folder.",
     "sioconv convert last.ckpt runs/talk/model --tokenizer my-tokenizer",
-    options,
+    convert_options,
     convert,
+)
+QUANTIZE = OptionVerb(
+    "quantize",
+    "MODEL OUT",
+    "weights of 8 or 4 bits",
+    "Makes a model folder whose matrices have 8 or 4 bits, and measures what that costs.",
+    "sioconv quantize runs/demo/model runs/demo/int4 --to int4",
+    quantize_options,
+    quantize,
 )

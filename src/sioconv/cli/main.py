@@ -12,12 +12,14 @@ from typing import NoReturn
 from sioconv import __version__
 from sioconv.cli.chat import CHAT
 from sioconv.cli.completion import complete
-from sioconv.cli.convert import CONVERT
+from sioconv.cli.convert import CONVERT, QUANTIZE
 from sioconv.cli.demo import DEMO
 from sioconv.cli.evaluate import EVALUATE, REPORT
 from sioconv.cli.generate import GENERATE
-from sioconv.cli.inspect_data import INSPECT_DATA
+from sioconv.cli.inspection.data import INSPECT_DATA
+from sioconv.cli.inspection.model import INSPECT
 from sioconv.cli.last_net import exit_code_of
+from sioconv.cli.personal.import_files import IMPORT
 from sioconv.cli.recipe_verbs import RECIPE_VERBS
 from sioconv.cli.serve import SERVE, SERVE_KEY
 from sioconv.cli.verb import Verb
@@ -32,8 +34,8 @@ _TOKENIZER, _DATA, *_TRAINING = RECIPE_VERBS
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
-        *(DEMO, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, REPORT, EVALUATE, GENERATE, CHAT),
-        *(SERVE, SERVE_KEY, CONVERT),
+        *(DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, REPORT, EVALUATE, GENERATE, CHAT),
+        *(INSPECT, SERVE, SERVE_KEY, QUANTIZE, CONVERT),
     )
 }
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -130,12 +130,16 @@ def row_of(
         else:
             extra = dict(record)
             row = Row(where, text=text_of(extra.pop(text_column, None), f'"{text_column}"'), extra=extra)
-        for text in row.texts:
-            if problem := why_no_text(text):
-                raise ValueError(problem)
+        if problem := why_no_row(row.texts):
+            raise ValueError(problem)
     except ValueError as error:
         raise bad_row(where, str(error), kind) from error
     return row
+
+
+def why_no_row(texts: Iterable[str]) -> str | None:
+    """Why the texts of a row can't be learned; None where they can."""
+    return next((problem for text in texts if (problem := why_no_text(text))), None)
 
 
 def bad_row(where: str, problem: str, kind: Kind) -> BadInput:

@@ -1,10 +1,13 @@
 """Telling text in UTF-8 from other encodings and from what is no text, so that none of it is learned as text.
 
-Japanese is what matters here. charset-normalizer names short pieces in EUC-JP wrongly (docs/decisions.md), so what a
-file is likely to be comes from the few lines below: they only word a message, and never change what is read.
+Japanese is what matters here. Libraries that tell encodings name short pieces in EUC-JP wrongly (docs/decisions.md), so
+what a file is likely to be comes from the few lines below. They word a message; they change what is read only where
+a source says `encoding: auto`, or a file is imported, and the guess is then shown.
 """
 
+import codecs
 import re
+from collections.abc import Iterable
 
 from sioconv.files import LFS_POINTER
 
@@ -37,6 +40,10 @@ NAMES = {
     "utf_16_be": "UTF-16BE",
     "cp932": "CP932 (Shift_JIS)",
     "euc_jp": "EUC-JP",
+}
+CODECS = {name: codec for codec, name in NAMES.items()} | {
+    "ISO-2022-JP": "iso2022_jp_ext",
+    "Latin-1 or Windows-1252": "cp1252",
 }
 LOOKED_AT = 1 << 16  # bytes that are enough to tell an encoding
 JIS = re.compile(r"\x1b\$(?:[@AB]|\([CDOPQ])")  # where ISO-2022-JP and its siblings leave ASCII
@@ -95,6 +102,62 @@ def likely_encoding(data: bytes) -> str | None:
     if b"\x00" not in data and re.search(rb"[A-Za-z][\xc0-\xff]|[\xc0-\xff][a-z]", data):
         return "Latin-1 or Windows-1252"
     return None
+
+
+def guess_codec(chunks: Iterable[bytes]) -> str | None:
+    """The codec that a file's bytes are to be decoded with: its mark's, UTF-8, or the likely one; None for none.
+
+    Args:
+        chunks: the file's bytes, taken until enough of them say something: a long beginning in ASCII doesn't.
+    """
+    decoder, is_utf8, seen, telling = codecs.getincrementaldecoder("utf-8")(), True, b"", b""
+    for chunk in chunks:
+        if not seen and (codec := mark_of(chunk)):
+            return codec
+        seen = seen or chunk
+        if b"\x00" in chunk:
+            is_utf8 = False
+        try:
+            decoder.decode(chunk)
+        except UnicodeDecodeError:
+            is_utf8 = False
+        if not is_utf8 or b"\x1b" in chunk or not chunk.isascii():
+            telling += chunk
+        if len(telling) >= LOOKED_AT:
+            break
+    else:
+        is_utf8 = is_utf8 and not decoder.getstate()[0]  # no character is cut off by the end
+    if is_utf8 and not JIS.search(telling.decode("latin-1")):
+        return "utf-8-sig"
+    if b"\x00" not in telling:  # where encodings are mixed, that of most lines; the others are then named
+        foreign = [line for line in telling.split(b"\n") if not line.isascii()]
+        others = [line for line in foreign if not _is_utf8(line)]
+        if len(others) < len(foreign) - len(others):
+            return "utf-8-sig"
+        if len(others) < len(foreign):
+            telling = b"\n".join(others)
+    return CODECS.get(likely_encoding(telling or seen) or "")
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def is_codec(name: str) -> bool:
+    """Whether Python has a codec of that name that makes text of bytes."""
+    try:
+        return bool(codecs.lookup(name)._is_text_encoding) and name.isascii()
+    except (LookupError, ValueError, UnicodeError):
+        return False
+
+
+def name_of(codec: str) -> str:
+    """What people call a codec."""
+    return NAMES.get(codec.replace("-", "_"), codec.removesuffix("-sig").upper())
 
 
 def _japanese_score(data: bytes, codec: str, foreign: int) -> float:

@@ -136,13 +136,7 @@ def evaluate_model(
     Raises:
         UserError: the model or a source can't be read, or there is no text.
     """
-    if text is not None:
-        data = DataConfig({text: SourceConfig(text)})
-        texts = {text: _given_text(data.sources[text])}
-    else:
-        texts = heldout_texts(data, max_bytes)
-    if not any(texts.values()):
-        raise UserError(f"no text to evaluate on: {_why_nothing_is_held_out(data)}, or give --text FILE")
+    data, texts = texts_to_measure(text, data, max_bytes)
     model, tokenizer = load_model_folder(folder, pick_device(device), state=state, baselines=True)
     sources = measure_text(model, tokenizer, data, texts, str(folder))
     languages = {} if text is not None else language_totals(sources)
@@ -152,6 +146,22 @@ def evaluate_model(
         "parameters": model.num_parameters(),
         "state_bytes": state_bytes(model),
     }
+
+
+def texts_to_measure(text: str | None, data: DataConfig, max_bytes: int | None) -> tuple[DataConfig, Texts]:
+    """The documents of the file, folder or glob `text`, as one source, or the held-out part of `data`.
+
+    Raises:
+        UserError: a source can't be read, or there is no text.
+    """
+    if text is not None:
+        data = DataConfig({text: SourceConfig(text)})
+        texts = {text: _given_text(data.sources[text])}
+    else:
+        texts = heldout_texts(data, max_bytes)
+    if not any(texts.values()):
+        raise UserError(f"no text to evaluate on: {_why_nothing_is_held_out(data)}, or give --text FILE")
+    return data, texts
 
 
 def _why_nothing_is_held_out(data: DataConfig) -> str:

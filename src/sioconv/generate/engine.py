@@ -281,6 +281,11 @@ class Engine:
                 text for text in self._writing if (text.number, None if branch is None else text.branch) != gone
             ]
 
+    def clear(self) -> None:
+        """Ends all requests and forgets them."""
+        with self._lock:
+            self._reading, self._writing = [], []
+
     def _pieces(self) -> tuple[list[_Text], list[Piece]]:
         """What this step reads: a token of each text that is written, then equal parts of the prompts."""
         texts = list(self._writing)

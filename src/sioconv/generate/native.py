@@ -14,6 +14,7 @@ from sioconv.generate.states.state import State
 from sioconv.model import Architecture, SioConvForCausalLM
 from sioconv.model.causal_lm import CheckpointedBlock, SioConvModel
 from sioconv.model.layers import FeedForward, NormedScan, RMSNorm, SioConvLayer
+from sioconv.model.quantised import QuantisedEmbedding, QuantisedLinear, QuantisedWeight
 from sioconv.ops.cpu.threads import run_tasks
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 Memory = NDArray[np.float32]  # [L, S, H, P]: c and, with `trapezoid`, the last z
 KNOWN = {
     SioConvForCausalLM, SioConvModel, nn.ModuleList, CheckpointedBlock, SioConvLayer, NormedScan, RMSNorm, FeedForward,
-    nn.Linear, nn.Embedding,
+    nn.Linear, nn.Embedding, QuantisedLinear, QuantisedEmbedding,
 }  # fmt: skip
-DTYPES = {torch.float32: np.float32, torch.bfloat16: np.uint16}
+# How a matrix lies in memory, to the compiler.
+DTYPES = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.int8: np.int8, torch.uint8: np.uint8}
 
 
 def why_not_native(model: Any) -> str | None:
@@ -43,22 +45,29 @@ def why_not_native(model: Any) -> str | None:
             return f"{name} is a {type(module).__module__}.{type(module).__qualname__}"
         if module._forward_hooks or module._forward_pre_hooks:
             return f"{name or 'the model'} has a hook"
-    dtypes = {tensor.dtype for tensor in _matrices(model)}
+    matrices = [numbers_of(module) for module in _products(model)]
+    dtypes = {tensor.dtype for tensor in matrices}
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
         return f"the weights are in {', '.join(sorted(map(str, dtypes)))}"
-    if not all(tensor.is_contiguous() for tensor in _matrices(model)):
+    if not all(tensor.is_contiguous() for tensor in matrices):
         return "a weight isn't contiguous"
     return None
 
 
-def _matrices(model: SioConvForCausalLM) -> list[Tensor]:
-    """The matrices that the kernel reads in their own dtype; those of the gates are read in fp32."""
-    matrices = [model.model.embed_tokens.weight, model.lm_head.weight]
+def _products(model: SioConvForCausalLM) -> list[Any]:
+    """The layers whose matrices the kernel reads as they are; those of the gates are read in fp32."""
+    modules: list[Any] = [model.model.embed_tokens, model.lm_head]
     for block in model.model.layers:
         mixer, ffn = block.mixer, block.ffn
-        products = (mixer.z_proj, mixer.z_gate_proj, mixer.y_proj, mixer.y_gate_proj)
-        matrices += [product.weight for product in (*products, ffn.up_proj, ffn.gate_proj, ffn.down_proj)]
-    return matrices
+        modules += [mixer.z_proj, mixer.z_gate_proj, mixer.y_proj, mixer.y_gate_proj]
+        modules += [ffn.up_proj, ffn.gate_proj, ffn.down_proj]
+    return modules
+
+
+def numbers_of(module: Any) -> Tensor:
+    """A layer's matrix as it lies in memory: its weights, or their codes."""
+    tensor: Tensor = module.codes if isinstance(module, QuantisedWeight) else module.weight
+    return tensor
 
 
 def _rates(mixer: SioConvLayer) -> Tensor:
@@ -78,6 +87,7 @@ class NativeDecoder:
 
     def __init__(self, model: SioConvForCausalLM) -> None:
         from sioconv.ops.cpu import decode_kernels as kernels
+        from sioconv.ops.cpu.decode_products import PAIR
 
         self._kernels = kernels
         self._model = model
@@ -106,8 +116,9 @@ class NativeDecoder:
         self._layers, self._vocabulary = config.num_hidden_layers, config.vocab_size
         self._row = 6 * config.hidden_size + gates + config.num_heads + 2 * config.intermediate_size
         self._work = np.empty(0, np.float32)
-        uneven = config.hidden_size % kernels.LANES or config.intermediate_size % kernels.LANES
+        uneven = config.hidden_size % PAIR or config.intermediate_size % PAIR
         self._edge = True if uneven else None
+        self._kinds = np.empty(1, DTYPES[numbers_of(model.lm_head).dtype]), np.empty(1, np.uint16)
         self._kept: list[Tensor] = []  # what the addresses point to
         self._table = self._addresses()
 
@@ -147,12 +158,11 @@ class NativeDecoder:
         if self._work.size < len(ids) * self._row:
             self._work = np.empty(len(ids) * self._row, np.float32)
         logits = np.empty((len(wanted), self._vocabulary), np.float32)
-        like = np.empty(1, DTYPES[self._model.lm_head.weight.dtype])
         kernels = self._kernels
         run_tasks(
             kernels.parallel, kernels.serial,
-            ids, self._table, states, wanted, self._sizes, self._numbers, self._work, like, logits.reshape(-1),
-            self._edge,
+            ids, self._table, states, wanted, self._sizes, self._numbers, self._work, *self._kinds,
+            logits.reshape(-1), self._edge,
         )  # fmt: skip
         return logits
 
@@ -162,24 +172,28 @@ class NativeDecoder:
         table = np.zeros((self._layers + 1, kernels.COLUMNS), np.int64)
         for i, block in enumerate(model.model.layers):
             mixer, ffn = block.mixer, block.ffn
-            products = [mixer.z_proj, mixer.z_gate_proj, mixer.y_proj, mixer.y_gate_proj]
-            line = [self._vector(block.mixer_norm.weight)]
-            for product in products:
-                line += self._product(product)
-            line += [self._vector(mixer.dt_proj.weight), self._vector(mixer.dt_proj.bias), self._vector(_rates(mixer))]
+            line = [self._vector(block.mixer_norm.weight), self._vector(_rates(mixer))]
             line += [self._vector(mixer.state_norm.weight), self._vector(mixer.state_norm.bias)]
             line.append(self._vector(block.ffn_norm.weight))
+            for product in (mixer.z_proj, mixer.z_gate_proj, mixer.y_proj, mixer.y_gate_proj):
+                line += self._product(product)
+            line += self._product(mixer.dt_proj, whole=True)
+            line += [0] * kernels.COLUMNS_OF_PRODUCT if mixer.mix_proj is None else self._product(mixer.mix_proj, True)
             for product in (ffn.up_proj, ffn.gate_proj, ffn.down_proj):
                 line += self._product(product)
-            mix = mixer.mix_proj
-            line += [0, 0] if mix is None else [self._vector(mix.weight), self._vector(mix.bias)]
             table[i] = line
-        ends = [self._address(model.model.embed_tokens.weight), self._vector(model.model.norm.weight)]
-        table[-1, : kernels.HEAD_BIAS + 1] = [*ends, *self._product(model.lm_head)]
+        line = [self._vector(model.model.norm.weight)]
+        line += [*self._product(model.model.embed_tokens), *self._product(model.lm_head)]
+        table[-1, : len(line)] = line
         return table
 
-    def _product(self, product: nn.Linear) -> list[int]:
-        return [self._address(product.weight), self._vector(product.bias)]
+    def _product(self, module: Any, whole: bool = False) -> list[int]:
+        """The columns of a product; with `whole` the matrix in fp32."""
+        bias = self._vector(getattr(module, "bias", None))
+        if not isinstance(module, QuantisedWeight):
+            return [self._vector(module.weight) if whole else self._address(module.weight), bias, 0, 0]
+        codes, scales = self._address(module.codes), self._address(module.scales)
+        return [codes, bias, scales, 0] if module.bits == 8 else [codes, bias, 0, scales]
 
     def _vector(self, tensor: Tensor | None) -> int:
         return 0 if tensor is None else self._address(tensor.float())

@@ -36,6 +36,7 @@ from sioconv.model.architecture import NEWER_FIELDS, Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.configuration import SioConvConfig
 from sioconv.model.layers import FeedForward, RMSNorm, SioConvBlock, SioConvLayer, bounded
+from sioconv.model.quantised import QuantisedWeight, register_quantizer
 from sioconv.ops import fast_products
 
 
@@ -83,6 +84,14 @@ class SioConvPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                 init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Parameters of the model; those of a quantised matrix count as its weights, however few bits they have."""
+        count: int = super().num_parameters(only_trainable, exclude_embeddings)
+        if not only_trainable:
+            matrices = {id(m.codes): m for m in self.modules() if isinstance(m, QuantisedWeight)}  # tied ones once
+            count += sum(m.rows * m.columns - m.codes.numel() - m.scales.numel() for m in matrices.values())
+        return count
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:  # noqa: ARG002
         # transformers leaves a module alone if its own parameters are loaded; a mixer also starts its linear layers.
@@ -371,6 +380,8 @@ class SioConvForTokenClassification(GenericForTokenClassification, SioConvPreTra
         self.score = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()  # type: ignore[no-untyped-call]
 
+
+register_quantizer()
 
 for auto_class, model_class in (  # in the package only
     (AutoModel, SioConvModel),

@@ -60,7 +60,13 @@ def save_model_folder(
             model.config.pad_token_id = tokenizer.pad_token_id
         ids |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model.generation_config = GenerationConfig(**ids, **(generation or {}), use_cache=True)  # type: ignore[no-untyped-call]
-    weights = {name: value.detach().float().cpu() for name, value in model.state_dict().items()}
+    write_model_folder(model, tokenizer, path)
+
+
+def write_model_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None, path: Path) -> None:
+    """`save_model_folder` of a model whose configurations are as they shall be; whole numbers stay what they are."""
+    values = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    weights = {name: value.float() if value.is_floating_point() else value for name, value in values.items()}
     with atomic_folder(path) as folder:
         model.save_pretrained(folder, state_dict=weights)
         config = deepcopy(model.config)

@@ -27,6 +27,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "model.convolution": (),
     "model.layers": (),
     "model.cache": (),
+    "model.quantised": (),
     "model.causal_lm": (),
 }
 FILE = "modeling_sioconv.py"

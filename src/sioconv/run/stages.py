@@ -296,6 +296,8 @@ def finetune(recipe: Recipe) -> Path:
         if world.leader(lambda: _is_done(recipe, "finetune", target, inputs)):
             return target
         model, tokenizer = load_model_folder(start, baselines=True)
+        if getattr(model, "is_quantized", False):
+            raise UserError(f"{start} is quantised, and can't be trained: start from the model that it was made from")
         if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / TOKENIZER)):
             raise UserError(
                 f"{run} has another tokenizer than the model in {start}: choose another --name for its tuning"
@@ -452,10 +454,14 @@ def evaluate(model: str, text: str | None, device: str, state: str | None = None
     """
     from sioconv.evaluate.run import evaluate_model
 
-    recipe = Path(model).parent / RECIPE
-    if text is None:
-        check_sums(recipe.parent, RECIPE)
-    if text is None and not recipe.is_file():
-        raise UserError(f"no text to measure {model} on: it isn't in a run's folder: give --text FILE")
-    data = DataConfig() if text is not None else load_recipe([str(recipe)]).data
+    data = DataConfig() if text is not None else data_of(model)
     return evaluate_model(model, text, data, device=device, state=state)
+
+
+def data_of(model: str) -> DataConfig:
+    """The text that a model folder's run learned from. Raises UserError where the folder isn't in a run's."""
+    recipe = Path(model).parent / RECIPE
+    check_sums(recipe.parent, RECIPE)
+    if not recipe.is_file():
+        raise UserError(f"no text to measure {model} on: it isn't in a run's folder: give --text FILE")
+    return load_recipe([str(recipe)]).data

@@ -65,10 +65,8 @@ class Edge:
 
     def _check(self, scope: Scope) -> None:
         headers = dict(scope["headers"])
-        host = (
-            headers.get(b"host", b"").decode("latin-1").rsplit(":", 1 if b"]" not in headers.get(b"host", b"") else 0)
-        )
-        if self._hosts is not None and host[0].strip("[]").lower() not in self._hosts:
+        name = _name(headers.get(b"host", b"").decode("latin-1"))
+        if self._hosts is not None and name not in self._hosts:
             raise ApiError(403, "this server answers to its own names only: see --host", code="wrong_host")
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if scope["method"] in WRITING and kind != b"application/json" and int(headers.get(b"content-length", b"1")):

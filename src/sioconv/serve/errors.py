@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from sioconv.errors import UserError
-from sioconv.serve.wire import Json
+from sioconv.serve.wire import ClientGoneError, Json
 
 logger = logging.getLogger("sioconv.serve")
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -78,6 +78,8 @@ def to_api_error(error: Exception) -> ApiError:
         return of_user_error(error)
     if isinstance(error, RequestValidationError):
         return of_validation(error)
+    if isinstance(error, ClientGoneError):
+        return ApiError(499, "the client has gone")
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=error.headers)
     # The message may hold text of the client: the type and the place are enough for the log.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sioconv.errors import UserError
+from sioconv.generate.constraint import Grammars
 from sioconv.generate.engine import Engine
 from sioconv.generate.states.file import SessionState, StateFormat
 from sioconv.generate.states.state import Prefix, State
@@ -46,6 +47,7 @@ class ServedModel:
         model: the language model.
         tokenizer: its tokenizer.
         vocabulary: the tokenizer's bytes and ids.
+        grammars: compiles the forms that replies must have.
         runner: its engine.
         format: of its state files.
         personas: other beginnings, by name.
@@ -57,6 +59,7 @@ class ServedModel:
     model: Any
     tokenizer: Any
     vocabulary: Vocabulary
+    grammars: Grammars
     runner: Runner
     format: StateFormat
     personas: Mapping[str, Start]
@@ -151,8 +154,9 @@ def load_models(
     for name, (model, tokenizer) in loaded.items():
         model.requires_grad_(False)
         engine = Engine(model, token_budget=max(512, 2 * config.texts), max_texts=config.texts, store=store)
+        vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
         served[name] = ServedModel(
-            name, model, tokenizer, Vocabulary(tokenizer, model.config.vocab_size), Runner(engine, name), formats[name],
+            name, model, tokenizer, vocabulary, Grammars(vocabulary), Runner(engine, name), formats[name],
             starts[name], int(time.time()),
         )  # fmt: skip
     return served

@@ -8,6 +8,7 @@ from typing import Any
 
 from sioconv.data.chat import encode
 from sioconv.errors import UserError
+from sioconv.generate.constraint import Form, Grammar
 from sioconv.serve.config import ServeConfig
 from sioconv.serve.errors import ApiError, of_user_error
 from sioconv.serve.models import ServedModel, Start
@@ -74,6 +75,16 @@ async def chat_prompt(
     if start.state.tokens or start.pending:
         ids = [*start.pending, *ids[1:]]
     return checked(Prompt(ids, start.state, scope_of(owner, start), history, stored), config, "messages")
+
+
+async def grammar_of(served: ServedModel, form: Form | None, param: str) -> Grammar | None:
+    """What a reply must be, compiled. Raises ApiError where it can't be."""
+    if form is None:
+        return None
+    try:
+        return await asyncio.to_thread(served.grammars.compile, form)
+    except UserError as error:
+        raise of_user_error(error, param if form.kind == "schema" else form.kind) from error
 
 
 def scope_of(owner: str, start: Start) -> str:

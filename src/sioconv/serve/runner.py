@@ -141,8 +141,8 @@ class Runner:
 
     def _fail(self) -> None:
         """Ends everything that runs."""
-        for number, there in self._sinks.items():
-            self._engine.cancel(number)
+        self._engine.clear()
+        for there in self._sinks.values():
             if there is not None:
                 self._deliver(there[0], [(there[1], EngineFailedError("a step of the engine has failed"))])
         self._sinks.clear()

@@ -30,7 +30,23 @@ def hosts_of(host: str) -> Collection[str] | None:
     return {*LOCAL, host} if is_loopback(host) else None
 
 
-class _Server(uvicorn.Server):
+def uvicorn_config(service: Service, host: str, port: int, hosts: Collection[str] | None) -> uvicorn.Config:
+    """How the application is served: `hosts` are the names that it answers to, None for any."""
+    return uvicorn.Config(
+        make_app(service, hosts),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,  # longer than what proxies and clients keep a connection that they don't use
+        timeout_graceful_shutdown=max(1, int(service.config.grace) + 1),
+        h11_max_incomplete_event_size=64 * 1024,
+        http="h11",
+    )
+
+
+class Server(uvicorn.Server):
     """uvicorn's server; it tells the service when it is being stopped, and says where it listens."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -41,6 +57,11 @@ class _Server(uvicorn.Server):
         """Called with SIGINT and SIGTERM."""
         self._service.draining = True
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Waits for what runs. The signal isn't raised once more after that: the end was asked for, and is orderly."""
+        await super().shutdown(sockets)
+        self._captured_signals.clear()
 
     async def startup(self, sockets: Any = None) -> None:
         """Begins to listen."""
@@ -61,19 +82,8 @@ def run_server(service: Service, host: str, port: int) -> None:
     """
     if service.keys is None and not is_loopback(host):
         say(f"warning: {host} can be reached from outside and there are no keys: anyone may use this server (--keys)")
-    config = uvicorn.Config(
-        make_app(service, hosts_of(host)),
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, int(service.config.grace) + 1),
-        h11_max_incomplete_event_size=64 * 1024,
-        http="h11",
-    )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
-        _Server(config, service).run()
+        Server(uvicorn_config(service, host, port, hosts_of(host)), service).run()
     except SystemExit as error:  # uvicorn's way to say that it can't listen; it has logged why
         raise UserError(f"can't listen at {host}:{port}: choose another --host or --port") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from sioconv.data.tokenizer.tokenizer import encode_texts
 from sioconv.generate.config import SamplingConfig
+from sioconv.generate.constraint import Grammar
 from sioconv.generate.engine import Event, Place, Reading, Request
 from sioconv.generate.sampling import random_seed
 from sioconv.generate.states.state import State
@@ -104,6 +105,7 @@ class Writing:
         sampling: the settings; without a seed they get a random one.
         n: how many replies.
         logprobs: how many likely tokens are given with each one; None for none, and no log-probabilities.
+        grammar: what each reply must be; None for anything.
         turns: whether a reply is a turn of a conversation, which has an end, and not a text that goes on.
 
     Attributes:
@@ -124,6 +126,7 @@ class Writing:
         n: int = 1,
         logprobs: int | None = None,
         turns: bool = True,
+        grammar: Grammar | None = None,
     ) -> None:
         self.seed = random_seed() if sampling.seed is None else sampling.seed
         self.replies = [Reply(TextStream(sampling.stop)) for _ in range(n)]
@@ -145,6 +148,7 @@ class Writing:
             n,
             ending=self._ending,
             banned=vocabulary.banned,
+            constraint=None if grammar is None else grammar.start,
             history=prompt.history,
             unpenalised=vocabulary.special,
             logprobs=logprobs,
@@ -207,7 +211,7 @@ class Writing:
             if event.logprob is not None:
                 tokens = (Token(event.token, event.logprob, event.top if self._logprobs else ()),)
         finish = None
-        if reply.stream.stopped or event.ended == "ending":
+        if reply.stream.stopped or event.ended in ("ending", "complete"):
             finish = "stop"
         elif event.ended == "length":
             finish = "length"

@@ -7,30 +7,27 @@ beside it, nor on how its text was cut into calls, nor on the number of threads.
 
 Tensors arrive as addresses, because a compiled function takes no list of arrays of many sizes: `weights` [L + 1, W]
 holds the columns below for each layer and, in the last line, for what stands outside the layers; `states` [N] the
-memory [L, S, H, P] of each row's sequence: c, and with a mixture with the last z (S = 2) that z. Matrices have the
-dtype of `matrix` (float32, or bfloat16 as its bits), everything else is float32. `edge` as in `vectors`:
-None where every size is a multiple of a vector.
+memory [L, S, H, P] of each row's sequence: c, and with a mixture with the last z (S = 2) that z. Matrices are kept in
+one of the ways of `decode_products`; those of the gates, and everything else, are float32. `edge` as in `vectors`: None
+where the widths are multiples of two vectors.
 """
 
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba.np.numpy_support import carray
 
+from sioconv.ops.cpu.decode_products import COLUMNS_OF_PRODUCT, LANES, PIECES, project, read_row
+from sioconv.ops.cpu.decode_products import array_at as _at
 from sioconv.ops.cpu.jit import inner, kernel, outlined
 from sioconv.ops.cpu.scan_kernels import Array
-from sioconv.ops.cpu.vectors import address_to_pointer, called, first_lanes, fused, load, store, tree_sum, zeros
+from sioconv.ops.cpu.vectors import called, first_lanes, fused, load, store, tree_sum, zeros
 
-PIECES = (0,)  # vectors of 64 bytes: 16 channels
-LANES = 16
-# Columns of `weights`: those of a layer, then those of the last line.
-(
-    MIXER_NORM, Z, Z_BIAS, Z_GATE, Z_GATE_BIAS, Y, Y_BIAS, Y_GATE, Y_GATE_BIAS, DT, DT_BIAS, RATE, HEAD_NORM,
-    HEAD_NORM_BIAS, FFN_NORM, UP, UP_BIAS, GATE, GATE_BIAS, DOWN, DOWN_BIAS, MIX, MIX_BIAS,
-) = range(23)  # fmt: skip
-EMBEDDING, NORM, HEAD, HEAD_BIAS = range(4)
-COLUMNS = 23
+# Columns of `weights`: those of a layer, vectors and the first columns of products, then those of the last line.
+MIXER_NORM, RATE, HEAD_NORM, HEAD_NORM_BIAS, FFN_NORM = range(5)
+Z, Z_GATE, Y, Y_GATE, DT, MIX, UP, GATE, DOWN = range(5, 5 + 9 * COLUMNS_OF_PRODUCT, COLUMNS_OF_PRODUCT)
+NORM, EMBEDDING, HEAD = 0, 1, 1 + COLUMNS_OF_PRODUCT
+COLUMNS = DOWN + COLUMNS_OF_PRODUCT
 # The phases of a layer, and the head. Numbers of numpy: Python's would compile the kernel once for each.
 MIXING, MIXED, WIDENING, NARROWING, LOGITS = map(np.int64, range(5))
 OUTPUTS = 16  # channels of a task
@@ -71,6 +68,13 @@ class Workspace(NamedTuple):
     gate: Array  # [N, F]
 
 
+class Kinds(NamedTuple):
+    """Arrays that say by their dtypes how matrices are kept; what they hold is of no meaning."""
+
+    matrix: Array
+    bits: Array  # scales: bfloat16 as its bits
+
+
 @inner
 def _shape_of(s: Array, f: Array) -> Shape:
     return Shape(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], f[0], f[1], f[2], f[3])
@@ -87,84 +91,6 @@ def _cut(memory: Array, shape: Shape) -> Workspace:
         memory[6 * d : 6 * d + g], memory[6 * d + g : e], memory[5 * d : 6 * d], memory[e : e + f],
         memory[e + f : e + 2 * f],
     )  # fmt: skip
-
-
-@inner
-def _at(address: int, size: int, like: Array) -> Array:
-    return carray(address_to_pointer(address, like), (size,))
-
-
-@inner
-def _dots(matrix: Array, i: int, k: int, x: Array, row: int, edge: Any) -> Any:
-    """Rows i to i + 3 of a matrix [M, K] times x[row] [K]: four sums, each over lanes of one vector."""
-    base, start = i * k, row * k
-    nothing = zeros(x, PIECES)
-    a, b, c, d = nothing, nothing, nothing, nothing
-    for at in range(0, k, LANES):
-        mask = first_lanes(edge, k - at, nothing)
-        value = load(x, start + at, mask, PIECES)
-        a = fused(load(matrix, base + at, mask, PIECES), value, a)
-        b = fused(load(matrix, base + k + at, mask, PIECES), value, b)
-        c = fused(load(matrix, base + 2 * k + at, mask, PIECES), value, c)
-        d = fused(load(matrix, base + 3 * k + at, mask, PIECES), value, d)
-    return tree_sum(a), tree_sum(b), tree_sum(c), tree_sum(d)
-
-
-@inner
-def _dots_of_two(matrix: Array, i: int, k: int, x: Array, row: int, edge: Any) -> Any:
-    """Rows i and i + 1 of a matrix [M, K] times x[row] and x[row + 1], in the order of `_dots`."""
-    base, start = i * k, row * k
-    nothing = zeros(x, PIECES)
-    a, b, c, d = nothing, nothing, nothing, nothing
-    for at in range(0, k, LANES):
-        mask = first_lanes(edge, k - at, nothing)
-        one, two = load(x, start + at, mask, PIECES), load(x, start + k + at, mask, PIECES)
-        weight, other = load(matrix, base + at, mask, PIECES), load(matrix, base + k + at, mask, PIECES)
-        a = fused(weight, one, a)
-        b = fused(other, one, b)
-        c = fused(weight, two, c)
-        d = fused(other, two, d)
-    return tree_sum(a), tree_sum(b), tree_sum(c), tree_sum(d)
-
-
-@inner
-def _dot(matrix: Array, i: int, k: int, x: Array, row: int, edge: Any) -> Any:
-    base, start, a = i * k, row * k, zeros(x, PIECES)
-    for at in range(0, k, LANES):
-        mask = first_lanes(edge, k - at, a)
-        a = fused(load(matrix, base + at, mask, PIECES), load(x, start + at, mask, PIECES), a)
-    return tree_sum(a)
-
-
-@outlined
-def _project(
-    matrix: Array, bias: int, first: int, last: int, k: int, x: Array, rows: int, y: Array, stride: int, edge: Any
-) -> None:
-    """y[r, i] = matrix[i] . x[r] + bias[i] for first <= i < last and all rows; bias is an address, 0 for none."""
-    called()
-    biases = _at(bias, last, x)
-    i = first
-    while i + 4 <= last:
-        row = 0
-        while row + 2 <= rows:
-            for j in (0, 2):
-                s = _dots_of_two(matrix, i + j, k, x, row, edge)
-                y[row * stride + i + j], y[row * stride + i + j + 1] = s[0], s[1]
-                y[(row + 1) * stride + i + j], y[(row + 1) * stride + i + j + 1] = s[2], s[3]
-            row += 2
-        if row < rows:
-            s = _dots(matrix, i, k, x, row, edge)
-            y[row * stride + i], y[row * stride + i + 1] = s[0], s[1]
-            y[row * stride + i + 2], y[row * stride + i + 3] = s[2], s[3]
-        i += 4
-    while i < last:
-        for row in range(rows):
-            y[row * stride + i] = _dot(matrix, i, k, x, row, edge)
-        i += 1
-    if bias != 0:
-        for row in range(rows):
-            for j in range(first, last):
-                y[row * stride + j] += biases[j]
 
 
 @inner
@@ -262,33 +188,28 @@ def _head(row: int, head: int, line: Array, state: int, shape: Shape, work: Work
 
 
 @inner
-def _mix_head(
-    head: int, layer: int, line: Array, states: Array, shape: Shape, matrix: Array, work: Workspace, edge: Any
-) -> None:
+def _mix_head(head: int, layer: int, line: Array, states: Array, shape: Shape, kinds: Any, work: Workspace,
+              edge: Any) -> None:  # fmt: skip
     """The task of one head: its channels of z, of its gate and of the output's, its forget gate, its state."""
-    width, channels, rows = shape.width, shape.width // shape.heads, shape.rows
+    width, channels, rows, bits = shape.width, shape.width // shape.heads, shape.rows, kinds.bits
     first, last = head * channels, (head + 1) * channels
-    for column, result in ((Z, work.z), (Z_GATE, work.z_gate), (Y_GATE, work.y_gate)):
-        weights = _at(line[column], width * width, matrix)
-        _project(weights, line[column + 1], first, last, width, work.normed, rows, result, width, edge)
-    per_head = shape.gates // shape.heads
-    weights = _at(line[DT], shape.gates * width, work.x)
-    start, end = head * per_head, (head + 1) * per_head
-    _project(weights, line[DT_BIAS], start, end, width, work.normed, rows, work.dt, shape.gates, edge)
+    for product, result in ((Z, work.z), (Z_GATE, work.z_gate), (Y_GATE, work.y_gate)):
+        project(line, product, kinds.matrix, bits, first, last, width, width, work.normed, rows, result, edge)
+    gates = shape.gates // shape.heads
+    start, end = head * gates, (head + 1) * gates
+    project(line, DT, work.x, bits, start, end, width, shape.gates, work.normed, rows, work.dt, edge)
     if shape.parts == 2:
-        weights = _at(line[MIX], shape.heads * width, work.x)
-        _project(weights, line[MIX_BIAS], head, head + 1, width, work.normed, rows, work.mix, shape.heads, edge)
+        project(line, MIX, work.x, bits, head, head + 1, width, shape.heads, work.normed, rows, work.mix, edge)
     for row in range(rows):
         _head(row, head, line, states[row] + 4 * layer * shape.parts * width, shape, work)
 
 
 @inner
-def _write_mixed(task: int, line: Array, shape: Shape, matrix: Array, work: Workspace, edge: Any) -> None:
+def _write_mixed(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
     """OUTPUTS channels of the mixer's output, added to the residual stream."""
     width, first = shape.width, task * OUTPUTS
     last = min(first + OUTPUTS, width)
-    weights = _at(line[Y], width * width, matrix)
-    _project(weights, line[Y_BIAS], first, last, width, work.mixed, shape.rows, work.z, width, edge)
+    project(line, Y, kinds.matrix, kinds.bits, first, last, width, width, work.mixed, shape.rows, work.z, edge)
     for row in range(shape.rows):
         if shape.output_gate == 0:
             _silu_into(work.z, work.y_gate, row * width + first, row * width + last)
@@ -297,41 +218,35 @@ def _write_mixed(task: int, line: Array, shape: Shape, matrix: Array, work: Work
 
 
 @inner
-def _widen(task: int, line: Array, shape: Shape, matrix: Array, work: Workspace, edge: Any) -> None:
+def _widen(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
     """OUTPUTS channels of the feed-forward's inside."""
     width, size, first = shape.width, shape.inner, task * OUTPUTS
     last = min(first + OUTPUTS, size)
-    for column, result in ((UP, work.up), (GATE, work.gate)):
-        weights = _at(line[column], size * width, matrix)
-        _project(weights, line[column + 1], first, last, width, work.normed, shape.rows, result, size, edge)
+    for product, result in ((UP, work.up), (GATE, work.gate)):
+        project(
+            line, product, kinds.matrix, kinds.bits, first, last, width, size, work.normed, shape.rows, result, edge
+        )
     for row in range(shape.rows):
         _silu_into(work.up, work.gate, row * size + first, row * size + last)
 
 
 @inner
-def _narrow(task: int, line: Array, shape: Shape, matrix: Array, work: Workspace, edge: Any) -> None:
+def _narrow(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
     """OUTPUTS channels of the feed-forward's output, added to the residual stream."""
     width, first = shape.width, task * OUTPUTS
     last = min(first + OUTPUTS, width)
-    weights = _at(line[DOWN], width * shape.inner, matrix)
-    _project(weights, line[DOWN_BIAS], first, last, shape.inner, work.up, shape.rows, work.z, width, edge)
+    project(line, DOWN, kinds.matrix, kinds.bits, first, last, shape.inner, width, work.up, shape.rows, work.z, edge)
     for row in range(shape.rows):
         for i in range(row * width + first, row * width + last):
             work.x[i] += work.z[i]
 
 
 @inner
-def _embed(ids: Array, line: Array, shape: Shape, matrix: Array, work: Workspace, edge: Any) -> None:
+def _embed(ids: Array, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
     """The rows of the embedding, scaled down to the limit where they are longer."""
-    width = shape.width
-    table = _at(line[EMBEDDING], shape.vocabulary * width, matrix)
+    width, size = shape.width, shape.vocabulary
     for row in range(shape.rows):
-        square = zeros(work.x, PIECES)
-        for at in range(0, width, LANES):
-            mask = first_lanes(edge, width - at, square)
-            value = load(table, ids[row] * width + at, mask, PIECES)
-            square = fused(value, value, square)
-            store(work.x, row * width + at, mask, value)
+        square = read_row(line, EMBEDDING, kinds.matrix, kinds.bits, ids[row], width, size, work.x, row * width, edge)
         if shape.embedding_limit > 0:
             scale = np.float32(shape.embedding_limit) / (np.sqrt(tree_sum(square)) + np.float32(1e-7))
             for i in range(row * width, (row + 1) * width):
@@ -339,14 +254,11 @@ def _embed(ids: Array, line: Array, shape: Shape, matrix: Array, work: Workspace
 
 
 @inner
-def _write_logits(
-    task: int, line: Array, shape: Shape, matrix: Array, work: Workspace, logits: Array, edge: Any
-) -> None:
+def _write_logits(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, logits: Array, edge: Any) -> None:
     """HEAD_OUTPUTS logits of every row that they are wanted of; those rows stand first in `work.normed`."""
-    first, width, vocabulary = task * HEAD_OUTPUTS, shape.width, shape.vocabulary
-    rows, last = logits.size // vocabulary, min(first + HEAD_OUTPUTS, vocabulary)
-    weights = _at(line[HEAD], vocabulary * width, matrix)
-    _project(weights, line[HEAD_BIAS], first, last, width, work.normed, rows, logits, vocabulary, edge)
+    first, size = task * HEAD_OUTPUTS, shape.vocabulary
+    rows, last = logits.size // size, min(first + HEAD_OUTPUTS, size)
+    project(line, HEAD, kinds.matrix, kinds.bits, first, last, shape.width, size, work.normed, rows, logits, edge)
 
 
 @inner
@@ -359,20 +271,20 @@ def _gather(wanted: Array, width: int, x: Array) -> None:
 
 @outlined
 def _task(
-    phase: int, task: int, layer: int, weights: Array, states: Array, shape: Shape, work: Workspace, matrix: Array,
+    phase: int, task: int, layer: int, weights: Array, states: Array, shape: Shape, work: Workspace, kinds: Any,
     logits: Array, edge: Any,
 ) -> None:  # fmt: skip
     line = weights[layer]
     if phase == MIXING:
-        _mix_head(task, layer, line, states, shape, matrix, work, edge)
+        _mix_head(task, layer, line, states, shape, kinds, work, edge)
     elif phase == MIXED:
-        _write_mixed(task, line, shape, matrix, work, edge)
+        _write_mixed(task, line, shape, kinds, work, edge)
     elif phase == WIDENING:
-        _widen(task, line, shape, matrix, work, edge)
+        _widen(task, line, shape, kinds, work, edge)
     elif phase == NARROWING:
-        _narrow(task, line, shape, matrix, work, edge)
+        _narrow(task, line, shape, kinds, work, edge)
     else:
-        _write_logits(task, line, shape, matrix, work, logits, edge)
+        _write_logits(task, line, shape, kinds, work, logits, edge)
 
 
 def _entry(form: str) -> Any:
@@ -382,30 +294,31 @@ def _entry(form: str) -> Any:
     """
 
     @kernel(f"decode_kernels.run.{form}", parallel=form == "parallel")
-    def run(phase, tasks, layer, weights, states, shape, work, matrix, logits, edge):
+    def run(phase, tasks, layer, weights, states, shape, work, kinds, logits, edge):
         for task in numba.prange(tasks):
-            _task(phase, np.int64(task), layer, weights, states, shape, work, matrix, logits, edge)
+            _task(phase, np.int64(task), layer, weights, states, shape, work, kinds, logits, edge)
 
     @kernel(f"decode_kernels.decode.{form}")
-    def decode(ids, weights, states, wanted, sizes, numbers, memory, matrix, logits, edge):
+    def decode(ids, weights, states, wanted, sizes, numbers, memory, matrix, bits, logits, edge):
+        kinds = Kinds(matrix, bits)
         shape = _shape_of(sizes, numbers)
         work = _cut(memory, shape)
         last = weights[shape.layers]
-        _embed(ids, last, shape, matrix, work, edge)
+        _embed(ids, last, shape, kinds, work, edge)
         narrow = (shape.width + OUTPUTS - 1) // OUTPUTS
         wide = (shape.inner + OUTPUTS - 1) // OUTPUTS
         for layer in range(shape.layers):
             line = weights[layer]
             _normalise(work.x, _at(line[MIXER_NORM], shape.width, work.x), shape, work.normed, edge)
-            run(MIXING, shape.heads, layer, weights, states, shape, work, matrix, logits, edge)
-            run(MIXED, narrow, layer, weights, states, shape, work, matrix, logits, edge)
+            run(MIXING, shape.heads, layer, weights, states, shape, work, kinds, logits, edge)
+            run(MIXED, narrow, layer, weights, states, shape, work, kinds, logits, edge)
             _normalise(work.x, _at(line[FFN_NORM], shape.width, work.x), shape, work.normed, edge)
-            run(WIDENING, wide, layer, weights, states, shape, work, matrix, logits, edge)
-            run(NARROWING, narrow, layer, weights, states, shape, work, matrix, logits, edge)
+            run(WIDENING, wide, layer, weights, states, shape, work, kinds, logits, edge)
+            run(NARROWING, narrow, layer, weights, states, shape, work, kinds, logits, edge)
         _normalise(work.x, _at(last[NORM], shape.width, work.x), shape, work.normed, edge)
         _gather(wanted, shape.width, work.normed)
         tasks = (shape.vocabulary + HEAD_OUTPUTS - 1) // HEAD_OUTPUTS
-        run(LOGITS, tasks, shape.layers, weights, states, shape, work, matrix, logits, edge)
+        run(LOGITS, tasks, shape.layers, weights, states, shape, work, kinds, logits, edge)
 
     return decode
 

@@ -5,9 +5,9 @@ the state in memory at every step. Here a kernel says itself what a vector is: `
 as on a number, `store` writes it. LLVM maps it to the registers that the processor has (64 floats are 4 of AVX-512, 8
 of AVX2, 16 of NEON). In plain Python the names of this module can't be called; kernels may.
 
-Arrays hold float32, float64, or bfloat16 as its bits in uint16. Arithmetic is in float32, or in float64 for arrays of
-it. `pieces` is a tuple whose length, part of its type, says how wide a vector is: 64 bytes a piece. A `mask`
-(`first_lanes`) restricts a vector to its first lanes, the others being 0; None is for whole vectors.
+Arrays hold float32, float64, bfloat16 as its bits in uint16, or int8, which is only read. Arithmetic is in float32, or
+in float64 for arrays of it. `pieces` is a tuple whose length, part of its type, says how wide a vector is: 64 bytes a
+piece. A `mask` (`first_lanes`) restricts a vector to its first lanes, the others being 0; None is for whole vectors.
 """
 
 import math
@@ -93,7 +93,7 @@ def _pointer(context: Any, builder: Any, array: types.Array, value: Any, at: Any
 
 def _stored_as(array: types.Array, vector: ir.VectorType) -> ir.VectorType:
     """The LLVM type of a vector as it lies in memory."""
-    return vector if isinstance(array.dtype, types.Float) else _integers(vector, 16)
+    return vector if isinstance(array.dtype, types.Float) else _integers(vector, array.dtype.bitwidth)
 
 
 def _fill(builder: Any, number: Any, vector: ir.VectorType) -> Any:
@@ -113,6 +113,8 @@ def _widen(builder: Any, array: types.Array, bits: Any, vector: ir.VectorType) -
     if array.dtype == types.uint16:  # bfloat16 is the upper half of a float32
         whole = builder.zext(bits, _integers(vector, 32))
         return builder.bitcast(builder.shl(whole, _constant(whole.type, 16)), vector)
+    if array.dtype == types.int8:
+        return builder.sitofp(builder.sext(bits, _integers(vector, 32)), vector)
     return bits
 
 
@@ -146,6 +148,37 @@ def load(_typing: Any, array: Any, at: Any, mask: Any, pieces: Any) -> tuple[Any
         return _widen(builder, array, bits, vector)
 
     return result(array, types.intp, mask, pieces), generate
+
+
+@operation
+def load_halves(_typing: Any, array: Any, at: Any, pieces: Any) -> tuple[Any, Codegen]:
+    """Of the bytes at `array[at:]`, uint8, the vector of their low and that of their high four bits, each minus 8."""
+    result = Vector(types.float32, lanes(pieces.count, 4))
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = context.get_value_type(result)
+        place = _pointer(context, builder, array, arguments[0], arguments[1], _integers(vector, 8))
+        bits = builder.zext(builder.load(place, align=1), _integers(vector, 32))
+        halves = builder.and_(bits, _constant(bits.type, 15)), builder.lshr(bits, _constant(bits.type, 4))
+        numbers = [builder.sitofp(builder.sub(half, _constant(bits.type, 8)), vector) for half in halves]
+        return context.make_tuple(builder, signature.return_type, numbers)
+
+    return types.UniTuple(result, 2)(array, types.intp, pieces), generate
+
+
+@operation
+def spread(_typing: Any, array: Any, at: Any, pieces: Any) -> tuple[Any, Codegen]:
+    """A vector with the number at `array[at]` in every lane, bfloat16 as its bits."""
+    result = Vector(types.float32, lanes(pieces.count, 4))
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        vector = context.get_value_type(result)
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        bits = builder.zext(builder.load(builder.gep(data, [arguments[1]]), align=2), ir.IntType(32))
+        number = builder.bitcast(builder.shl(bits, ir.Constant(bits.type, 16)), vector.element)
+        return _fill(builder, number, vector)
+
+    return result(array, types.intp, pieces), generate
 
 
 @operation

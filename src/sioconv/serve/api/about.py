@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from sioconv.serve.api.schema import ModelName
 from sioconv.serve.errors import ApiError
 from sioconv.serve.models import ServedModel
 from sioconv.serve.service import service_of
-from sioconv.serve.wire import Json
+from sioconv.serve.wire import Json, event
 
 router = APIRouter()
 
@@ -28,6 +29,16 @@ async def ready(request: Request) -> Response:
     if service.draining or not alive:
         raise ApiError(503, "the server is being stopped" if alive else "an engine has died", code="not_ready")
     return Json({"status": "ready", "models": list(service.models)})
+
+
+@router.post("/load_model")
+async def load_model(body: ModelName, request: Request) -> Response:
+    """What `transformers chat` asks for before it talks: models here are always loaded."""
+    service = service_of(request)
+    service.client(request)
+    served = service.model(body.model)
+    said = event({"status": "ready", "model": served.name, "cached": True})["data"]
+    return Response(f"data: {said}\n\n", media_type="text/event-stream")
 
 
 @router.get("/metrics")

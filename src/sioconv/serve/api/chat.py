@@ -9,7 +9,7 @@ from starlette.responses import Response
 from sioconv.serve.api.replies import Asked, logprobs_of, usage_of
 from sioconv.serve.api.schema import ChatRequest
 from sioconv.serve.errors import ApiError, to_api_error
-from sioconv.serve.prompts import chat_prompt, start_of, to_base64
+from sioconv.serve.prompts import chat_prompt, grammar_of, start_of, to_base64
 from sioconv.serve.service import service_of
 from sioconv.serve.wire import DONE, EventStream, Json, event, unless_gone
 from sioconv.serve.writing import Piece, Writing
@@ -21,7 +21,7 @@ router = APIRouter()
 async def create(body: ChatRequest, request: Request) -> Response:
     """Writes the next message of a conversation."""
     service = service_of(request)
-    client = service.client(request)
+    client, body = service.client(request), body.settled()
     service.limits.count(client.name)
     served = service.model(body.model)
     if body.top_logprobs is not None and not body.logprobs:
@@ -34,7 +34,9 @@ async def create(body: ChatRequest, request: Request) -> Response:
     start, stored = start_of(served, body.persona, body.state)
     prompt = await chat_prompt(served, body.messages, start, client.owner, stored and body.store, service.config)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    asked = Asked(service, client, served, Writing(served, prompt, sampling, body.n, logprobs), "chatcmpl-")
+    grammar = await grammar_of(served, body.form(body.response_format), "response_format")
+    writing = Writing(served, prompt, sampling, body.n, logprobs, grammar=grammar)
+    asked = Asked(service, client, served, writing, "chatcmpl-")
     if body.stream:
         await unless_gone(request, asked.begin())
         return EventStream(_events(asked, body), asked.close, service.config.grace)

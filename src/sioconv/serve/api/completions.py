@@ -12,7 +12,7 @@ from sioconv.serve.api.schema import CompletionRequest
 from sioconv.serve.errors import ApiError, to_api_error
 from sioconv.serve.keys import Client
 from sioconv.serve.models import ServedModel, Start
-from sioconv.serve.prompts import checked, scope_of, start_of, to_base64
+from sioconv.serve.prompts import checked, grammar_of, scope_of, start_of, to_base64
 from sioconv.serve.service import Service, service_of
 from sioconv.serve.wire import DONE, EventStream, Json, event, unless_gone
 from sioconv.serve.writing import Prompt, Token, Writing, tokens_of
@@ -85,7 +85,9 @@ async def _asked(
     prompt = Prompt(ids, start.state, scope_of(client.owner, start), history, stored)
     checked(prompt, service.config, "prompt")
     sampling = body.sampling(body.max_tokens, body.stop, service.config)
-    return Asked(service, client, served, Writing(served, prompt, sampling, body.n, body.logprobs, False), "cmpl-")
+    grammar = await grammar_of(served, body.form(), "prompt")
+    writing = Writing(served, prompt, sampling, body.n, body.logprobs, turns=False, grammar=grammar)
+    return Asked(service, client, served, writing, "cmpl-")
 
 
 def _head(asked: Asked) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def response_of(asked: Asked, body: ResponseRequest, status: str, tokens: Sequen
         stored: whether it can be asked for again.
     """
     sampling, over = asked.sampling, status != "in_progress"
-    usage = usage_of(asked.writing)
+    usage, format = usage_of(asked.writing), body.text.format if body.text else None
     conversation = body.conversation if isinstance(body.conversation, str | None) else body.conversation.id
     return {
         "id": asked.id,
@@ -67,7 +67,7 @@ def response_of(asked: Asked, body: ResponseRequest, status: str, tokens: Sequen
         "reasoning": {"effort": None, "summary": None},
         "store": stored,
         "temperature": sampling.temperature,
-        "text": {"format": {"type": "text"}},
+        "text": {"format": format.model_dump(by_alias=True) if format else {"type": "text"}},
         "tool_choice": "none",
         "tools": [],
         "top_p": sampling.top_p,

@@ -17,7 +17,7 @@ from sioconv.serve.errors import ApiError, to_api_error
 from sioconv.serve.keys import Client
 from sioconv.serve.memory.records import Record
 from sioconv.serve.models import Start
-from sioconv.serve.prompts import chat_prompt, start_of
+from sioconv.serve.prompts import chat_prompt, grammar_of, start_of
 from sioconv.serve.runner import CancelledByClientError
 from sioconv.serve.service import Service, service_of
 from sioconv.serve.wire import EventStream, Json, event, unless_gone
@@ -95,7 +95,9 @@ async def create(body: ResponseRequest, request: Request) -> Response:
     stored = service.records is not None and body.store is not False
     prompt = await chat_prompt(served, messages, start, client.owner, stored, service.config)
     logprobs = (body.top_logprobs or 0) if body.include else None
-    asked = Asked(service, client, served, Writing(served, prompt, sampling, 1, logprobs), "resp_")
+    grammar = await grammar_of(served, body.form(body.text.format if body.text else None), "text.format")
+    writing = Writing(served, prompt, sampling, logprobs=logprobs, grammar=grammar)
+    asked = Asked(service, client, served, writing, "resp_")
     before.persona = body.persona or before.persona
     turn = _Turn(service, client, body, asked, before, stored)
     if body.stream:

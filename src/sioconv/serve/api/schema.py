@@ -1,14 +1,23 @@
 """What clients may ask for: the bodies of requests. A field that isn't here is refused by its name."""
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sioconv.generate.config import LARGEST_SEED, SamplingConfig
+from sioconv.generate.constraint import Form
 from sioconv.serve.config import ServeConfig
 from sioconv.serve.errors import ApiError
 
-Stop = str | list[str] | None
+# The keys of transformers' generation configuration that are settings here, and those that say nothing of a reply.
+OF_TRANSFORMERS = {
+    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "typical_p": "typical_p",
+    "repetition_penalty": "repetition_penalty", "max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens",
+}  # fmt: skip
+OF_NO_ACCOUNT = ("transformers_version", "eos_token_id", "bos_token_id", "pad_token_id", "use_cache")
+StopString = Annotated[str, Field(max_length=1000)]
+Stop = StopString | Annotated[list[StopString], Field(max_length=64)] | None
 
 
 class Body(BaseModel):
@@ -21,6 +30,38 @@ class Body(BaseModel):
     def without_nulls(cls, values: Any) -> Any:
         """OpenAI's clients send null for what isn't set."""
         return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+
+class Schema(Body):
+    """A JSON schema by its name; the reply follows it whether `strict` is set or not."""
+
+    name: str
+    # In Python `schema` is a method of pydantic's.
+    form: dict[str, Any] = Field({}, alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextFormat(Body):
+    """Free text, or any JSON object."""
+
+    type: Literal["text", "json_object"]
+
+
+class ChatSchemaFormat(Body):
+    """JSON after a schema, as chat completions ask for it."""
+
+    type: Literal["json_schema"]
+    json_schema: Schema
+
+
+class ResponseSchemaFormat(Schema):
+    """JSON after a schema, as responses ask for it."""
+
+    type: Literal["json_schema"]
+
+
+Format = TextFormat | ChatSchemaFormat | ResponseSchemaFormat | None
 
 
 class Sampled(Body):
@@ -43,7 +84,20 @@ class Sampled(Body):
     typical_p: float = 1.0
     repetition_penalty: float = 1.0
     min_tokens: int = 0
+    regex: str | None = None
+    choice: list[str] = []
     persona: str | None = None
+
+    def form(self, format: Format = None) -> Form | None:
+        """What the reply must be; None for anything. Raises UserError where more than one form is asked for."""
+        schema: dict[str, Any] | None = None
+        if isinstance(format, ChatSchemaFormat):
+            schema = format.json_schema.form
+        elif isinstance(format, ResponseSchemaFormat):
+            schema = format.form
+        elif format is not None and format.type == "json_object":
+            schema = {"type": "object"}
+        return Form.of(schema, self.regex, self.choice)
 
     def sampling(self, most: int | None, stop: Stop, config: ServeConfig) -> SamplingConfig:
         """The settings of a reply.
@@ -82,12 +136,6 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
-class TextFormat(Body):
-    """Free text."""
-
-    type: Literal["text"]
-
-
 class Toolless(Body):
     """Clients that have no tools say so; any tool is refused."""
 
@@ -108,12 +156,34 @@ class ChatRequest(Sampled, Toolless):
     stream_options: StreamOptions | None = None
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: TextFormat | None = None
+    response_format: Annotated[TextFormat | ChatSchemaFormat, Field(discriminator="type")] | None = None
     service_tier: Literal["auto", "default"] | None = None
     store: bool = True
     # What OpenAI's API doesn't have.
     state: str | None = None
     return_state: bool = False
+    generation_config: str | None = None  # of `transformers chat`
+
+    def settled(self) -> "ChatRequest":
+        """The same request with what its `generation_config` says. Raises ApiError where that can't be done."""
+        if self.generation_config is None:
+            return self
+        try:
+            said = json.loads(self.generation_config)
+        except (ValueError, RecursionError) as error:
+            raise ApiError(400, "generation_config isn't JSON", "generation_config") from error
+        given = {k: v for k, v in said.items() if v is not None and k not in OF_NO_ACCOUNT} if said else {}
+        if strange := sorted(set(given) - set(OF_TRANSFORMERS) - {"do_sample"}):
+            message = f"generation_config has {strange[0][:40]}, which isn't supported: leave it out"
+            raise ApiError(400, message, "generation_config", "unsupported_parameter")
+        values = {OF_TRANSFORMERS[key]: value for key, value in given.items() if key != "do_sample"}
+        if given.get("do_sample") is False:
+            values["temperature"] = 0.0
+        try:
+            return ChatRequest.model_validate({**self.model_dump(exclude_unset=True, by_alias=True), **values})
+        except ValidationError as error:
+            problem = f"generation_config: {error.errors()[0]['msg']}"
+            raise ApiError(400, problem, "generation_config") from error
 
 
 class CompletionRequest(Sampled):
@@ -134,7 +204,7 @@ class CompletionRequest(Sampled):
 class ResponseText(Body):
     """The form of a response's text."""
 
-    format: TextFormat | None = None
+    format: Annotated[TextFormat | ResponseSchemaFormat, Field(discriminator="type")] | None = None
     verbosity: Literal["medium"] | None = None
 
 
@@ -174,6 +244,12 @@ class ConversationRequest(Body):
 
     items: list[dict[str, Any]] = []
     metadata: dict[str, str] = {}
+
+
+class ModelName(Body):
+    """The body of `POST /load_model`."""
+
+    model: str
 
 
 class TokenizeRequest(Body):

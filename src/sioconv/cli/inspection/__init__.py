@@ -1,0 +1,1 @@
+"""Verbs that look into what was made: shards, a memory."""

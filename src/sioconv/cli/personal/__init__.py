@@ -1,0 +1,1 @@
+"""The verbs for a user's own files: `import`, `tune`."""
