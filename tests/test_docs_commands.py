@@ -92,6 +92,8 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     verb = words[0]
     if verb in ("tokenizer", "pretrain", "finetune") or (verb == "data" and words[1] != "inspect"):
         words = [*words, *(f"--{key}={value}" for key, value in SMALL.items())]
+    if verb == "tune":
+        words = [*words, "--questions=2", *(f"--set=finetune.train.{key}={value}" for key, value in STAGE.items())]
     if verb in ("generate", "chat"):
         words = [*words, "--max-new-tokens=2"]
     if verb == "serve" and words[1] != "key":

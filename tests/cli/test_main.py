@@ -117,6 +117,8 @@ def test_version(main: Main) -> None:
         (["generate", "model", "a", "--schema", "{"], "the schema is not JSON"),
         (["generate", "model", "a", "--regex", "a", "--choice", "b"], "a text has one form"),
         (["generate", "model", "a", "--choice", ""], "a choice is empty"),
+        (["chat", "model", "--save", "a.state"], "--save goes with -p or --json"),
+        (["chat", "model", "-p", "-", "-p", "-"], "standard input can be read once"),
         (["inspect", "model"], "give a text"),
         (["inspect", "model", "--text", "a", "--file", "b"], "give a text"),
         (["inspect", "model", "--text", "a", "--picture", "a.gif"], "can't draw a.gif"),
@@ -403,6 +405,30 @@ def test_a_document_goes_on_from_a_state_file(main: Main, tiny_model_folder: Pat
     code, rest, _ = main(*options, "--state=a.state")
     assert code == 0
     assert re.fullmatch("[a-z]{4}[0-9]{9}", first + rest.strip())
+
+
+def test_a_script_talks(main: Main, tiny_model_folder: Path) -> None:
+    chat = ("chat", str(tiny_model_folder), "--max-new-tokens=9", "--seed=3")
+    code, talked, _ = main(*chat, stdin="川は？\n海は？\n")
+    assert code == 0
+    both = main(*chat, "-p", "川は？", "--message", "-", "--json", stdin="海は？\n")
+    assert (both[0], [line["message"] for line in lines_of(both[1])]) == (0, ["川は？", "海は？"])
+    shown = "".join(f"> {line['message']}\n{line['reply']}\n" for line in lines_of(both[1]))
+    assert visible(shown) == talked
+    assert [line["reply"] for line in lines_of(main(*chat, "--json", stdin="川は？\n\n海は？")[1])] == [
+        line["reply"] for line in lines_of(both[1])
+    ]
+    first = main(*chat, "-p", "川は？", "--save", "a.state", "--store", "states.db")[1]
+    (second,) = lines_of(main(*chat, "-p", "海は？", "--load", "a.state", "--store", "states.db", "--json")[1])
+    assert (first, second["reply"]) == (lines_of(both[1])[0]["reply"] + "\n", lines_of(both[1])[1]["reply"])
+    assert second["reused_tokens"] > 0
+    (again,) = lines_of(main(*chat, "-p", "川は？" * 200, "--store", "states.db", "--json")[1])
+    (reused,) = lines_of(main(*chat, "-p", "川は？" * 200, "--store", "states.db", "--json")[1])
+    assert again["reply"] == reused["reply"]
+    assert reused["reused_tokens"] > 256 > again["reused_tokens"]
+    code, out, err = main(*chat, "-p", "")
+    assert (code, out) == (2, "")
+    assert "a message is empty" in err
 
 
 def test_a_memory_is_inspected(main: Main, tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -714,3 +740,21 @@ def test_plan_prints_figures_and_json(main: Main) -> None:
     assert row["fits"] and row["seconds"] == pytest.approx(1e6 / row["tokens_per_second"], rel=1e-6)
     assert "--json" in main("plan", "--help")[1]
     assert main("plan", "--json")[0] == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        ["sh", "-c", f"cd gone && rmdir ../gone && exec {sys.executable} -m sioconv --version"], cwd=tmp_path,
+        env=os.environ | ENVIRONMENT, encoding="utf-8", capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("sioconv: the folder that this is started in is gone: ")
+
+
+@pytest.mark.parametrize("threads", ["0", "-3"])
+def test_a_number_of_threads_that_numba_cant_take(main: Main, monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    code, out, err = main("--version")
+    assert (code, out) == (2, "") and err.startswith(f"sioconv: NUMBA_NUM_THREADS is {threads} in the environment: ")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sioconv.data.config import SourceConfig
-from sioconv.data.encodings import likely_encoding, why_no_text
-from sioconv.data.sources.source import read_rows
+from sioconv.data.encodings import guess_codec, likely_encoding, why_no_text
+from sioconv.data.sources.source import guessed_encodings, read_rows
 from sioconv.errors import UserError
 
 JAPANESE = "川は海へ流れます。\nカタカナも、漢字もあります。\n"
@@ -108,3 +108,39 @@ def test_text_full_of_control_characters_is_refused_and_a_stray_one_is_not() -> 
     assert "control" in (why_no_text("a\x01b\x02c") or "")
     assert "control" in (why_no_text("\ufffd\ufffd文字\ufffd") or "")
     assert "ISO-2022-JP" in (why_no_text("\x1b$B@n\x1b(B") or "")
+
+
+def test_a_sources_encoding_is_guessed_or_given(tmp_path: Path) -> None:
+    for number, codec in enumerate(["cp932", "euc_jp", "iso2022_jp", "utf_16_le", "utf-8", "utf-8-sig", "utf-16"]):
+        (tmp_path / f"{number}.txt").write_bytes(JAPANESE.replace("\n", "\r\n").encode(codec))
+        (tmp_path / f"{number}.jsonl").write_bytes(f'{{"text": "第{number}の川は海へ。"}}\n'.encode(codec))
+    rows = [row.text for row in read_rows(SourceConfig(str(tmp_path), encoding="auto"))]
+    assert rows == [text for n in range(7) for text in (f"第{n}の川は海へ。", JAPANESE)]
+    said = guessed_encodings(SourceConfig(str(tmp_path), encoding="auto"))
+    assert "2 files as CP932 (Shift_JIS) (" in said and "2 files as EUC-JP (" in said
+    [row] = read_rows(SourceConfig(str(tmp_path / "1.txt"), encoding="euc_jp"))
+    assert row.text == JAPANESE
+
+
+def test_a_guess_comes_from_behind_a_long_beginning_in_ascii(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a line of ASCII\n" * 20_000 + JAPANESE.encode("euc_jp"))
+    [row] = read_rows(SourceConfig(str(tmp_path / "a.txt"), encoding="auto"))
+    assert row.text is not None and row.text.endswith(JAPANESE)
+
+
+def test_where_encodings_are_mixed_most_lines_decide() -> None:
+    lines = [f"第{number}の川は海へ流れます。\n" for number in range(20)]
+    mixed = "".join(lines).encode("cp932") + "".join(lines[:3]).encode()
+    assert guess_codec([mixed]) == "cp932"
+    assert guess_codec(["".join(lines).encode() + lines[0].encode("cp932")]) == "utf-8-sig"
+
+
+def test_an_encoding_that_isnt_one_is_refused(tmp_path: Path) -> None:
+    for encoding in ("klingon", "zip", "rot13", ""):
+        with pytest.raises(ValueError, match="encoding"):
+            SourceConfig("a.txt", encoding=encoding).check()
+    with pytest.raises(ValueError, match="only for files"):
+        SourceConfig("bundled:prose_en", encoding="auto").check()
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfd\x81\x00\x03" * 9)
+    with pytest.raises(UserError, match="encoding can't be told"):
+        list(read_rows(SourceConfig(str(tmp_path / "a.txt"), encoding="auto")))

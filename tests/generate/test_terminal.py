@@ -1,4 +1,5 @@
 import io
+import json
 import re
 import signal
 import threading
@@ -6,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_toolkit.application import create_app_session
@@ -113,7 +115,18 @@ def only_frame(tiny_model: TinyModel, message: str) -> None:
 def test_commands_are_explained_and_end_the_conversation(tiny_model: TinyModel) -> None:
     listing, *nothing = replies(talk(tiny_model, "/help", "/exit", "never read"))
     assert not nothing[1:]
-    names = ("/reset", "/undo", "/retry", "/fork NAME", "/system TEXT", "/save FILE", "/load FILE", "/memory", "/help")
+    names = (
+        "/reset",
+        "/undo",
+        "/retry",
+        "/fork NAME",
+        "/system TEXT",
+        "/save FILE",
+        "/load FILE",
+        "/history",
+        "/memory",
+        "/help",
+    )
     for command in (*names, "/exit"):
         assert command in listing
 
@@ -221,6 +234,24 @@ def test_copies_go_their_own_ways_and_can_be_switched(tiny_model: TinyModel) -> 
     assert [said[2].strip(), said[6].strip()] == [reply.strip() for reply in plain[0][1:]]
     assert [said[4].strip(), said[8].strip()] == [reply.strip() for reply in plain[1][1:]]
     assert said[9] == "[main (this one), b]" and said[10].strip() != said[8].strip()
+
+
+def test_what_was_said_is_kept_with_the_conversation(tiny_model: TinyModel, tmp_path: Path) -> None:
+    kept, secret = tmp_path / "kept.state", tmp_path / "secret.state"
+    lines = ("川は？", "海は？", "/undo", "山は？", "/retry", f"/save {kept}")
+    said = talk(tiny_model, *lines, "/history", system="短く")
+    first, _, _, _, again, *_ = replies(said)
+    history = f"[system] 短く\n> 川は？\n{first}\n> 山は？\n{again}\n"
+    assert said.endswith(f"> /history\n{history}")
+    assert talk(tiny_model, "/history", load=kept) == f"> /history\n{history}"
+    assert "[nothing was said" in talk(tiny_model, "/history")
+    conversation = terminal.begin(*tiny_model, SHORT, load=kept, keep_transcript=False)
+    conversation.save(secret)
+    for path, there in ((kept, True), (secret, False)):
+        assert (json.dumps("川は？")[1:-1].replace("\\", "\\\\").encode() in path.read_bytes()) == there
+    loaded = Session.load(secret, *tiny_model)
+    assert loaded.transcript == ()
+    assert torch.equal(loaded.state.tensors["layers.0.c"], conversation.session.state.tensors["layers.0.c"])
 
 
 def test_instructions_can_be_changed_and_begin_anew(tiny_model: TinyModel) -> None:

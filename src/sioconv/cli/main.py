@@ -20,6 +20,8 @@ from sioconv.cli.inspection.data import INSPECT_DATA
 from sioconv.cli.inspection.model import INSPECT
 from sioconv.cli.last_net import exit_code_of
 from sioconv.cli.personal.import_files import IMPORT
+from sioconv.cli.personal.tune import TUNE
+from sioconv.cli.publishing.publish import PUBLISH
 from sioconv.cli.recipe_verbs import RECIPE_VERBS
 from sioconv.cli.serve import SERVE, SERVE_KEY
 from sioconv.cli.verb import Verb
@@ -34,8 +36,8 @@ _TOKENIZER, _DATA, *_TRAINING = RECIPE_VERBS
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
-        *(DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, REPORT, EVALUATE, GENERATE, CHAT),
-        *(INSPECT, SERVE, SERVE_KEY, QUANTIZE, CONVERT),
+        *(DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, TUNE, REPORT, EVALUATE, GENERATE, CHAT),
+        *(INSPECT, SERVE, SERVE_KEY, QUANTIZE, CONVERT, PUBLISH),
     )
 }
 
@@ -61,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> None:
     """Runs one verb. Raises UserError for everything that is wrong with the arguments."""
+    threads = os.environ.get("NUMBA_NUM_THREADS", "1").strip()
+    if threads.isascii() and threads.lstrip("-").isdigit() and int(threads) < 1:  # numba's import would raise
+        raise UserError(f"NUMBA_NUM_THREADS is {threads} in the environment: unset it or give a positive number")
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
         show(usage(), end="")

@@ -101,7 +101,7 @@ def _options_first(parser: "ArgumentParser", arguments: list[str], rest: list[st
     options, words, left = list[str](), list[str](), arguments[:]
     while left:
         word = left.pop(0)
-        if not word.startswith("--"):
+        if not word.startswith("--") and word not in parser._option_string_actions:
             words.append(word)
             continue
         action = parser._option_string_actions.get(word.partition("=")[0])

@@ -6,6 +6,7 @@ from typing import Literal
 
 from sioconv.data.cleaning.config import Cleaning
 from sioconv.data.documents import ROLES
+from sioconv.data.encodings import AUTO, UTF8, is_codec
 
 Origin = Literal["files", "bundled", "hub", "identity"]
 PREFIXES: dict[str, Origin] = {"bundled:": "bundled", "hf:": "hub", "identity:": "identity"}
@@ -32,6 +33,8 @@ class SourceConfig:
         ignore_columns: keys or columns of conversations that are left out, such as a `context` that no turn repeats.
         id_column: key or column that identifies a document; where it is given, ids that come twice are reported.
         heldout: share of its documents held out of training; null: that of all sources (`data.heldout`).
+        encoding: of JSON and plain text files: utf-8; auto, which is guessed for each file and shown; or a codec that
+            Python knows, such as cp932. A byte-order mark at a file's beginning is obeyed whatever it is.
         cleaning: what documents go through before they become tokens.
     """
 
@@ -49,6 +52,7 @@ class SourceConfig:
     ignore_columns: list[str] = field(default_factory=list)
     id_column: str | None = None
     heldout: float | None = None
+    encoding: str = UTF8
     cleaning: Cleaning = field(default_factory=Cleaning)
 
     @property
@@ -75,6 +79,10 @@ class SourceConfig:
         _check_heldout(self.heldout or 0.0)
         if self.origin != "hub" and (self.config or self.revision or self.streaming):
             raise ValueError("config, revision and streaming: only for a path that begins with hf:")
+        if self.encoding not in (UTF8, AUTO) and not is_codec(self.encoding):
+            raise ValueError(f"encoding: {self.encoding!r} is none that Python knows: try auto or cp932")
+        if self.encoding != UTF8 and self.origin != "files":
+            raise ValueError("encoding: only for files of JSON and plain text: leave it out")
         if self.kind != "text" and self.cleaning != Cleaning():
             raise ValueError("cleaning: only documents are cleaned, not conversations: leave it out")
         if self.kind != "chat" and self.ignore_columns:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from sioconv.files import LFS_POINTER
 
 UTF8_MARK = b"\xef\xbb\xbf"
+UTF8, AUTO = "utf-8", "auto"  # what a source says of its encoding, beside names of codecs
 # The longer marks come first: that of UTF-32 begins with that of UTF-16.
 MARKS = {
     b"\xff\xfe\x00\x00": "utf-32",

@@ -4,7 +4,6 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerFast
 
@@ -13,10 +12,8 @@ from sioconv.errors import UserError
 from sioconv.generate.config import LARGEST_SEED, SamplingConfig
 from sioconv.generate.engine import Engine
 from sioconv.generate.session import Session
+from sioconv.generate.states.store import StateStore
 from sioconv.model import SioConvForCausalLM
-
-if TYPE_CHECKING:
-    pass
 
 MAIN = "main"  # what the conversation is called that wasn't forked
 
@@ -42,6 +39,8 @@ class Conversation:
         tokenizer: its tokenizer.
         seed: seed of new sessions.
         system: instructions that stand at the beginning of new sessions.
+        store: where what was read is kept and looked for; None for none.
+        keep_transcript: whether files hold what was said, besides what the model remembers of it.
 
     Attributes:
         system: those instructions.
@@ -55,10 +54,13 @@ class Conversation:
         tokenizer: PreTrainedTokenizerFast,
         seed: int,
         system: str | None = None,
+        store: StateStore | None = None,
+        keep_transcript: bool = True,
     ) -> None:
+        self._keep_transcript = keep_transcript
         self.system, self.name, self.tokens_per_second = system, MAIN, 0.0
         self._model, self._tokenizer, self._seed = model, tokenizer, seed
-        self._engine = Engine(model)
+        self._engine = Engine(model, store=store)
         self._branches: dict[str, Branch] = {}
         self.reset()
 
@@ -80,6 +82,10 @@ class Conversation:
         """Goes on with a saved session. Raises `UserError` when it can't be loaded; the one at hand then stays."""
         self._branches[self.name] = Branch(Session.load(path, self._model, self._tokenizer, self._engine))
 
+    def save(self, path: Path) -> None:
+        """Keeps the session in a file. Raises `UserError` where it can't be written."""
+        self.session.save(path, self._keep_transcript)
+
     def fork(self, name: str) -> bool:
         """Goes on in the copy of that name; whether it was made for it."""
         new = name not in self._branches
@@ -93,6 +99,7 @@ class Conversation:
         if self.session.turns == 0:
             raise UserError("there is no message to take back")
         self.session.rewind(turns=1)
+        self._forget("user")
         self._branches[self.name].reply = None
 
     def reply(self, message: str, sampling: SamplingConfig) -> Generator[str, None, None]:
@@ -102,8 +109,10 @@ class Conversation:
             ids = [self.session.vocabulary.bos]
             if self.system is not None:
                 ids += encode_turn(self._tokenizer, "system", self.system)
+                self.session.transcript += (("system", self.system),)
         ids += [*encode_turn(self._tokenizer, "user", message), self.session.vocabulary.assistant]
         self.session.feed(ids)
+        self.session.transcript += (("user", message),)
         self._branches[self.name].reply = self.session.tokens_seen
         yield from self._write(sampling)
 
@@ -117,13 +126,24 @@ class Conversation:
         if start is None:
             raise UserError("there is no reply to write again")
         session.rewind(tokens=session.tokens_seen - start)
+        self._forget("assistant")
         session.seed = (session.seed + 1) % (LARGEST_SEED + 1)
         yield from self._write(sampling)
 
     def _write(self, sampling: SamplingConfig) -> Generator[str, None, None]:
         session, start = self.session, time.perf_counter()
+        text = ""
         try:
-            yield from session.stream(sampling)
+            for piece in session.stream(sampling):
+                text += piece
+                yield piece
         finally:
             self.tokens_per_second = session.reply_tokens / (time.perf_counter() - start)
+            session.transcript += (("assistant", text),)
             session.end_turn()
+
+    def _forget(self, role: str) -> None:
+        """Takes the transcript back to before the last turn of this role, if it has it."""
+        turns = self.session.transcript
+        last = max((i for i, turn in enumerate(turns) if turn[0] == role), default=len(turns))
+        self.session.transcript = turns[:last]

@@ -39,6 +39,7 @@ class Session:
         whole: whether the last reply is a whole text of the form that it was to have; None where it was to have none,
             or is being written.
         reply_tokens: tokens chosen for the last reply, the one that ended it included.
+        transcript: (role, text) of what was said, as a layer above keeps it; it is saved with the session.
         reading: how many tokens of the text before the last reply had to be read since the reply before, and how many
             hadn't.
 
@@ -57,6 +58,7 @@ class Session:
         self.seed = seed
         self.stopped_by: StoppedBy | None = None
         self.whole: bool | None = None
+        self.transcript: tuple[tuple[str, str], ...] = ()
         self.reply_tokens = 0
         self.reading = Reading()
         self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
@@ -199,8 +201,8 @@ class Session:
         self._turn_shared = other._turn_shared = True
         return other
 
-    def save(self, path: str | Path) -> None:
-        """Writes the session to a file, whole or not at all.
+    def save(self, path: str | Path, transcript: bool = True) -> None:
+        """Writes the session to a file, whole or not at all; the transcript is left out where it isn't wanted.
 
         Raises:
             UserError: the file can't be written.
@@ -214,6 +216,7 @@ class Session:
             seed=self.seed,
             turns=self.turns,
             prefix=place.state.prefix,
+            transcript=self.transcript if transcript else (),
             document=self._document if self._document is not None and self._document.open else None,
         )
         StateFormat(self._model, self._tokenizer).write(Path(path), state, place.state.tensors)
@@ -236,7 +239,7 @@ class Session:
         session = cls(model, tokenizer, state.seed, engine, history)
         session._place = Place(State(memory, state.tokens_seen, state.prefix), tuple(state.pending_ids))
         session._text = TextStream(pending=state.pending_bytes)
-        session._document = state.document
+        session._document, session.transcript = state.document, state.transcript
         session._turn_ids = set(state.turn_ids)
         session._history = History(session._place.state, session._place.unread, history, state.turns)
         return session

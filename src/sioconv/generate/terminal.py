@@ -5,7 +5,7 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,8 +16,9 @@ from sioconv.generate.config import SamplingConfig
 from sioconv.generate.conversation import Conversation
 from sioconv.generate.sampling import random_seed
 from sioconv.generate.session import Session
+from sioconv.generate.states.store import StateStore
 from sioconv.model import SioConvForCausalLM
-from sioconv.terminal import decode_utf8, visible, write_out
+from sioconv.terminal import decode_utf8, show, show_json, visible, write_out
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -31,6 +32,7 @@ HELP = """\
 /system TEXT  begin anew with these instructions; without TEXT, show them
 /save FILE    keep the conversation in a file
 /load FILE    go on with a conversation that was kept
+/history      what was said so far
 /memory       what the conversation takes in memory, and what the last reply had to read
 /help         this list
 /exit         end, as Ctrl-D does; Ctrl-C ends a reply
@@ -44,6 +46,8 @@ def chat_loop(
     *,
     system: str | None = None,
     load: str | Path | None = None,
+    store: StateStore | None = None,
+    keep_transcript: bool = True,
     input: TextIO | None = None,
     output: TextIO | None = None,
 ) -> None:
@@ -57,6 +61,8 @@ def chat_loop(
         sampling: the settings of the replies.
         system: instructions that stand at the beginning of a new conversation.
         load: state file of a conversation to go on with.
+        store: where what was read is kept and looked for; None for none.
+        keep_transcript: whether files that are saved hold what was said.
         input: where lines come from, stdin unless given.
         output: where replies go, stdout unless given.
 
@@ -64,14 +70,8 @@ def chat_loop(
         UserError: `load` can't be loaded or comes with a `system`, there is no input or it isn't UTF-8, or the model's
             weights are broken.
     """
-    if system is not None and load is not None:
-        raise UserError(
-            "a conversation from a file has its instructions already: leave out the system text or the file"
-        )
     output = sys.stdout if output is None else output
-    conversation = Conversation(model, tokenizer, random_seed() if sampling.seed is None else sampling.seed, system)
-    if load is not None:
-        conversation.load(Path(load))
+    conversation = begin(model, tokenizer, sampling, system, load, store, keep_transcript)
     for line in _lines(_standard_input() if input is None else input, output):
         if not line.startswith("/"):
             _reply(conversation.reply(line.strip(), sampling), output)
@@ -84,6 +84,70 @@ def chat_loop(
             return
         else:
             _print(output, f"{_command(conversation, line)}\n")
+
+
+def begin(
+    model: SioConvForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    sampling: SamplingConfig,
+    system: str | None = None,
+    load: str | Path | None = None,
+    store: StateStore | None = None,
+    keep_transcript: bool = True,
+) -> Conversation:
+    """A new conversation, or one that was kept; for the arguments see `chat_loop`.
+
+    Raises:
+        UserError: `load` can't be loaded, or comes with a `system`.
+    """
+    if system is not None and load is not None:
+        raise UserError(
+            "a conversation from a file has its instructions already: leave out the system text or the file"
+        )
+    seed = random_seed() if sampling.seed is None else sampling.seed
+    conversation = Conversation(model, tokenizer, seed, system, store, keep_transcript)
+    if load is not None:
+        conversation.load(Path(load))
+    return conversation
+
+
+def answer(conversation: Conversation, messages: Iterable[str], sampling: SamplingConfig, json: bool = False) -> None:
+    """Answers messages and writes the replies alone to standard output, for programs.
+
+    Args:
+        conversation: what they are said in.
+        messages: the user's, in order.
+        sampling: the settings of the replies.
+        json: whether each reply is an object on a line of its own, with what was read and written for it.
+
+    Raises:
+        UserError: a message is empty or no text, or the model's weights are broken.
+    """
+    for message in messages:
+        if not message.strip():
+            raise UserError("a message is empty: give one with text")
+        try:
+            message.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"a message is not text: {error}: give UTF-8") from error
+        pieces = conversation.reply(message, sampling)
+        if not json:
+            for piece in pieces:
+                show(piece, end="")
+            show("")
+            continue
+        reply, session = "".join(pieces), conversation.session
+        values = {"message": message, "reply": reply, "tokens": session.reply_tokens, "stopped_by": session.stopped_by}
+        values |= {"tokens_per_second": conversation.tokens_per_second, "seed": session.seed}
+        reading = session.reading
+        values |= {"reused_tokens": reading.reused, "read_tokens": reading.read, "not_reused_because": reading.why}
+        show_json(values)
+
+
+def _history(conversation: Conversation) -> str:
+    signs = {"user": PROMPT, "system": "[system] "}
+    turns = [f"{signs.get(role, '')}{text}" for role, text in conversation.session.transcript]
+    return "\n".join(turns) or "[nothing was said, or the file that was loaded doesn't hold it]"
 
 
 def _reply(reply: Generator[str, None, None], output: TextIO) -> None:
@@ -109,6 +173,8 @@ def _command(conversation: Conversation, line: str) -> str:
             case "/undo" if not said:
                 conversation.undo()
                 return f"[taken back: {_extent(conversation.session)}]"
+            case "/history" if not said:
+                return _history(conversation)
             case "/memory" if not said:
                 return _memory(conversation)
             case "/save" | "/load" | "/fork" | "/system":
@@ -134,7 +200,7 @@ def _command_with_argument(conversation: Conversation, name: str, said: str) -> 
         return f"[{name} needs the name of a file: {name} FILE]"
     path = Path(said).expanduser()
     if name == "/save":
-        conversation.session.save(path)
+        conversation.save(path)
         return f"[saved to {path}]"
     conversation.load(path)
     return f"[loaded from {path}: {_extent(conversation.session)}]"
@@ -161,6 +227,18 @@ def _lines(input: TextIO, output: TextIO) -> Iterator[str]:
     if terminal:
         _print(output, "/help lists the commands\n")
         ask = _questions(input, output)
+    for line in _messages(ask):
+        if not terminal:
+            _print(output, f"{PROMPT}{line}\n")
+        yield line
+
+
+def input_lines() -> Iterator[str]:
+    """The lines of standard input that aren't blank. Raises UserError where there is none, or it isn't UTF-8."""
+    return _messages(_standard_input().readline)
+
+
+def _messages(ask: Callable[[], str]) -> Iterator[str]:
     while True:
         try:
             line = ask()
@@ -172,11 +250,8 @@ def _lines(input: TextIO, output: TextIO) -> Iterator[str]:
         if not line:
             return
         line = line.rstrip("\r\n")
-        if not line.strip():
-            continue
-        if not terminal:
-            _print(output, f"{PROMPT}{line}\n")
-        yield line
+        if line.strip():
+            yield line
 
 
 def _standard_input() -> TextIO:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from sioconv.data.bundled import bundled_sample
 from sioconv.data.documents import BadInput
 from sioconv.data.encodings import other_kind
 from sioconv.errors import UserError
@@ -28,6 +29,7 @@ TITLES = {
     "table": "a table", "aozora": "Aozora Bunko", "epub": "EPUB", "html": "HTML", "markdown": "Markdown", "pdf": "PDF",
     "text": "plain text",
 }  # fmt: skip
+BUNDLED = "bundled:"  # begins the name of a sample
 DECODED = ("line", "whatsapp", "table", "aozora", "html", "markdown", "text")  # whose encoding is told or given
 
 
@@ -79,10 +81,12 @@ def read_text(input: Input) -> Items:
 
 
 def pieces_of(path: Path, options: ImportOptions) -> Iterator[Piece]:
-    """What a path stands for: a file, the members of a ZIP archive, the files of a folder.
+    """What a path stands for: a file, the members of a ZIP archive, the files of a folder, a sample of the package.
 
     Raises UserError for what can't be read, and for a form that isn't known.
     """
+    if str(path).startswith(BUNDLED):
+        path = bundled_sample(str(path).removeprefix(BUNDLED))
     if path.is_dir():
         yield from _folder(path, options)
         return

@@ -71,15 +71,18 @@ def adapt(recipe: Recipe, minutes: float | None, name: str) -> Recipe:
     return recipe
 
 
-def set_aside(recipe: Recipe) -> None:
-    """Moves a run that was made with another recipe (another time or name) to a folder of its own: nothing is lost."""
+def set_aside(recipe: Recipe, verb: str = "demo", changed: bool = False) -> None:
+    """Moves a run that was made with another recipe (another time or name) to a folder of its own: nothing is lost.
+
+    `changed` says that something else is another now, such as the files that it reads.
+    """
     path = recipe.folder / "recipe.yaml"
-    if not path.exists() or not first_difference(saved_values(path), as_values(recipe)):
+    if not path.exists() or not (changed or first_difference(saved_values(path), as_values(recipe))):
         return
     moved = recipe.folder.with_name(f"{recipe.folder.name}-{datetime.now():%Y%m%d-%H%M%S}")
     with only_one(recipe.folder):  # not while another demo works in it
         recipe.folder.rename(moved)
-    say(f"demo: the run made with other settings is now {moved}")
+    say(f"{verb}: the run made with other settings is now {moved}")
 
 
 def show_results(recipe: Recipe, figures: ReportFigures) -> None:
@@ -96,13 +99,18 @@ def show_results(recipe: Recipe, figures: ReportFigures) -> None:
                 mark = "✓" if answer.right else "✗"
                 asked = f"{mark} [{answer.why}] {answer.question}\n    {answer.text}"
                 console.print(visible(asked), markup=False, soft_wrap=True)
-        command = os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "sioconv" else "python -m sioconv"
+        command = own_command()
         console.print(visible(f"\nreport:    {recipe.folder / 'report' / 'index.html'}"), markup=False)
         model, state = trained(recipe)
         if recipe.finetune.data.sources:
             console.print(visible(f"talk:      {command} chat {model}{state}"), markup=False, soft_wrap=True)
         console.print(visible(f'continue:  {command} generate {model} "宮城県("{state}'), markup=False, soft_wrap=True)
     write_out(captured.get())
+
+
+def own_command() -> str:
+    """How this program was called, for lines that can be typed as they stand."""
+    return os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "sioconv" else "python -m sioconv"
 
 
 def trained(recipe: Recipe) -> tuple[Path, str]:

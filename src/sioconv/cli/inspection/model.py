@@ -76,7 +76,7 @@ INSPECT = OptionVerb(
     "inspect",
     "MODEL",
     "forgetting, surprise and what is remembered",
-    "Shows on a text how quickly each head forgets, what surprises the model, and what is left in its state at the end.",
+    "Shows how quickly each head forgets on a text, what surprises the model, and what its state holds at the end.",
     "sioconv inspect runs/demo/model --text '宮城県の県庁所在地は仙台市である。' --picture memory.png",
     options,
     inspect,

@@ -1,4 +1,4 @@
-"""Text that ships with the package: gzip'd JSON lines, their licences in NOTICE."""
+"""Text that ships with the package: gzip'd JSON lines, their licences in NOTICE; and a made-up chat to import."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +12,17 @@ def bundled_names() -> list[str]:
     """The names of the bundled files without their suffix, sorted."""
     entries = (entry.name for entry in files(__name__).iterdir())
     return sorted(name.removesuffix(SUFFIX) for name in entries if name.endswith(SUFFIX))
+
+
+def bundled_sample(name: str) -> Path:
+    """A made-up file of a user's own, such as an exported chat, to try `sioconv import` with.
+
+    Raises `UserError` for a name that isn't one.
+    """
+    samples = sorted(entry.name for entry in files(__name__).iterdir() if entry.name.endswith(".txt"))
+    if name not in samples:
+        raise UserError(f"no bundled file to import: {name}: choose one of {', '.join(samples)}")
+    return Path(str(files(__name__) / name))
 
 
 def bundled_path(name: str) -> Path:

@@ -18,6 +18,7 @@ from sioconv.data.chat import encode_batch
 from sioconv.data.cleaning.dedup import DuplicateFinder, SignatureWriter
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.documents import Split
+from sioconv.data.encodings import UTF8
 from sioconv.data.interruptible import interruptible, stopped_by_sigterm
 from sioconv.data.report import (
     account_of,
@@ -34,7 +35,7 @@ from sioconv.data.shards.reading import DocumentReader, read_accounts, repeated_
 from sioconv.data.shards.shard_set import VERSION, DamagedShards, ShardSet
 from sioconv.data.shards.writer import Ids, read_facts, task_writer, token_type, write_manifest
 from sioconv.data.sources.provenance import Checksums
-from sioconv.data.sources.source import identify, open_source
+from sioconv.data.sources.source import guessed_encodings, identify, open_source
 from sioconv.data.tally import Tally
 from sioconv.data.tokenizer.long_texts import encode_long, is_long
 from sioconv.data.tokenizer.tokenizer import encode_texts, load_tokenizer, tokenizer_sha256
@@ -161,6 +162,8 @@ def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer
             else:
                 remove(old)
         if not made:
+            if guesses := guessed_encodings(source):
+                say(f"data {name}: encodings guessed: {guesses}")
             try:
                 _run_stages(f"data {name}", source, data, tokenizer_path.absolute(), work)
                 statistics = _publish(work, out, about, data, vocabulary, open_source(source).found().left_out)
@@ -211,6 +214,7 @@ def _about(
         "language": source.language,
         "licence": source.licence,
         "columns": [source.text_column, source.id_column],
+        **({"encoding": source.encoding} if source.encoding != UTF8 else {}),
         **({"ignored": sorted(source.ignore_columns)} if source.ignore_columns else {}),
         "cleaning": asdict(source.cleaning),
         "tokenizer_sha256": tokenizer_sha256(tokenizer),

@@ -4,12 +4,13 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sioconv.data.config import SourceConfig
 from sioconv.data.documents import BadInput, LeftOut, bad_row, invalid_utf8, object_of, parse_json, row_of
-from sioconv.data.encodings import UTF8_MARK, mark_of, not_utf8
+from sioconv.data.encodings import AUTO, UTF8, UTF8_MARK, guess_codec, mark_of, not_utf8
 from sioconv.data.sources.compressed import (
     COMPRESSIONS,
     broken,
@@ -57,7 +58,7 @@ def read_json(file: Path, source: SourceConfig, share: Share) -> Iterator[tuple[
     """
     with open_bytes(file) as stream:
         head = stream.peek(HEAD)
-        encoding = _encoding(head, file)
+        encoding = encoding_of(head, file, source)
         start = head.decode(encoding, "ignore").lstrip()
         if not start:
             raise _empty(file)
@@ -143,7 +144,7 @@ def read_text(file: Path, source: SourceConfig, share: Share) -> Iterator[tuple[
     if not share.takes(1):
         return
     with open_bytes(file) as stream:
-        encoding = _encoding(stream.peek(HEAD), file)
+        encoding = encoding_of(stream.peek(HEAD), file, source)
         content = stream.read()
     where = f"{shown(file)}:1"
     if source.kind == "chat":
@@ -166,12 +167,25 @@ def read_text(file: Path, source: SourceConfig, share: Share) -> Iterator[tuple[
         yield 1, {source.text_column: text.replace("\r\n", "\n").replace("\r", "\n")}
 
 
-def _encoding(head: bytes, file: Path) -> str:
-    """The encoding that a file's mark names, else UTF-8. Raises BadInput for what is no text in UTF-8."""
+def encoding_of(head: bytes, file: Path, source: SourceConfig) -> str:
+    """The codec that a file is decoded with: what its mark says, else what the source says, which may be a guess.
+
+    Raises BadInput for what is no text in UTF-8, and where nothing fits.
+    """
     encoding = mark_of(head)
-    if encoding is None and (problem := not_utf8(head)):
-        raise BadInput("not text in UTF-8", shown(file), problem, SAVE)
-    return encoding or "utf-8-sig"
+    if encoding is not None:
+        return encoding
+    if source.encoding == UTF8:
+        if problem := not_utf8(head):
+            raise BadInput("not text in UTF-8", shown(file), problem, f"{SAVE}, or give the source encoding: auto")
+        return "utf-8-sig"
+    if source.encoding != AUTO:
+        return source.encoding
+    with open_bytes(file) as stream:
+        guess = guess_codec(iter(partial(stream.read, HEAD), b""))
+    if guess is None:
+        raise BadInput("not text", shown(file), "its encoding can't be told", f"{SAVE}, or name its encoding")
+    return guess
 
 
 def _empty(file: Path) -> BadInput:
@@ -236,6 +250,7 @@ def read_mediawiki(file: Path, source: SourceConfig, share: Share) -> Iterator[t
         raise _empty(file)
 
 
+DECLARED = (".xml", ".parquet")  # kinds of files that say their encoding themselves
 READERS: dict[str, Reader] = {
     ".jsonl": read_json,
     ".ndjson": read_json,
@@ -260,6 +275,11 @@ def is_known(file: Path) -> bool:
 def reader_of(file: Path) -> Reader:
     """What reads a file of that name. Raises KeyError for a kind that isn't known."""
     return READERS[_ending(file)]
+
+
+def declares_encoding(file: Path) -> bool:
+    """Whether files of that name say their encoding themselves."""
+    return _ending(file) in DECLARED
 
 
 def _ending(file: Path) -> str:

@@ -17,11 +17,13 @@ from sioconv.data.cleaning.config import Cleaning
 from sioconv.data.config import SourceConfig
 from sioconv.data.conversations import texts_beside
 from sioconv.data.documents import PARTS_LEFT_OUT, BadInput, LeftOut, Row, row_of
+from sioconv.data.encodings import AUTO, UTF8, name_of
+from sioconv.data.sources.compressed import open_bytes
 from sioconv.data.sources.files import Found, find
 from sioconv.data.sources.hub import hub_identity, read_hub
 from sioconv.data.sources.identity import identity_rows
 from sioconv.data.sources.provenance import Checksums, file_identity
-from sioconv.data.sources.readers import Record, Share, reader_of
+from sioconv.data.sources.readers import HEAD, Record, Share, declares_encoding, encoding_of, reader_of
 from sioconv.data.tally import Counted, Tally, known_or_other
 from sioconv.errors import UserError
 from sioconv.files import shown
@@ -161,7 +163,30 @@ class IdentitySource:
         return [{"rows_sha256": hashlib.sha256(rows.encode()).hexdigest()}]
 
 
+def guessed_encodings(source: SourceConfig) -> str:
+    """In which encodings the files of a source with `encoding: auto` are read; an empty string for other sources.
+
+    Raises UserError where its files can't be found or read.
+    """
+    if source.encoding != AUTO:
+        return ""
+    found: dict[str, list[Path]] = {}
+    for file in open_source(source).found().files:
+        if not declares_encoding(file):
+            try:
+                with open_bytes(file) as stream:
+                    found.setdefault(name_of(encoding_of(stream.peek(HEAD), file, source)), []).append(file)
+            except BadInput:  # counted when its rows are
+                continue
+    return ", ".join(
+        f"{len(files):,} {'file' if len(files) == 1 else 'files'} as {encoding} ({shown(files[0])})"
+        for encoding, files in found.items()
+    )
+
+
 def _file_rows(file: Path, source: SourceConfig, share: Share, tally: Tally) -> Iterator[Row]:
+    if source.encoding not in (UTF8, AUTO) and declares_encoding(file):
+        raise BadInput("encoding", shown(file), "files of this kind say theirs themselves", "leave the source's out")
     for number, record in reader_of(file)(file, source, share):
         yield from _counted(record, source, f"{shown(file)}:{number}", tally)
 

@@ -41,6 +41,7 @@ class SessionState:
         turns: turns of a conversation that the model has written.
         prefix: the name of the tokens in the memory; None where it isn't known.
         document: a text of some form that is to be gone on with.
+        transcript: (role, text) of what was said; empty where it isn't kept.
     """
 
     tokens_seen: int
@@ -51,6 +52,7 @@ class SessionState:
     turns: int
     prefix: Prefix | None = None
     document: Document | None = None
+    transcript: tuple[tuple[str, str], ...] = ()
 
 
 class StateFormat:
@@ -88,6 +90,8 @@ class StateFormat:
         }
         if session.prefix is not None:
             metadata |= {"prefix_chain": session.prefix.chain.hex(), "prefix_tail": session.prefix.tail.hex()}
+        if session.transcript:
+            metadata["transcript"] = json.dumps(session.transcript)
         if session.document is not None:
             metadata["document"] = json.dumps(asdict(session.document))
         return pack(SESSION, self._ends, tensors, metadata)
@@ -168,7 +172,15 @@ def _parse(metadata: dict[str, str], vocab_size: int) -> SessionState:
         turns=_number(metadata, "turns"),
         prefix=prefix,
         document=_document(metadata, vocab_size),
+        transcript=_transcript(metadata),
     )
+
+
+def _transcript(metadata: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    turns = json.loads(metadata.get("transcript", "[]"))
+    if not all(isinstance(role, str) and isinstance(text, str) for role, text in turns):
+        raise ValueError("what was said is not text")
+    return tuple((role, text) for role, text in turns)
 
 
 def _document(metadata: dict[str, str], vocab_size: int) -> Document | None:

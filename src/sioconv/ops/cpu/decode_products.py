@@ -245,10 +245,9 @@ def project(
             y[row * size + i] = _single(matrix, i, k, x, row, edge)
         i += 1
     if scale != 0:
-        for j in range(first, last):
-            factor = number_at(scales, j)
-            for row in range(rows):
-                y[row * size + j] *= factor
+        for row in range(rows):
+            for j in range(first, last):
+                y[row * size + j] *= number_at(scales, j)
     if bias != 0:
         for row in range(rows):
             for j in range(first, last):

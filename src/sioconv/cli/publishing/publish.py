@@ -1,0 +1,88 @@
+"""`sioconv publish`."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sioconv.cli.options import json_option
+from sioconv.cli.verb import OptionVerb
+from sioconv.errors import UserError
+from sioconv.terminal import show, show_json
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+
+def options(parser: "ArgumentParser") -> None:
+    """Adds the verb's options."""
+    from sioconv.publish.config import PublishConfig
+
+    parser.add_argument("model", type=str, help="a model folder, or a folder that this verb has written")
+    parser.add_argument("out", type=str | None, nargs="?", default=None, help="the new folder; not needed with --repo")
+    parser.add_argument(
+        "--repo", type=str | None, default=None, help="push to OWNER/NAME on the Hub; a new one is private"
+    )
+    parser.add_argument("--public", action="store_true", help="the repository may be read by everybody")
+    parser.add_argument("--update", action="store_true", help="take the place of what the repository holds")
+    parser.add_argument("--dry_run", action="store_true", help="list every file and its size, and push nothing")
+    json_option(parser)
+    parser.add_class_arguments(PublishConfig)
+
+
+def publish(arguments: "Namespace") -> None:
+    """Writes a folder for the Hub and pushes it. Raises UserError where a fact is missing or the Hub refuses."""
+    if arguments.out is None and arguments.repo is None:
+        raise UserError("nowhere to publish to: give a new folder OUT, or --repo OWNER/NAME")
+    from sioconv.publish.config import PublishConfig
+    from sioconv.publish.folder import in_temporary_place, is_published, publish_folder
+    from sioconv.publish.push import check_target, push_folder
+
+    given = PublishConfig(**{item.name: arguments[item.name] for item in fields(PublishConfig)})
+    pushes = arguments.repo is not None and not arguments.dry_run
+    if pushes:
+        from huggingface_hub import HfApi
+
+        check_target(arguments.repo, HfApi())  # before the work, not after it
+    model = Path(arguments.model)
+    if is_published(model):
+        if arguments.out is not None or given != PublishConfig():
+            raise UserError(f"{model} is published already: give it --repo OWNER/NAME alone, to push it as it is")
+        from sioconv.checksums import check_sums
+
+        check_sums(model)
+        _finish(model, arguments, push_folder if pushes else None)
+        return
+    with in_temporary_place(None if arguments.out is None else Path(arguments.out)) as folder:
+        publish_folder(model, folder, given, arguments.repo)
+        _finish(folder, arguments, push_folder if pushes else None)
+
+
+def _finish(folder: Path, arguments: "Namespace", push: Callable[..., str] | None) -> None:
+    """Lists the files, then pushes them."""
+    from sioconv.publish.folder import files_of
+
+    files = files_of(folder)
+    if not arguments.json:
+        for name, size in files:
+            show(f"{size:>14,}  {name}")
+        show(f"{sum(size for _, size in files):>14,}  bytes in {len(files)} files")
+    address = None if push is None else push(folder, arguments.repo, arguments.public, arguments.update)
+    if arguments.json:
+        place = arguments.out or (arguments.model if push is None and arguments.repo is None else None)
+        show_json({"folder": place, "files": dict(files), "repository": address})
+    elif address is not None:
+        show(f"pushed: {address}")
+    elif arguments.repo is not None:
+        show(f"dry run: nothing was pushed to {arguments.repo}")
+
+
+PUBLISH = OptionVerb(
+    "publish",
+    "MODEL OUT",
+    "a model folder → a folder or repository for the Hub",
+    "Makes a folder for the Hub of a model: weights, code, card, provenance, licences. --repo pushes it.",
+    'sioconv publish runs/demo/model hub/demo --license apache-2.0 --author "Aoba Lab"',
+    options,
+    publish,
+)

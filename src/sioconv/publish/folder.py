@@ -1,0 +1,202 @@
+"""The folder that goes to the Hub: model, card, provenance, plots, licences, personas, quantised forms, checksums."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+from sioconv.checksums import SUMS, checksums, write_sums
+from sioconv.errors import UserError
+from sioconv.files import atomic_folder, shown
+from sioconv.model import load_model_folder
+from sioconv.model.folder_code import FILE, write_code
+from sioconv.progress import say
+from sioconv.publish.card import benchmark_results, card
+from sioconv.publish.config import PublishConfig
+from sioconv.publish.facts import HUB_ID, Facts, gather, named, provenance
+from sioconv.publish.verify import verify_folder
+from sioconv.recipe.files import write_yaml
+from sioconv.run.folder import REPORT
+
+PROVENANCE = "provenance.json"
+CARD, RECIPE, LICENCE, CODE_LICENCE, NOTICE = "README.md", "recipe.yaml", "LICENSE", "LICENSE-code", "NOTICE"
+RESULTS, PERSONAS = ".eval_results", "personas"
+PLOTS = ("loss.svg", "timescales.svg")
+# What belongs to a model folder; other files beside it stay where they are.
+MODEL_FILES = (
+    "config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json", FILE, "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+)  # fmt: skip
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder is one that `publish_folder` has written."""
+    try:
+        values = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("format") == "sioconv-published"
+
+
+def publish_folder(model: Path, out: Path, options: PublishConfig, repo: str | None = None) -> Facts:
+    """Writes the folder `out` for a model, whole or not at all, after it was loaded as a stranger loads it.
+
+    Two calls with the same model and facts write the same bytes.
+
+    Args:
+        model: a model folder.
+        out: the folder; must not be there yet.
+        options: facts that no file knows, personas, quantised forms.
+        repo: OWNER/NAME on the Hub, for the card's examples; without it they load `out` from the folder it is in.
+
+    Returns:
+        The facts that stand in it.
+
+    Raises:
+        UserError: a fact is missing, a licence speaks against it, a file isn't of this model, `out` is there already,
+            or what was written can't be loaded without the package.
+    """
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out} is there already: choose another folder or remove it")
+    if not model.is_dir():
+        raise UserError(f"no model folder at {shown(model)}: give a folder with config.json, such as runs/demo/model")
+    if options.benchmark is not None and not HUB_ID.fullmatch(options.benchmark):
+        raise UserError(f"--benchmark {options.benchmark!r} is no identifier of the Hub: give OWNER/NAME")
+    loaded, _ = load_model_folder(model)
+    if getattr(loaded.config, "quantization_config", None) is not None:
+        raise UserError(
+            f"{shown(model)} is quantised: publish the model that it was made from, and this one with it: "
+            f"--variant {model.name}={shown(model)}"
+        )
+    facts = gather(model, options, sum(parameter.numel() for parameter in loaded.parameters()))
+    personas = _personas(model, options)
+    variants = _variants(model, options)
+    with atomic_folder(out) as folder:
+        _copy_model(model, folder)
+        for name, file in personas.items():
+            (folder / PERSONAS).mkdir(exist_ok=True)
+            _copy(file, folder / PERSONAS / f"{name}.safetensors")
+        for name, place in variants.items():
+            (folder / name).mkdir()
+            _copy_model(place, folder / name)
+            write_sums(folder / name)
+        if personas:
+            write_sums(folder / PERSONAS)
+        _write_texts(folder, facts, options, repo or out.name, sorted(personas), sorted(variants))
+        write_sums(folder)
+        say("publish: loading the folder in a new process, without the package")
+        difference = max(verify_folder(place) for place in (folder, *(folder / name for name in variants)))
+        say(f"publish: it computes the same there: no logit differs by more than {difference:.1e}")
+    return facts
+
+
+def files_of(folder: Path) -> list[tuple[str, int]]:
+    """Every file of a folder with its size, as they will be on the Hub."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
+
+
+def _copy_model(model: Path, folder: Path) -> None:
+    """The files of a model folder. Where it has no code, or the code of another version, this version's is written."""
+    files = sorted({file for pattern in MODEL_FILES for file in model.glob(pattern) if file.is_file()})
+    for file in files:
+        _copy(file, folder / file.name)
+    write_code(folder)
+    left = sorted(file.name for file in model.iterdir() if file not in files and file.name != SUMS)
+    if left:
+        say(f"publish: left out of {shown(model)}: {', '.join(map(shown, left[:8]))}{' …' if len(left) > 8 else ''}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _personas(model: Path, options: PublishConfig) -> dict[str, Path]:
+    """Name → file of each persona, which was tuned from this very model."""
+    found = {name: Path(file) for name, file in named(options.state, "state").items()}
+    for file in found.values():
+        load_model_folder(model, state=file)
+    return found
+
+
+def _variants(model: Path, options: PublishConfig) -> dict[str, Path]:
+    """Name → folder of each quantised form, which has this model's tokenizer."""
+    found = {name: Path(place) for name, place in named(options.variant, "variant").items()}
+    for name, place in found.items():
+        if not place.is_dir():
+            raise UserError(f"--variant {name}={place}: no such folder: give one that sioconv quantize has written")
+        if name in (PERSONAS, RESULTS):
+            raise UserError(f"--variant {name}={place}: that name is taken: choose another")
+        other, _ = load_model_folder(place)
+        own, _ = load_model_folder(model)
+        if any(getattr(other.config, key, None) != getattr(own.config, key, None) for key in own.config.to_dict()
+               if key in ("hidden_size", "num_hidden_layers", "vocab_size", "tokenizer_fingerprint")):  # fmt: skip
+            raise UserError(f"--variant {name}={place}: its sizes or its tokenizer aren't those of {shown(model)}")
+    return found
+
+
+def _write_texts(
+    folder: Path, facts: Facts, options: PublishConfig, repo: str, personas: list[str], variants: list[str]
+) -> None:
+    """Card, recipe, provenance, plots, licences, results for a benchmark."""
+    assert facts.recipe is not None
+    weights = sorted(folder.glob("*.safetensors"))
+    sums = dict(zip((file.name for file in weights), checksums(weights), strict=True))
+    _write(folder / PROVENANCE, json.dumps(provenance(facts, sums), ensure_ascii=False, indent=1) + "\n")
+    write_yaml(facts.recipe, folder / RECIPE)
+    plots = [name for name in PLOTS if facts.run is not None and (facts.run / REPORT / name).is_file()]
+    for name in plots:
+        assert facts.run is not None
+        _copy(facts.run / REPORT / name, folder / name)
+    if options.license_file is not None:
+        _copy(Path(options.license_file), folder / LICENCE)
+    _write(folder / CODE_LICENCE, _of_package("LICENSE"))
+    _write(folder / NOTICE, _notices(facts))
+    if options.benchmark is not None:
+        (folder / RESULTS).mkdir()
+        results = yaml.safe_dump(benchmark_results(facts, options.benchmark), sort_keys=False)
+        _write(folder / RESULTS / "bits_per_byte.yaml", results)
+    _write(folder / CARD, card(facts, repo, plots, personas, variants, options.license_file is not None))
+
+
+def _notices(facts: Facts) -> str:
+    """The notices of the text: what each source's licence is, and the package's own NOTICE where its text was read."""
+    lines = [f"{facts.name}, a language model", f"Copyright {facts.author}", "", "The text that it has read:", ""]
+    lines += [f"{source.name} ({source.stage}): {source.path}, {source.licence}" for source in facts.sources]
+    text = "\n".join(lines) + "\n"
+    if any(source.path.startswith(("bundled:", "identity:")) for source in facts.sources):
+        text += "\nOf the package sioconv, whose text and code are in it:\n\n" + _of_package("NOTICE")
+    return text
+
+
+def _of_package(name: str) -> str:
+    """A text that stands beside the package: in a checkout, or among the files of its installation."""
+    file = Path(__file__).parents[3] / name
+    if file.is_file() and (file.parent / "pyproject.toml").is_file():
+        return file.read_text(encoding="utf-8")
+    try:
+        text = metadata.distribution("sioconv").read_text(f"licenses/{name}")
+    except metadata.PackageNotFoundError:
+        text = None
+    if text is None:
+        raise UserError(f"the installation of sioconv lacks its {name}: install it again")
+    return text
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def in_temporary_place(folder: Path | None) -> Iterator[Path]:
+    """`folder`, or where it is None a place that is removed at the end."""
+    if folder is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name) / "model"

@@ -1,0 +1,165 @@
+"""The folder for the Hub: whole, by itself, with every fact, and nothing of the machine."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
+
+from sioconv.checksums import check_sums, write_sums
+from sioconv.errors import UserError
+from sioconv.model import load_model_folder, save_initial_state
+from sioconv.publish.config import PublishConfig
+from sioconv.publish.folder import files_of, is_published, publish_folder
+from sioconv.publish.verify import verify_folder
+from tests.publish.conftest import SOURCES, MakeRun
+
+GIVEN = PublishConfig(license="apache-2.0", author="Aoba *Lab*")
+
+
+def publish(model: Path, out: Path, **changes: object) -> None:
+    publish_folder(model, out, PublishConfig(**{**vars(GIVEN), **changes}))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the new process, which has a test of its own."""
+    monkeypatch.setattr("sioconv.publish.folder.verify_folder", lambda _: 0.0)
+
+
+def test_a_stranger_can_load_it_and_it_computes_the_same(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[float] = []
+
+    def verify(folder: Path) -> float:
+        found.append(verify_folder(folder))
+        return found[-1]
+
+    monkeypatch.setattr("sioconv.publish.folder.verify_folder", verify)
+    run, out = make_run(), tmp_path / "hub" / "tiny"
+    model, _ = load_model_folder(run / "model")
+    save_initial_state(tmp_path / "poet.safetensors", model, model.fingerprint())
+    publish(run / "model", out, state=[f"poet={tmp_path / 'poet.safetensors'}"], benchmark="aoba/heldout")
+    assert len(found) == 1 and found[0] < 1e-4
+    assert is_published(out) and not is_published(run / "model")
+    check_sums(out)
+    check_sums(out / "personas")
+    data = ModelCard.load(out / "README.md").data
+    assert (data.language, data.license, data.datasets) == (["ja", "en"], "apache-2.0", ["owner/books"])
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
+    results = {result.dataset_config: result.metric_value for result in data.eval_results}
+    assert results == {"ja": 1.5, "rivers": 1.25}
+    entries = parse_eval_result_entries(yaml.safe_load((out / ".eval_results/bits_per_byte.yaml").read_text()))
+    assert (entries[0].dataset_id, entries[0].task_id, entries[0].value) == ("aoba/heldout", "ja", 1.5)
+    text = (out / "README.md").read_text(encoding="utf-8")
+    assert "More Information Needed" not in text and "## 日本語" in text and "None" not in text
+    assert r"a\|b<br>\`c\`" in text and r"Aoba \*Lab\*" in text and "personas/poet.safetensors" in text
+    everything = "".join(path.read_text("utf-8", "replace") for path in out.rglob("*") if path.is_file())
+    assert "/home/someone" not in everything and str(tmp_path) not in everything and "secret kernel" not in everything
+    assert "rivers.jsonl" in (out / "recipe.yaml").read_text() and "chatterbot-corpus" in (out / "NOTICE").read_text()
+    origin = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
+    assert [source["licence"] for source in origin["sources"]] == ["CC0-1.0", "MIT", "BSD-3-Clause and Apache-2.0"]
+    assert origin["sources"][0]["share"] == 0.75 and origin["sources"][0]["tokens"] == 1200
+    assert set(origin["weights_sha256"]) == {"model.safetensors"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_calls_write_the_same_bytes(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(tuned=False)
+    for place in ("a", "b"):
+        publish(run / "base", tmp_path / place / "tiny", name="mine")
+    first, second = tmp_path / "a/tiny", tmp_path / "b/tiny"
+    assert files_of(first) == files_of(second)
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name, _ in files_of(first))
+    assert "not tuned on conversations" in (first / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_quantised_form_and_a_licence_of_its_own(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    (tmp_path / "terms.txt").write_text("Be kind.")
+    terms = {"license": "Kind Licence", "license_file": str(tmp_path / "terms.txt")}
+    publish(run / "model", tmp_path / "out", variant=[f"int8={run / 'model'}"], **terms)
+    check_sums(tmp_path / "out" / "int8")
+    data = ModelCard.load(tmp_path / "out" / "README.md").data
+    assert (data.license, data.license_name, data.license_link) == ("other", "kind-licence", "LICENSE")
+    assert (tmp_path / "out" / "LICENSE").read_text() == "Be kind."
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_model_without_a_run_takes_a_recipe(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    shutil.move(run / "model", tmp_path / "model")
+    publish(tmp_path / "model", tmp_path / "out", recipe=str(run / "recipe.yaml"))
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "comes from no run" in text and "model-index" not in text
+    with pytest.raises(UserError, match="in no run: say what text"):
+        publish(tmp_path / "model", tmp_path / "other")
+    publish(tmp_path / "model", tmp_path / "third", run=str(run))
+    assert "model-index" in (tmp_path / "third" / "README.md").read_text(encoding="utf-8")
+
+
+REFUSED = [
+    ({"license": None}, "licence of the weights isn't known: give --license"),
+    ({"license": "Foo"}, "no licence that the Hub knows"),
+    ({"author": " "}, "give --author"),
+    ({"source_license": ["seas=MIT"]}, "no such source: there are books, rivers, talks"),
+    ({"source_license": ["rivers=CC-BY-NC-4.0"]}, "rivers is CC-BY-NC-4.0: it forbids commercial use"),
+    ({"source_license": ["rivers"]}, "give NAME=VALUE"),
+    ({"state": ["a=none.safetensors"]}, "none.safetensors"),
+    ({"state": ["../a=x"]}, "give NAME=VALUE"),
+    ({"variant": ["int8=nowhere"]}, "no such folder"),
+    ({"benchmark": "heldout"}, "give OWNER/NAME"),
+    ({"base_model": "heldout"}, "give OWNER/NAME"),
+    ({"run": "nowhere"}, "no run at nowhere"),
+    ({"license_file": "nowhere"}, "no licence file"),
+]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_refused_leaves_nothing(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    for changes, why in REFUSED:
+        with pytest.raises(UserError, match=re.escape(why)):
+            publish(run / "model", tmp_path / "hub" / "out", **changes)
+        assert not list(tmp_path.glob("hub/*")) and not list(tmp_path.glob("hub/.*"))
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="is there already"):
+        publish(run / "model", tmp_path / "there")
+    summary = run / "report" / "summary.json"
+    summary.write_text(summary.read_text().replace('"parameters": ', '"parameters": 1'))
+    with pytest.raises(UserError, match="run sioconv report"):
+        publish(run / "model", tmp_path / "out")
+    summary.unlink()
+    with pytest.raises(UserError, match="has no report"):
+        publish(run / "model", tmp_path / "out")
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_unknown_or_forbidding_licence_of_a_text(make_run: MakeRun, tmp_path: Path) -> None:
+    rivers, wiki = SOURCES["rivers"] | {"licence": ""}, SOURCES["books"] | {"licence": "CC-BY-SA-3.0"}
+    run = make_run({"rivers": rivers, "wiki": wiki})
+    with pytest.raises(UserError, match=r"licence of the text rivers .* give --source-license rivers=LICENCE"):
+        publish(run / "model", tmp_path / "out")
+    said = ["rivers=CC0-1.0"]
+    with pytest.raises(UserError, match=r"wiki is CC-BY-SA-3.0: it demands .* --license-confirmed"):
+        publish(run / "model", tmp_path / "out", source_license=said)
+    publish(run / "model", tmp_path / "shared", source_license=said, license="cc-by-sa-4.0")
+    publish(run / "model", tmp_path / "out", source_license=said, license_confirmed=True)
+    assert "has confirmed the right" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_code_that_computes_something_else_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    publish(run / "model", tmp_path / "out")
+    code = tmp_path / "out" / "modeling_sioconv.py"
+    code.write_text(code.read_text(encoding="utf-8") + "\nraise RuntimeError('broken')\n", encoding="utf-8")
+    write_sums(tmp_path / "out")
+    with pytest.raises(UserError, match="can't be loaded without the package: RuntimeError: broken"):
+        verify_folder(tmp_path / "out")
