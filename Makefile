@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 MINUTES ?=
 NAME ?=
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
 BIN := $(VENV)/bin
+endif
 STAMP := $(VENV)/.installed
 SECONDS_FILE := $(VENV)/.install-seconds
 RUN_ENV := SIOCONV_INSTALL_SECONDS=$$(cat $(SECONDS_FILE) 2>/dev/null)
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench dist page clean
 
 # The stamp is written last: an installation that was cut off is done again, a whole one isn't.
 $(STAMP): pyproject.toml constraints.txt
@@ -49,6 +53,15 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.tokenizers
 	$(BIN)/python -m benchmarks.data
 
+# The wheel is made from the sdist, which so is known to be whole.
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+# The page that `sioconv serve` shows: page/ → src/sioconv/serve/page/. It is committed, so only who changes it needs node.
+page:
+	cd page && npm ci && npm run check && npm run build
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) page/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

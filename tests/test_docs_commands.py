@@ -33,10 +33,10 @@ SMALL = {
 }  # fmt: skip
 DEMO = """\
 name: demo
-data: {heldout: 0.1, sources: {rivers: {path: rivers.jsonl}}}
+data: {heldout: 0.1, sources: {rivers: {path: rivers.jsonl, licence: CC0-1.0}}}
 train: {minutes: 5}
 finetune:
-  data: {heldout: 0.1, sources: {talks: {path: talks.jsonl, kind: chat}}}
+  data: {heldout: 0.1, sources: {talks: {path: talks.jsonl, kind: chat, licence: CC0-1.0}}}
   train: {minutes: 1}
 """
 

@@ -58,6 +58,18 @@ def test_a_users_script_is_type_checked(tmp_path: Path) -> None:
         "model = SioConvForCausalLM(SioConvConfig())\n"
         "reveal_type(model)\nreveal_type(model.fingerprint())\nreveal_type(SamplingConfig)\n"
         "reveal_type(sioconv.model.SioConvConfig)\nsioconv.model.SioConvForCausalLN\n"
+        "import torch\nfrom sioconv.model import Architecture, SioConvLayer, load_model_folder\n"
+        "from sioconv.ops import scan, step\nfrom sioconv.generate import Engine, Request, Session\n"
+        "z, log_a = torch.randn(8, 1024, 8, 64), -torch.rand(8, 1024, 8)\n"
+        "c, state = scan(z, log_a, output_final_state=True)\n"
+        "c, state = step(torch.randn(8, 8, 64), -torch.rand(8, 8), state)\n"
+        "loaded, tokenizer = load_model_folder('runs/demo/model')\nreveal_type(loaded)\n"
+        "ids: list[int] = tokenizer.encode('a', add_special_tokens=False)\n"
+        "for event in Engine(loaded).stream(Request(ids, max_new_tokens=20, seed=1, n=2, logprobs=1)):\n"
+        "    print(event.branch, event.token, event.logprob, event.ended)\n"
+        "session = Session(loaded, tokenizer, seed=1)\nsession.feed(ids)\n"
+        "print(''.join(session.stream(SamplingConfig(max_new_tokens=20))))\n"
+        "y, carried = SioConvLayer(Architecture(hidden_size=256, num_heads=8))(torch.randn(1, 10, 256))\n"
     )
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(script)]
     said = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path).stdout

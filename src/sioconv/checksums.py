@@ -9,9 +9,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,24 @@ def checksums(files: Iterable[Path]) -> list[str]:
         return list(pool.map(sha256_file, files))
 
 
-def write_sums(folder: Path) -> None:
-    """Writes `SHA256SUMS` for all files of a folder but hidden ones.
+def write_sums(folder: Path, without: Collection[str] = ()) -> None:
+    """Writes `SHA256SUMS` for all files of a folder but hidden ones, and those `without`.
 
     Raises UserError when it can't be written.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and path.name != SUMS)
+    names = {path.name for path in folder.iterdir() if path.is_file() and path.name[0] != "."} - {SUMS, *without}
+    files = [folder / name for name in sorted(names)]
     _write(folder, dict(zip((file.name for file in files), checksums(files), strict=True)))
+
+
+def renew_sums(folder: Path, without: Collection[str] = ()) -> None:
+    """Gives a folder of a run whose `SHA256SUMS` is gone a new one, and says so: the files are taken as they are."""
+    if not (folder / SUMS).exists():
+        from sioconv.progress import say  # imports rich, which those who only read a model don't need
+
+        say(f"warning: {folder} has no {SUMS}: it is taken as it is, and gets the checksums of what is there now")
+        with suppress(UserError):  # where it can't be written there is none
+            write_sums(folder, without)
 
 
 def read_sums(folder: Path) -> dict[str, str]:

@@ -42,6 +42,7 @@ def raiser(error: BaseException) -> Callable[[], object]:
         (MemoryError(), 2, "not enough memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "not enough memory"),
         (RuntimeError("can't start new thread"), 2, "no more threads or processes"),
+        (BaseException("global thread pool has not been initialized: ThreadPoolBuildError {}"), 2, "no more threads"),
         (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), 2, "no more threads or processes"),
         (OSError(errno.EMFILE, "Too many open files", "data/a.ds"), 2, "data/a.ds: too many open files"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300), 2, "a" * 300 + ": the name of a file is too"),

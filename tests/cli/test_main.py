@@ -740,3 +740,21 @@ def test_plan_prints_figures_and_json(main: Main) -> None:
     assert row["fits"] and row["seconds"] == pytest.approx(1e6 / row["tokens_per_second"], rel=1e-6)
     assert "--json" in main("plan", "--help")[1]
     assert main("plan", "--json")[0] == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        ["sh", "-c", f"cd gone && rmdir ../gone && exec {sys.executable} -m sioconv --version"], cwd=tmp_path,
+        env=os.environ | ENVIRONMENT, encoding="utf-8", capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("sioconv: the folder that this is started in is gone: ")
+
+
+@pytest.mark.parametrize("threads", ["0", "-3"])
+def test_a_number_of_threads_that_numba_cant_take(main: Main, monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    code, out, err = main("--version")
+    assert (code, out) == (2, "") and err.startswith(f"sioconv: NUMBA_NUM_THREADS is {threads} in the environment: ")

@@ -50,7 +50,8 @@ def make_run(tmp_path: Path, tiny_model_folder: Path) -> MakeRun:
         summary = {
             "parameters": parameters, "bpb": bits, "bpb_tuned": bits | {"ja": 1.5}, "state_bytes": 512,
             "continuations": {"宮城県(": "a|b\n`c`"}, "machine": {"processor": "P", "system": "secret kernel"},
-            "chat": {"seen": {"questions": 20, "right": 0.5}, "unseen": {}}, "versions": {"torch": "2"}, "tokens": 7,
+            "chat": {"seen": {"questions": 20, "right": 0.5}, "unseen": {"questions": 2}},
+            "versions": {"torch": "2"}, "tokens": 7,
         }  # fmt: skip
         (run / "report" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
         return run

@@ -140,3 +140,41 @@ def test_onnx(model: SioConvForCausalLM, tmp_path: Path) -> None:
         (logits,) = session.run(None, {"input_ids": ids.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(logits), model(ids).logits, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_onnx_with_padding(model: SioConvForCausalLM, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    length = {0: BATCH, 1: LENGTH}
+    mask = (torch.arange(70) >= torch.tensor([[0], [4]])).long()
+    example = {"input_ids": ids_of(2, 9), "attention_mask": mask[:, :9].contiguous()}
+    with torch.no_grad():
+        program = torch.onnx.export(model, kwargs=example, dynamic_shapes=dict.fromkeys(example, length), dynamo=True)
+    program.save(tmp_path / "model.onnx")
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    ids = ids_of(2, 70)
+    logits = torch.from_numpy(session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0])
+    with torch.no_grad():
+        expected = model(ids, attention_mask=mask).logits
+    torch.testing.assert_close(logits[0], expected[0], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(logits[1, 4:], expected[1, 4:], atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dynamo", "onnx"])
+def test_exporters_of_transformers(model: SioConvForCausalLM, kind: str) -> None:
+    """They give the model a mask of no padding."""
+    exporters = pytest.importorskip("transformers.exporters")
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        exporter, config = exporters.OnnxExporter(), exporters.OnnxConfig(dynamic=True)
+    else:
+        exporter, config = exporters.DynamoExporter(), exporters.DynamoConfig(dynamic=True)
+    inputs = {"input_ids": ids_of(2, 9), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        torch.testing.assert_close(
+            exporter.export(model, inputs, config)(**inputs).logits, expected, atol=2e-5, rtol=1e-5
+        )

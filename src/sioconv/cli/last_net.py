@@ -79,7 +79,8 @@ def _limit_of_the_system(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text.lower():
         return SYSTEM_LIMITS[errno.ENOMEM]
-    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+    # Python's words, and those of the pool of threads that libraries in Rust have.
+    if "can't start new thread" in text or "ThreadPoolBuildError" in text:
         return SYSTEM_LIMITS[errno.EAGAIN]
     if isinstance(error, OSError) and error.errno in SYSTEM_LIMITS:
         name = f"{error.filename}: " if isinstance(error.filename, str) else ""

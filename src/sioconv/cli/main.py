@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> None:
     """Runs one verb. Raises UserError for everything that is wrong with the arguments."""
+    threads = os.environ.get("NUMBA_NUM_THREADS", "1").strip()
+    if threads.isascii() and threads.lstrip("-").isdigit() and int(threads) < 1:  # numba's import would raise
+        raise UserError(f"NUMBA_NUM_THREADS is {threads} in the environment: unset it or give a positive number")
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
         show(usage(), end="")

@@ -65,9 +65,9 @@ class SamplingConfig:
             _check(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number, 0 for no penalty")
         fine = all(math.isfinite(value) for value in self.logit_bias.values())
         _check(fine, "logit_bias", self.logit_bias, "finite numbers by token id")
+        _check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "a positive number of tokens")
         fine = 0 <= self.min_new_tokens <= self.max_new_tokens
         _check(fine, "min_new_tokens", self.min_new_tokens, f"a number from 0 to max_new_tokens {self.max_new_tokens}")
-        _check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "a positive number of tokens")
         fine = self.seed is None or 0 <= self.seed <= LARGEST_SEED
         _check(fine, "seed", self.seed, f"a whole number from 0 to {LARGEST_SEED}, or none for a random one")
         _check(all(self.stop), "stop", self.stop, "strings that aren't empty")

@@ -73,16 +73,17 @@ def past_inputs(x: Tensor, tail: Tensor | None, past: int, steps: Steps) -> tupl
     if tail is None:
         tail = x.new_zeros(batch, width, past)
     inputs = torch.cat([tail.transpose(1, 2).to(x.dtype), x], dim=1)  # [B, past + T, D]
-    document = order = None
+    document = back = None
     if steps.reset is not None:
         document = F.pad(steps.reset.cumsum(dim=1), (past, 0))  # [B, past + T], which one an input is of
-    if steps.mask is not None:
-        order = F.pad(steps.mask, (past, 0), value=True).byte().argsort(dim=1, stable=True)
-    back = None
-    if order is not None:  # padding goes in front of everything: a tap reaches the real input before it
+    if steps.mask is not None:  # padding goes in front of everything: a tap reaches the real input before it
+        place = _padding_first(F.pad(steps.mask, (past, 0), value=True))
+        order = torch.zeros_like(place).scatter(
+            1, place, torch.arange(place.shape[1], device=x.device).expand_as(place)
+        )
         inputs = _take(inputs, order)
         document = None if document is None else document.gather(1, order)
-        back = (order.argsort(dim=1)[:, past:] - past).clamp(min=0)  # where the inputs stood
+        back = (place[:, past:] - past).clamp(min=0)  # where the inputs stood
     taps = []
     for k in range(1, past + 1):
         tap = inputs[:, past - k : past - k + length]
@@ -95,6 +96,15 @@ def past_inputs(x: Tensor, tail: Tensor | None, past: int, steps: Steps) -> tupl
         new_tail = new_tail.masked_fill((document[:, length:] != document[:, -1:]).unsqueeze(-1), 0)
     # A copy: a view would keep the whole piece in memory.
     return taps, new_tail.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+def _padding_first(mask: Tensor) -> Tensor:
+    """Where each step of `mask` [B, N] goes, [B, N], so that padding comes first and all else stays in order.
+
+    By sums, not by sorting: ONNX has no stable sort.
+    """
+    padding = ~mask
+    return torch.where(mask, padding.sum(dim=1, keepdim=True) + mask.cumsum(dim=1), padding.cumsum(dim=1)) - 1
 
 
 def _take(x: Tensor, order: Tensor) -> Tensor:

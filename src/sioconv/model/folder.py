@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -78,6 +78,23 @@ def write_model_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFas
         write_sums(folder)
 
 
+@overload
+def load_model_folder(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    state: str | Path | None = None,
+    baselines: Literal[False] = False,
+) -> tuple[SioConvForCausalLM, PreTrainedTokenizerFast]: ...
+@overload
+def load_model_folder(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    state: str | Path | None = None,
+    *,
+    baselines: bool,
+) -> tuple[Any, PreTrainedTokenizerFast]: ...
 def load_model_folder(
     path: str | Path,
     device: torch.device | str = "cpu",

@@ -1,5 +1,7 @@
 """The two public functions: arguments are checked here, then handed to a backend."""
 
+from typing import Literal, overload
+
 from torch import Tensor
 
 from sioconv.ops.backends import pick_backend
@@ -7,6 +9,30 @@ from sioconv.ops.gates import advance
 from sioconv.ops.validate import check_scan, check_step, state_dtype
 
 
+@overload
+def scan(
+    z: Tensor,
+    log_a: Tensor,
+    initial_state: Tensor | None = None,
+    *,
+    reset: Tensor | None = None,
+    reset_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    output_final_state: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def scan(
+    z: Tensor,
+    log_a: Tensor,
+    initial_state: Tensor | None = None,
+    *,
+    reset: Tensor | None = None,
+    reset_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    output_final_state: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor | None]: ...
 def scan(
     z: Tensor,
     log_a: Tensor,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sioconv.checksums import check_sums, read_sums, summed
+from sioconv.checksums import check_sums, read_sums, renew_sums, summed
 from sioconv.data import chat
 from sioconv.data.batches.lanes import Lanes
 from sioconv.data.batches.loader import Mixture
@@ -254,7 +254,7 @@ def _inputs(recipe: Recipe, data: DataConfig, base: Path | None = None) -> dict[
 def _is_done(recipe: Recipe, stage: str, target: Path, inputs: Mapping[str, str]) -> bool:
     """Whether a stage has made `target`; says so, and what of its inputs is another now.
 
-    That it was made with this recipe's part, `open_run` has seen to.
+    That it was made with this recipe's part, `open_run` has seen to. A folder whose checksums are gone gets new ones.
     """
     run = recipe.folder
     if not target.exists():
@@ -269,6 +269,8 @@ def _is_done(recipe: Recipe, stage: str, target: Path, inputs: Mapping[str, str]
     before = {} if made is None else made["inputs"]
     changed = [name for name, now in inputs.items() if before.get(name, now) != now]
     say(f"{stage}: {target} is there already" + (f"; since then {', '.join(changed)} has changed" if changed else ""))
+    if target.is_dir():
+        renew_sums(target)
     return True
 
 

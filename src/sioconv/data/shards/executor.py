@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -18,6 +18,7 @@ from datatrove.utils.logging import logger
 from fsspec.implementations.local import LocalFileSystem
 
 from sioconv.data.config import DataConfig
+from sioconv.data.interruptible import LOOK
 from sioconv.errors import UserError
 from sioconv.progress import track
 
@@ -74,12 +75,13 @@ class TaskExecutor(LocalPipelineExecutor):  # type: ignore[misc]
         context = multiprocessing.get_context("spawn")  # forking a process that has threads can hang it
         lifeline, held = context.Pipe(duplex=False)
         workers = min(self.workers, len(ranks))
-        others = multiprocessing.active_children()
+        others, threads = multiprocessing.active_children(), set(threading.enumerate())
         with lifeline, held, ProcessPoolExecutor(workers, context, _start_worker, (lifeline,)) as pool:
             try:
                 with _without_ctrl_c():
                     tasks = [pool.submit(self._run_for_rank, rank) for rank in ranks]
-                for task in track(as_completed(tasks), f"{self.label}, tasks", len(ranks)):
+                ended = _as_completed(tasks, {each for each in threading.enumerate() if not each.daemon} - threads)
+                for task in track(ended, f"{self.label}, tasks", len(ranks)):
                     task.result()
             except BaseException as error:
                 # Killed, not asked: one that is still starting, or deep in a library, would answer late.
@@ -102,6 +104,20 @@ class TaskExecutor(LocalPipelineExecutor):  # type: ignore[misc]
             logger.enable("datatrove")
 
 
+def _as_completed(tasks: list[Future[Any]], threads: set[threading.Thread]) -> Iterator[Future[Any]]:
+    """The tasks as they end. Raises BrokenProcessPool where none will: the pool's own threads are dead.
+
+    They end when they can't start a thread or process, and the pool doesn't notice.
+    """
+    waiting = set(tasks)
+    while waiting:
+        alive = any(thread.is_alive() for thread in threads)
+        done, waiting = wait(waiting, LOOK, FIRST_COMPLETED)
+        yield from done
+        if not alive and not done:
+            raise BrokenProcessPool
+
+
 @contextmanager
 def _without_ctrl_c() -> Iterator[None]:
     """Keeps Ctrl-C back while workers are started; they inherit that, so it reaches only their parent, a little later.
@@ -121,7 +137,10 @@ def _without_ctrl_c() -> Iterator[None]:
 def _start_worker(lifeline: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each worker has a core
-    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+    try:
+        threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+    except RuntimeError:  # no more threads: the parent says so
+        os._exit(1)
 
 
 def _end_with_parent(lifeline: Connection) -> None:

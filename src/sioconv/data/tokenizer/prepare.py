@@ -5,11 +5,12 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from sioconv.checksums import renew_sums
 from sioconv.data.config import DataConfig, TokenizerConfig
 from sioconv.data.interruptible import stopped_by_sigterm
 from sioconv.data.report import first_bad, why_nothing_is_left
 from sioconv.data.tokenizer.adopt import adopt_tokenizer
-from sioconv.data.tokenizer.report import TABLE_FILE, read_report, write_tokenizer_report
+from sioconv.data.tokenizer.report import JSON_FILE, TABLE_FILE, read_report, write_tokenizer_report
 from sioconv.data.tokenizer.sample import tokenizer_samples
 from sioconv.data.tokenizer.tokenizer import TOKENIZER_FILE, load_tokenizer, train_tokenizer
 from sioconv.errors import UserError
@@ -41,6 +42,8 @@ def _prepare_tokenizer(
     config: TokenizerConfig, adopted: str | None, data: DataConfig, folder: Path
 ) -> PreTrainedTokenizerFast:
     made = (folder / TOKENIZER_FILE).exists()
+    if (folder / TOKENIZER_FILE).is_file():
+        renew_sums(folder, without=(JSON_FILE, TABLE_FILE))
     if made and (known := read_report(folder)) and set(config.compare).issubset(known["peers"]):
         return load_tokenizer(folder)
     if adopted and not made:

@@ -1,0 +1,63 @@
+"""`sioconv publish`: what it refuses before any work, and a folder that is published already."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sioconv.checksums import write_sums
+from sioconv.cli import main as cli
+from tests.publish.hub import WRITER, Hub
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["publish", *arguments])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """What looks like a folder that the verb has written."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "provenance.json").write_text('{"format": "sioconv-published"}')
+    (folder / "README.md").write_text("---\nlanguage: [ja]\nlicense: mit\nmodel-index: []\n---\n")
+    write_sums(folder)
+    return folder
+
+
+def test_bad_arguments_are_one_line(
+    published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    for arguments, why in (
+        (["model"], "nowhere to publish to"),
+        (["model", "--repo", "aoba/tiny"], "no token for the Hub"),
+        ([str(published), "other"], "is published already"),
+        ([str(published), "--repo", "aoba/tiny", "--dry-run", "--license", "mit"], "is published already"),
+        (["nowhere", "out", "--license", "mit"], "no model folder at nowhere"),
+    ):
+        assert run(*arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1 and why in err, err
+    (published / "README.md").write_text("changed")
+    assert run(str(published), "--repo", "aoba/tiny", "--dry-run") == 2
+    assert "README.md isn't what was written" in capsys.readouterr().err
+
+
+def test_a_published_folder_is_listed_and_pushed(
+    hub: Hub, published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    assert run(str(published), "--repo", "aoba/tiny", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "README.md" in said and "nothing was pushed" in said and not hub.repositories
+    assert run(str(published), "--repo", "aoba/tiny", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (
+        told["repository"] == f"{hub.url}/aoba/tiny"
+        and set(told["files"]) <= hub.repositories["aoba/tiny"].files.keys()
+    )

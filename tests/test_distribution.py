@@ -1,0 +1,75 @@
+"""What is given to others beside the source: wheel and sdist, citation, workflow."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sioconv import __version__
+
+ROOT = Path(__file__).parents[1]
+LARGEST_WHEEL = 12_000_000
+
+
+def test_citation_and_changelog_name_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0" and citation["version"] == __version__
+    assert {"title", "message", "authors", "license"} <= citation.keys()
+    assert f"\n## {__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_workflow_runs_targets_that_there_are() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    steps = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    targets = re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(step.split()[1] for step in steps) == ["dist", "lint", "test"]
+    assert {step.split()[1] for step in steps} <= set(targets)
+    assert all(step.startswith("make ") for step in steps)
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_are_whole_and_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
+    """The environment has the wheel alone; what it depends on is found where these tests find it."""
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    (wheel,), (sdist,) = (list((tmp_path / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
+    assert wheel.stat().st_size < LARGEST_WHEEL
+    with zipfile.ZipFile(wheel) as content:
+        inside = set(content.namelist())
+    source = ROOT / "src" / "sioconv"
+    files = [path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {f"sioconv/{path.relative_to(source).as_posix()}" for path in files} <= inside
+    with tarfile.open(sdist) as content:
+        names = {name.partition("/")[2] for name in content.getnames()}
+    assert {"LICENSE", "NOTICE", "README.md", "constraints.txt", "tests/test_distribution.py"} <= names
+
+    place = tmp_path / "empty"
+    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+    python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(place)}))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([str(python), *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", str(wheel))
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    assert Path(run("-c", "import sioconv; print(sioconv.__file__)").strip()).is_relative_to(packages)
+    assert run("-m", "sioconv", "--version") == f"sioconv {__version__}\n"
+    assert "sioconv publish" in run("-m", "sioconv", "--help")
+    # What reads files of the package: recipes, bundled text, templates, the licence beside it.
+    code = "from sioconv.recipe.schema import load_recipe; print(load_recipe(['demo.yaml']).name)"
+    assert run("-c", code) == "demo\n"
+    code = "from sioconv.publish.folder import _of_package; print(_of_package('NOTICE'), _of_package('LICENSE'))"
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    assert run("-c", code).startswith(notice[:200])
