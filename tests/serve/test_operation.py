@@ -104,7 +104,7 @@ def test_a_hundred_clients_come_and_go(served_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_five_hundred_clients_come_and_go(served_folder: Path) -> None:
-    with serving(f"tiny={served_folder}") as running:
+    with serving(f"tiny={served_folder}", config=ServeConfig(key_texts=1000)) as running:
         asyncio.run(crowd(running, 500))
 
 

@@ -11,7 +11,7 @@ import torch
 
 from sioconv.errors import UserError
 from sioconv.generate.constraint import Grammars
-from sioconv.generate.engine import Engine
+from sioconv.generate.engine import Engine, Request
 from sioconv.generate.states.file import SessionState, StateFormat
 from sioconv.generate.states.state import Prefix, State
 from sioconv.generate.states.store import StateStore
@@ -155,6 +155,8 @@ def load_models(
         model.requires_grad_(False)
         engine = Engine(model, token_budget=max(512, 2 * config.texts), max_texts=config.texts, store=store)
         vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
+        for _ in engine.stream(Request([vocabulary.bos], max_new_tokens=2, stored=False)):
+            pass  # kernels that have to be compiled are compiled now, not while the first client waits
         served[name] = ServedModel(
             name, model, tokenizer, vocabulary, Grammars(vocabulary), Runner(engine, name), formats[name],
             starts[name], int(time.time()),
