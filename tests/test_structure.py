@@ -9,8 +9,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "sioconv"
 # Each room may import those before it, never those behind it.
 ROOMS = (
-    *("ops", "model", "data", "importing", "train", "generate", "plan", "evaluate"),
-    *("recipe", "run", "serve", "cli"),
+    *("ops", "model", "data", "importing", "train", "generate", "plan", "evaluate", "inspect"),
+    *("recipe", "run", "publish", "serve", "cli"),
 )
 MOST_FILES, MOST_LINES, MOST_PARAMETERS = 14, 60, 12
 # Compiled kernels take arrays one by one: numba and Triton know no structures without a cost, which is in

@@ -19,8 +19,8 @@ from safetensors.torch import load, save
 from sioconv.generate import SamplingConfig, Session
 from sioconv.generate.states.store import ANOTHER_MODEL, EVICTED
 from sioconv.model import load_model_folder
+from sioconv.serve.access.keys import Keys, add_key, read_keys
 from sioconv.serve.config import ServeConfig
-from sioconv.serve.keys import Keys, add_key, read_keys
 from sioconv.serve.memory.encrypted import Encrypted
 from sioconv.serve.memory.in_memory import InMemory
 from sioconv.serve.memory.redis import RedisPlace

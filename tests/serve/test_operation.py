@@ -18,8 +18,8 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI, RateLimitError
 
+from sioconv.serve.access.limits import Limits
 from sioconv.serve.config import ServeConfig
-from sioconv.serve.limits import Limits
 from sioconv.serve.server import hosts_of
 from tests.serve.conftest import Running, serving
 

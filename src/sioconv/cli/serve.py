@@ -45,8 +45,8 @@ def serve(arguments: "Namespace") -> None:
         raise UserError(f"port out of range: {arguments.port}: give a number from 0 to 65535")
     if arguments.no_store and arguments.store is not None:
         raise UserError("--store and --no-store contradict each other: give one")
+    from sioconv.serve.access.keys import read_keys
     from sioconv.serve.config import ServeConfig
-    from sioconv.serve.keys import read_keys
     from sioconv.serve.server import run_server
     from sioconv.serve.start import make_service
 
@@ -65,7 +65,7 @@ def key_options(parser: "ArgumentParser") -> None:
 
 def make_key(arguments: "Namespace") -> None:
     """Adds a key and prints it. Raises UserError where that can't be done."""
-    from sioconv.serve.keys import add_key
+    from sioconv.serve.access.keys import add_key
 
     show(add_key(Path(arguments.file), arguments.name))
 

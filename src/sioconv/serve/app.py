@@ -9,8 +9,8 @@ from fastapi import FastAPI
 
 from sioconv import __version__
 from sioconv.serve import errors
+from sioconv.serve.access.edge import Edge
 from sioconv.serve.api import about, chat, completions, conversations, responses, states, tokens
-from sioconv.serve.edge import Edge
 from sioconv.serve.page_files import PageFiles
 from sioconv.serve.service import Service
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from sioconv.generate.states.store import StateStore
+from sioconv.serve.access.keys import Client, Keys, owner_of
+from sioconv.serve.access.limits import Limits
 from sioconv.serve.config import ServeConfig
 from sioconv.serve.errors import ApiError
-from sioconv.serve.keys import Client, Keys, owner_of
-from sioconv.serve.limits import Limits
 from sioconv.serve.memory.records import Records
 from sioconv.serve.metrics import Metrics
 from sioconv.serve.models import ServedModel

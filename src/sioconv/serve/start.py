@@ -9,9 +9,9 @@ import torch
 from sioconv.errors import UserError
 from sioconv.generate.states.store import Backing, SqliteFile, StateStore
 from sioconv.hardware import pick_device
+from sioconv.serve.access.keys import Keys
+from sioconv.serve.access.limits import Limits
 from sioconv.serve.config import ServeConfig
-from sioconv.serve.keys import Keys
-from sioconv.serve.limits import Limits
 from sioconv.serve.memory.in_memory import InMemory
 from sioconv.serve.memory.records import Records
 from sioconv.serve.metrics import Metrics

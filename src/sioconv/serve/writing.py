@@ -12,8 +12,8 @@ from sioconv.generate.sampling import random_seed
 from sioconv.generate.states.state import State
 from sioconv.generate.states.store import key_of
 from sioconv.generate.text_stream import TextStream
+from sioconv.serve.access.limits import timed_out
 from sioconv.serve.errors import ApiError
-from sioconv.serve.limits import timed_out
 from sioconv.serve.models import ServedModel
 
 ASIDE = 1  # the priority of what nobody waits for

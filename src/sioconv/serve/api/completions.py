@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from sioconv.serve.access.keys import Client
 from sioconv.serve.api.replies import Asked, logprobs_of, usage_of
 from sioconv.serve.api.schema import CompletionRequest
 from sioconv.serve.errors import ApiError, to_api_error
-from sioconv.serve.keys import Client
 from sioconv.serve.models import ServedModel, Start
 from sioconv.serve.prompts import checked, grammar_of, scope_of, start_of, to_base64
 from sioconv.serve.service import Service, service_of

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from sioconv.generate.states.store import BackingError
+from sioconv.serve.access.keys import Client
 from sioconv.serve.api.response_form import messages_of
 from sioconv.serve.api.schema import ConversationRequest, ResponseRequest
 from sioconv.serve.errors import ApiError
-from sioconv.serve.keys import Client
 from sioconv.serve.memory.records import Record, Records
 from sioconv.serve.service import Service, service_of
 from sioconv.serve.wire import Json

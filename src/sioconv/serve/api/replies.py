@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from sioconv.serve.keys import Client
+from sioconv.serve.access.keys import Client
 from sioconv.serve.models import ServedModel
 from sioconv.serve.service import Service
 from sioconv.serve.writing import Piece, Token, Writing

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from sioconv.generate.states.store import BackingError
+from sioconv.serve.access.keys import Client
 from sioconv.serve.api.conversations import Kept, keep_conversation, kept_before
 from sioconv.serve.api.replies import Asked, logprobs_of
 from sioconv.serve.api.response_form import item_of, message_id, messages_of, part_of, response_of
 from sioconv.serve.api.schema import ResponseRequest
 from sioconv.serve.errors import ApiError, to_api_error
-from sioconv.serve.keys import Client
 from sioconv.serve.memory.records import Record
 from sioconv.serve.models import Start
 from sioconv.serve.prompts import chat_prompt, grammar_of, start_of

@@ -1,0 +1,1 @@
+"""Forms of text that are documents: books, pages, papers."""
