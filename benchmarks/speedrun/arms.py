@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import yaml
 from sioconv.errors import UserError
 
 TOKENS = 2_457_600  # 600 steps of the demo's 16 windows of 256 tokens
-TRACKS = {"bundled": "demo.yaml"}  # the recipe that says text, tokenizer, held-out text and everything not set
+TRACKS = {
+    "bundled": "benchmarks/speedrun/bundled.yaml"
+}  # the recipe that says text, tokenizer, held-out text and everything not set
 KEYS = {"name", "note", "seeds", "settings", "tokens", "commit"}
 SHARED = {"track", "tokens", "settings", "commit", "arms"}
 
@@ -54,7 +57,22 @@ class Arm:
     def words(self) -> list[str]:
         """What stands on the command line after the recipe, besides the run's name."""
         fixed = {"seed": self.seed, "train.minutes": None, "train.tokens": self.tokens}
-        return [f"--{key}={as_word(value)}" for key, value in {**fixed, **self.settings}.items()]
+        return [f"--{key}={as_word(value)}" for key, value in flat({**fixed, **self.settings}).items()]
+
+    @property
+    def command(self) -> str:
+        """What trains it by hand, as a shell takes it."""
+        return shlex.join(["sioconv", "pretrain", TRACKS[self.track], *self.words])
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with dotted keys in the place of mappings."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= (
+            flat({f"{key}.{inner}": part for inner, part in value.items()}) if isinstance(value, dict) else {key: value}
+        )
+    return found
 
 
 def as_word(value: Any) -> str:

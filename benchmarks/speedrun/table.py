@@ -1,14 +1,16 @@
 """docs/leaderboard.md and its Japanese twin, made of the results and of nothing else."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.speedrun.arms import as_word
+from benchmarks.speedrun.arms import Arm, as_word, flat
 from sioconv.files import atomic_write
 
+WIDTH = 116  # of a line of a command, without its end
 PAGES = Path(__file__).parents[2] / "docs"
 HOW = "train."  # settings that say how an arm is trained here, not what it is, unless they are named below
 WHAT = ("train.lr", "train.batch_size", "train.optimizer", "train.schedule", "train.decay", "train.beta2")
@@ -89,7 +91,7 @@ def page(rows: Sequence[dict[str, Any]], words: Words) -> str:
         right = [name in words.columns[2:10] for name in words.columns]
         rule = "|".join("---:" if each else "---" for each in right)
         lines = [f"| {' | '.join(words.columns)} |", f"|{rule}|", *(_line(arm) for arm in arms)]
-        commands = "\n".join(f"    {arm[0]['command']}" for arm in arms)
+        commands = "\n".join(_command(arm[0]) for arm in arms)
         parts += [f"## {words.heading.format(track=track, tokens=tokens)}", "\n".join(lines)]
         parts += [f"### {words.commands}", commands]
     if not rows:
@@ -131,5 +133,19 @@ def _line(arm: Sequence[dict[str, Any]]) -> str:
 
 
 def _settings(settings: dict[str, Any]) -> str:
-    shown = {key: value for key, value in settings.items() if not key.startswith(HOW) or key in WHAT}
-    return ", ".join(f"{key.removeprefix('model.')} {as_word(value)}" for key, value in shown.items())
+    shown = {key: value for key, value in flat(settings).items() if not key.startswith(HOW) or key in WHAT}
+    named = {key.removeprefix("model.").removeprefix("data.sources."): value for key, value in shown.items()}
+    return ", ".join(f"{key} {as_word(value)}" for key, value in named.items())
+
+
+def _command(row: dict[str, Any]) -> str:
+    """What trains a row's arm, on lines that are short."""
+    arm = Arm(*(row[key] for key in ("track", "name", "tokens", "seed", "settings")))
+    lines, line = [], "   "
+    for word in shlex.split(arm.command):
+        quoted = shlex.quote(word)
+        if len(line) + len(quoted) > WIDTH:
+            lines.append(f"{line} \\")
+            line = "     "
+        line += f" {quoted}"
+    return "\n".join([*lines, line])

@@ -47,7 +47,7 @@ def train_arm(arm: Arm, work: Path, wait: bool) -> dict[str, Any] | None:
             return None
         commit = _commit(arm, folder)
         code = _checkout(commit, work / "checkouts")
-        _run(["pretrain", TRACKS[arm.track], f"--name={RUN}", *arm.words], code, folder, lock)
+        _run(["pretrain", str(ROOT / TRACKS[arm.track]), f"--name={RUN}", *arm.words], code, folder, lock)
         figures = json.loads(_run(["evaluate", f"runs/{RUN}/base", "--json"], code, folder, lock))
         return _row(arm, commit, figures, folder / "runs" / RUN)
 
@@ -148,5 +148,5 @@ def _row(arm: Arm, commit: str, figures: dict[str, Any], run: Path) -> dict[str,
         "machine": describe_machine(),
         "torch": torch.__version__,
         "commit": commit,
-        "command": " ".join(["sioconv pretrain", TRACKS[arm.track], *arm.words]),
+        "command": arm.command,
     }

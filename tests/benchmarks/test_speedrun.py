@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -97,6 +98,12 @@ def test_settings_stand_on_the_command_line_as_yaml_reads_them() -> None:
     assert arm.words == [*fixed, "--a.b=null", "--c=true", "--d=[]", "--e=fp32", "--f=0.02"]
 
 
+def test_a_mapping_stands_there_as_dotted_keys_and_a_command_is_what_a_shell_takes() -> None:
+    arm = Arm("bundled", "x", 10, 0, {"data.sources.more": {"path": "bundled:a b", "heldout": 0}})
+    assert arm.words[3:] == ["--data.sources.more.path=bundled:a b", "--data.sources.more.heldout=0"]
+    assert shlex.split(arm.command)[2:] == [arms.TRACKS["bundled"], *arm.words]
+
+
 def test_what_is_done_is_the_same_arm(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     row = {"track": "bundled", "name": "a/b", "tokens": 1024, "seed": 0, "settings": SETTINGS, "commit": "abc123"}
@@ -181,7 +188,8 @@ def test_a_page_ranks_the_means_of_seeds() -> None:
     assert "num_heads 4, embedding_max_norm null, train.lr 0.001 |" in second and "precision" not in second
     assert "| 2 | 1.1000 | 2.1000 | **1.6000** | 1.5000–1.7000 |" in second and "012345678" in second
     assert third.startswith("| longer") and text.index("2,048 tokens") > text.index("1,024 tokens")
-    assert text.count("    sioconv pretrain demo.yaml --seed=0") == 3
+    assert text.count("    sioconv pretrain benchmarks/speedrun/bundled.yaml --seed=0") == 3
+    assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
     assert table.ENGLISH.nothing in table.page([], table.ENGLISH)
     assert len(table.ENGLISH.columns) == len(table.JAPANESE.columns) == second.count(" | ") + 1
 

@@ -6,8 +6,8 @@ import zipfile
 import pytest
 
 from sioconv.errors import UserError
-from sioconv.importing.documents.aozora import plain_text
-from sioconv.importing.documents.pdf import EMPTY_PAGES, joined
+from sioconv.importing.books.aozora import plain_text
+from sioconv.importing.books.pdf import EMPTY_PAGES, joined
 
 from .conftest import Import, left
 

@@ -10,9 +10,9 @@ from sioconv.data.encodings import other_kind
 from sioconv.errors import UserError
 from sioconv.files import shown
 from sioconv.importing import json_chats
-from sioconv.importing.documents.aozora import looks_like_aozora, read_aozora
-from sioconv.importing.documents.markup import read_epub, read_html, read_markdown
-from sioconv.importing.documents.pdf import read_pdf
+from sioconv.importing.books.aozora import looks_like_aozora, read_aozora
+from sioconv.importing.books.markup import read_epub, read_html, read_markdown
+from sioconv.importing.books.pdf import read_pdf
 from sioconv.importing.inputs import HEAD, Archive, Input, file_input
 from sioconv.importing.items import Document, Items, Left
 from sioconv.importing.line import looks_like_line, read_line
