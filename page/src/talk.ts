@@ -201,7 +201,7 @@ export class Talk {
     const beginning = { persona: conversation.persona, system };
     const reply = add(conversation, { parent, role: "assistant", text: "", status: "writing", model: model.id });
     const clock = new Clock();
-    let saved = 0;
+    let saved = -Infinity;
     this.changed();
     try {
       const request = { model: model.id, persona, turns, state, stored: !carried, sampling };

@@ -355,3 +355,13 @@ def test_a_recipe_that_names_no_preset_has_the_best_and_an_old_one_stays(basic: 
     assert not older.model.zero_out_projections and older.model.embedding_max_norm == 1.0
     save_recipe(older, tmp_path / "saved.yaml")
     assert load_recipe([str(tmp_path / "saved.yaml")]) == older
+
+
+def test_a_run_that_was_begun_keeps_its_preset(basic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    older = load_recipe([basic], ["--model.preset", "sioconv"])
+    older.folder.mkdir(parents=True)
+    save_recipe(older, older.folder / "recipe.yaml")
+    assert load_recipe([basic]) == older
+    assert load_recipe([basic], ["--name=another"]).model.preset == BEST_PRESET
+    assert load_recipe([basic], ["--model.preset", BEST_PRESET]).model.zero_out_projections

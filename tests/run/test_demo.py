@@ -126,7 +126,7 @@ def test_the_summary_has_what_machines_read(finished: Finished) -> None:
         assert chat[kind]["questions"] == 3
         assert all(0 <= chat[kind][share] <= 1 for share in ("ended", "in_language", "no_repeat", "right"))
     assert summary["parameters"] > 50_000
-    assert summary["state_bytes"] == 2 * 32 * 4
+    assert summary["state_bytes"] == 2 * 2 * 32 * 4  # c and the last z
     assert summary["tokens"] == 20_480
     assert summary["tokens_per_second"] > 0
     assert 0 < summary["minutes"]["train"] <= summary["minutes"]["total"]

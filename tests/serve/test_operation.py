@@ -176,6 +176,29 @@ def test_places_are_given_in_order_and_back() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("steps", range(4))
+def test_who_leaves_at_the_moment_of_its_turn_gives_the_place_back(steps: int) -> None:
+    async def run() -> None:
+        limits, entered = Limits(ServeConfig(texts=1, max_n=1)), []
+
+        async def enter() -> None:
+            async with limits.room("m", "c", 1):
+                entered.append(True)
+                await asyncio.sleep(60)
+
+        async with limits.room("m", "c", 1):
+            task = asyncio.create_task(enter())
+            await asyncio.sleep(0.01)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        _, waiting = await asyncio.wait({task}, timeout=5)
+        assert not waiting and task.cancelled()
+        assert (limits.running["m"], limits.waiting["m"], dict(limits._held)) == (0, 0, {})
+
+    asyncio.run(run())
+
+
 def test_large_bodies_are_refused_before_they_are_read(served_folder: Path) -> None:
     with serving(f"tiny={served_folder}", config=ServeConfig(max_body=100_000, max_prompt_tokens=1000)) as running:
         url = f"{running.url}/v1/chat/completions"

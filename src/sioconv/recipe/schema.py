@@ -117,12 +117,24 @@ def load_recipe(files: Sequence[str], overrides: Sequence[str] = ()) -> Recipe:
         merge(merged, read_yaml(find_recipe(name), Recipe))
     merge(merged, parse_overrides(overrides, Recipe))
     check_keys(merged, Recipe, "")
-    preset = merged.get("model", {}).get("preset", BEST_PRESET)
+    model = merged.get("model", {})
+    preset = model["preset"] if "preset" in model else _preset_of_the_run(merged) or BEST_PRESET
     if isinstance(preset, str):
-        merged["model"] = {**PRESETS.get(preset, {}), **merged.get("model", {})}
+        merged["model"] = {**PRESETS.get(preset, {}), **model}
     if isinstance(merged.get("size"), str):
         _fill_in_size(merged)
     return build(merged)
+
+
+def _preset_of_the_run(values: Mapping[str, Any]) -> str | None:
+    """The family that the run of this recipe was begun with, so that it goes on; None where there is no such run."""
+    name = values.get("name", Recipe.name)
+    _check_name(name, "name")
+    begun = Recipe(name).folder / "recipe.yaml"
+    if not begun.is_file():
+        return None
+    preset: str | None = read_yaml(begun, Recipe).get("model", {}).get("preset")
+    return preset
 
 
 def _fill_in_size(values: dict[str, Any]) -> None:

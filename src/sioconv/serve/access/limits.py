@@ -86,7 +86,9 @@ class Limits:
         self._queues.setdefault(model, deque()).append(entry)
         self.waiting[model] += texts
         try:
-            await asyncio.wait_for(asyncio.shield(turn), self._config.max_seconds)
+            # Not wait_for: of a task that is cancelled at the moment of its turn, it forgets the cancellation.
+            async with asyncio.timeout(self._config.max_seconds):
+                await asyncio.shield(turn)
         except (asyncio.CancelledError, TimeoutError) as error:
             if turn.done() and not turn.cancelled():  # it was let in at the same moment
                 self.running[model] -= texts

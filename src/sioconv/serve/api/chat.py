@@ -38,7 +38,7 @@ async def create(body: ChatRequest, request: Request) -> Response:
     writing = Writing(served, prompt, sampling, body.n, logprobs, grammar=grammar)
     asked = Asked(service, client, served, writing, "chatcmpl-")
     if body.stream:
-        await unless_gone(request, asked.begin())
+        await asked.begin_for(request)
         return EventStream(_events(asked, body), asked.close, service.config.grace)
     try:
         return Json(await unless_gone(request, _whole(asked, body)))

@@ -36,7 +36,7 @@ async def create(body: CompletionRequest, request: Request) -> Response:
     start, stored = start_of(served, body.persona, body.state)
     asked = [await _asked(service, client, served, body, prompt, start, stored) for prompt in prompts]
     if body.stream:
-        await unless_gone(request, asked[0].begin())
+        await asked[0].begin_for(request)
         return EventStream(_events(asked[0], body, _text(prompts[0], served)), asked[0].close, service.config.grace)
     try:
         return Json(await unless_gone(request, _whole(asked, body, [_text(prompt, served) for prompt in prompts])))

@@ -6,9 +6,12 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from fastapi import Request
+
 from sioconv.serve.access.keys import Client
 from sioconv.serve.models import ServedModel
 from sioconv.serve.service import Service
+from sioconv.serve.wire import unless_gone
 from sioconv.serve.writing import Piece, Token, Writing
 
 
@@ -49,6 +52,14 @@ class Asked:
         if not self._begun:
             self._begun = True
             await anext(self._run_of_pieces)
+
+    async def begin_for(self, request: Request) -> None:
+        """`begin` for a stream. Where it fails, or the client goes meanwhile, the place is given back."""
+        try:
+            await unless_gone(request, self.begin())
+        except BaseException:
+            await self.close()
+            raise
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The pieces of all replies as they come. Raises ApiError and UserError where something goes wrong."""

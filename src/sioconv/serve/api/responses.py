@@ -101,7 +101,7 @@ async def create(body: ResponseRequest, request: Request) -> Response:
     before.persona = body.persona or before.persona
     turn = _Turn(service, client, body, asked, before, stored)
     if body.stream:
-        await unless_gone(request, asked.begin())
+        await asked.begin_for(request)
         return EventStream(_events(turn), asked.close, service.config.grace)
     try:
         return Json(await unless_gone(request, _whole(turn)))
