@@ -61,7 +61,7 @@ def language_totals(sources: Mapping[str, TextBits]) -> dict[str, TextBits]:
     for bits in sources.values():
         if not bits.templated:
             groups.setdefault(bits.language, []).append(bits)
-    return {language: _total(group) for language, group in groups.items()}
+    return {language: total(group) for language, group in groups.items()}
 
 
 def measure_language_yardsticks(data: DataConfig, texts: Texts, max_bytes: int) -> dict[str, Yardsticks]:
@@ -97,7 +97,8 @@ def assistant_loss(
     return sum(nats for _, nats in losses) / count
 
 
-def _total(group: Sequence[TextBits]) -> TextBits:
+def total(group: Sequence[TextBits]) -> TextBits:
+    """All bits of several texts over all their bytes, under the first one's language."""
     size = sum(bits.bytes for bits in group)
     base = sum(bits.base * bits.bytes for bits in group) / size
     tuned = None

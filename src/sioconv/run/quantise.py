@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from sioconv.data.cleaning.splits import read_split
 from sioconv.data.config import DataConfig
 from sioconv.errors import UserError
-from sioconv.evaluate.heldout import Texts, measure_text
+from sioconv.evaluate.heldout import Texts, measure_text, total
 from sioconv.evaluate.run import texts_to_measure
 from sioconv.files import shown
 from sioconv.generate.quantise import check_quantisable, input_squares, quantise_model
@@ -58,7 +58,7 @@ def quantise(
     size = _bytes(loaded)
     before = _measure(loaded, tokenizer, data, texts, "before")
     quantise_model(loaded, bits, squares)
-    after = _measure(loaded, tokenizer, data, texts, f"{to}")
+    after = _measure(loaded, tokenizer, data, texts, to)
     figures = {
         "bits_per_byte_before": before,
         "bits_per_byte": after,
@@ -73,8 +73,7 @@ def quantise(
 
 def _measure(model: Any, tokenizer: PreTrainedTokenizerFast, data: DataConfig, texts: Texts, what: str) -> float:
     """Bits per byte over all texts."""
-    found = measure_text(model, tokenizer, data, texts, what).values()
-    return sum(bits.base * bits.bytes for bits in found) / sum(bits.bytes for bits in found)
+    return total(list(measure_text(model, tokenizer, data, texts, what).values())).base
 
 
 def _bytes(model: Any) -> int:
