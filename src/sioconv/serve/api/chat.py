@@ -46,16 +46,6 @@ async def create(body: ChatRequest, request: Request) -> Response:
         await asked.close()
 
 
-def _head(asked: Asked, kind: str) -> dict[str, Any]:
-    return {
-        "id": asked.id,
-        "object": kind,
-        "created": asked.created,
-        "model": asked.served.name,
-        "system_fingerprint": asked.served.fingerprint,
-    }
-
-
 async def _whole(asked: Asked, body: ChatRequest) -> dict[str, Any]:
     """The answer to a request that doesn't stream."""
     finishes: dict[int, str | None] = {}
@@ -73,7 +63,7 @@ async def _whole(asked: Asked, body: ChatRequest) -> dict[str, Any]:
         }
         choices.append(choice | await _state(asked, body, branch))
     return {
-        **_head(asked, "chat.completion"),
+        **asked.head("chat.completion"),
         "choices": choices,
         "usage": usage_of(asked.writing),
         "sioconv": asked.extras(),
@@ -88,7 +78,7 @@ async def _state(asked: Asked, body: ChatRequest, branch: int) -> dict[str, Any]
 
 async def _events(asked: Asked, body: ChatRequest) -> AsyncGenerator[dict[str, str], None]:
     """The events of a stream; an error that comes too late for a status is one of them."""
-    head = _head(asked, "chat.completion.chunk")
+    head = asked.head("chat.completion.chunk")
     usage: dict[str, Any] = {"usage": None} if body.stream_options and body.stream_options.include_usage else {}
 
     def chunk(branch: int, delta: dict[str, Any], finish: str | None = None, /, **more: Any) -> dict[str, str]:

@@ -90,16 +90,6 @@ async def _asked(
     return Asked(service, client, served, writing, "cmpl-")
 
 
-def _head(asked: Asked) -> dict[str, Any]:
-    return {
-        "id": asked.id,
-        "object": "text_completion",
-        "created": asked.created,
-        "model": asked.served.name,
-        "system_fingerprint": asked.served.fingerprint,
-    }
-
-
 async def _whole(all_asked: list[Asked], body: CompletionRequest, texts: list[str]) -> dict[str, Any]:
     """The answer to a request that doesn't stream; all prompts are written at once."""
 
@@ -126,7 +116,7 @@ async def _whole(all_asked: list[Asked], body: CompletionRequest, texts: list[st
     names = ("prompt_tokens", "completion_tokens", "total_tokens")
     cached = sum(usage["prompt_tokens_details"]["cached_tokens"] for usage in usages)
     return {
-        **_head(all_asked[0]),
+        **all_asked[0].head("text_completion"),
         "choices": [{**choice, "index": i} for i, choice in enumerate(choices)],
         "usage": {name: sum(usage[name] for usage in usages) for name in names}
         | {"prompt_tokens_details": {"cached_tokens": cached}},
@@ -156,7 +146,7 @@ async def _state(asked: Asked, body: CompletionRequest, branch: int) -> dict[str
 
 
 async def _events(asked: Asked, body: CompletionRequest, text: str) -> AsyncGenerator[dict[str, str], None]:
-    head = _head(asked)
+    head = asked.head("text_completion")
     usage: dict[str, Any] = {"usage": None} if body.stream_options and body.stream_options.include_usage else {}
     try:
         for branch in range(body.n if body.echo else 0):

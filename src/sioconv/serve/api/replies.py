@@ -92,6 +92,16 @@ class Asked:
                 for kind, count in counts.items():
                     metrics.tokens.labels(model, kind).inc(count)
 
+    def head(self, kind: str) -> dict[str, Any]:
+        """What a completion, or each chunk of its stream, begins with; `kind` is its `object`."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.served.name,
+            "system_fingerprint": self.served.fingerprint,
+        }
+
     def extras(self) -> dict[str, Any]:
         """What OpenAI's API doesn't say."""
         reading = self.writing.reading
