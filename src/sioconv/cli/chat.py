@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
-    model_options(parser)
+    model_options(parser, packaged=True)
     sampling_options(parser)
     parser.add_argument(
         "--system", type=str | None, default=None, help="what the model is told before the conversation"
@@ -65,9 +65,9 @@ def chat(arguments: "Namespace") -> None:
 
 CHAT = OptionVerb(
     "chat",
-    "MODEL",
-    "talk",
-    "Talks; /help inside lists the commands. In scripts: sioconv chat MODEL -p 'こんにちは' --json",
+    "[MODEL]",
+    "talk; without MODEL with the small model of the package",
+    "Talks; /help inside lists the commands. In scripts: sioconv chat -p 'こんにちは' --json",
     "sioconv chat runs/demo/model",
     options,
     chat,

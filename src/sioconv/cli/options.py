@@ -12,9 +12,21 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
-def model_options(parser: "ArgumentParser", besides: str = "") -> None:
-    """The model, and a persona for it; `besides` is what else the verb takes as a state."""
-    parser.add_argument("model", type=str, help="a model folder or a Hub id")
+def model_options(parser: "ArgumentParser", besides: str = "", packaged: bool = False) -> None:
+    """The model, and a persona for it.
+
+    Args:
+        parser: gets the options.
+        besides: what else the verb takes as a state.
+        packaged: whether the model may be left out, for the one in the package.
+    """
+    if packaged:
+        parser.add_argument(
+            "model", type=str | None, nargs="?", default=None,
+            help="a model folder or a Hub id; without it the small model of the package",
+        )  # fmt: skip
+    else:
+        parser.add_argument("model", type=str, help="a model folder or a Hub id")
     parser.add_argument(
         "--state",
         type=str | None,
@@ -93,7 +105,12 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
             raise UserError(f"threads out of range: {arguments.threads}: give a number from 1 to {MOST_THREADS}")
         torch.set_num_threads(arguments.threads)
     device = pick_device(arguments.device)
-    return *load_model_folder(arguments.model, device, state=arguments.state), sampling
+    model = arguments.model
+    if model is None:
+        from sioconv.model.in_package import packaged_model
+
+        model = packaged_model()
+    return *load_model_folder(model, device, state=arguments.state), sampling
 
 
 def _strings(text: str) -> list[str]:

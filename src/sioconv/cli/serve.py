@@ -17,7 +17,10 @@ def options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
     from sioconv.serve.config import ServeConfig
 
-    parser.add_argument("models", type=str, nargs="+", help="model folders or Hub ids; NAME=MODEL gives one a name")
+    parser.add_argument(
+        "models", type=str, nargs="*",
+        help="model folders or Hub ids; NAME=MODEL gives one a name; without any the small model of the package",
+    )  # fmt: skip
     parser.add_argument("--host", type=str, default="127.0.0.1", help="the address; 0.0.0.0 for all of this machine's")
     parser.add_argument("--port", type=int, default=8000, help="the port; 0 for any that is free")
     parser.add_argument(
@@ -53,7 +56,12 @@ def serve(arguments: "Namespace") -> None:
     config = ServeConfig(**{item.name: arguments[item.name] for item in fields(ServeConfig)})
     keys = None if arguments["keys"] is None else read_keys(Path(arguments["keys"]))
     store = None if arguments.no_store else (arguments.store or "")
-    service = make_service(arguments.models, arguments.state, config, keys, store, arguments.device, arguments.threads)
+    models = arguments.models
+    if not models:
+        from sioconv.model.in_package import packaged_model
+
+        models = [str(packaged_model())]
+    service = make_service(models, arguments.state, config, keys, store, arguments.device, arguments.threads)
     run_server(service, arguments.host, arguments.port)
 
 
@@ -72,7 +80,7 @@ def make_key(arguments: "Namespace") -> None:
 
 SERVE = OptionVerb(
     "serve",
-    "MODEL …",
+    "[MODEL …]",
     "answer over HTTP as OpenAI's API does",
     "Serves models over HTTP, in the form of OpenAI's API, with memory of conversations.",
     "sioconv serve runs/demo/model --store states.db",

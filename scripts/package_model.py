@@ -1,0 +1,35 @@
+"""Puts a model into the package: `python scripts/package_model.py PUBLISHED QUANTISED`.
+
+PUBLISHED is what `sioconv publish` has made of it: its card and provenance go in. QUANTISED is what `sioconv quantize`
+has made: its weights and tokenizer go in. The folder's own code stays out, since the package is there.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from sioconv.checksums import write_sums
+from sioconv.files import atomic_folder
+from sioconv.model.folder_code import FILE
+from sioconv.model.in_package import NAME
+
+LEFT_OUT = {FILE, "SHA256SUMS", "LICENSE-code", "timescales.svg"}
+
+
+def main(published: Path, quantised: Path) -> None:
+    """Writes the package's model folder anew."""
+    import sioconv
+
+    place = Path(sioconv.__file__).parent / "models" / NAME
+    with atomic_folder(place) as folder:
+        # Of files that both have, the quantised folder's are the ones that belong to its weights.
+        for source in (published, quantised):
+            for path in sorted(source.iterdir()):
+                if path.is_file() and path.name not in LEFT_OUT:
+                    shutil.copyfile(path, folder / path.name)
+        write_sums(folder)
+    print(f"{place}: {sum(path.stat().st_size for path in place.iterdir()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
