@@ -64,10 +64,11 @@ def test_a_longer_run_is_the_one_that_was_long_at_once_bit_for_bit(capsys: pytes
 
 
 def test_without_a_checkpoint_before_the_fall_it_goes_on_from_the_end_and_says_so(
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretrain("recipe.yaml", "--train.keep_before_decay=false", "--train.keep_checkpoints=1")
     capsys.readouterr()
+    monkeypatch.setattr(longer, "seconds_per_step", lambda path: 0.1)  # noqa: ARG005
     pretrain("runs/rivers", "--train.minutes=+0.01")
     said = capsys.readouterr().err
     assert "it goes on from step 12" in said
