@@ -13,7 +13,14 @@ from pathlib import Path
 
 from sioconv.errors import UserError
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# What stands in the place of a file that was not fetched: Git LFS, also under its first names; git-annex; a symbolic
+# link where git makes none.
+LFS_POINTER = re.compile(
+    rb"(?:\xef\xbb\xbf)?version https?://(?:git-lfs|hawser)\.github\.com/spec/|version http://git-media"
+)
+ANNEX_POINTER = re.compile(rb"(?:\.\./)*(?:\.git|)/annex/objects/\S+\s*\Z")
+LINK_AS_TEXT = re.compile(rb"\.\.?/[^\s\x00]+\Z")
+POINTER_BYTES = 512  # that tell one; a longer file is none but of Git LFS
 OLD = ".old"  # ends the name of a folder that has been moved aside
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(\.old)?", re.DOTALL)  # the names of `_temporary`, and tempfile's
 # Characters that would end a line, move the cursor or turn the direction of what follows.
@@ -25,12 +32,27 @@ def shown(path: str | os.PathLike[str]) -> str:
     return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), os.fspath(path))
 
 
+def pointer_of(head: bytes) -> tuple[str, str] | None:
+    """What stands in the place of a file, and what to do; None where it is a file.
+
+    Args:
+        head: its first `POINTER_BYTES` bytes.
+    """
+    if LFS_POINTER.match(head):
+        return "a Git LFS pointer, not the file itself", "fetch it with git lfs pull"
+    if len(head) < POINTER_BYTES and ANNEX_POINTER.match(head):
+        return "a pointer of git-annex, not the file itself", "fetch it with git annex get"
+    if len(head) < POINTER_BYTES and LINK_AS_TEXT.match(head):
+        return "a symbolic link that git has written as text", "put the file that it names in its place"
+    return None
+
+
 def refuse_pointer(file: Path) -> None:
-    """Raises UserError for a file in whose place Git LFS has left a pointer; a file that isn't there is nobody's."""
+    """Raises UserError for a file in whose place stands a pointer (Git LFS, git-annex); none is nobody's."""
     if file.is_file():
         with file.open("rb") as stream:
-            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise UserError(f"{shown(file)} is a Git LFS pointer, not the file itself: fetch it with git lfs pull")
+            if pointer := pointer_of(stream.read(POINTER_BYTES)):
+                raise UserError(f"{shown(file)} is {pointer[0]}: {pointer[1]}")
 
 
 def missing(path: str | os.PathLike[str]) -> str:

@@ -1,5 +1,6 @@
 """Responses and conversations that were stored: what a client may see of them, and the state."""
 
+import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ class Records:
 
     def put(self, owner: str, name: str, record: Record) -> bool:
         """Keeps a record; whether that worked."""
-        data = json.dumps(record.said).encode() + b"\n" + record.state
+        content = json.dumps(record.said).encode() + b"\n" + record.state
+        data = _sum(content) + b" " + content
         try:
             self._backing.put(KIND, f"{owner}/{name}", data)
         except BackingError as error:
@@ -49,12 +51,19 @@ class Records:
         found = self._backing.first(KIND, [f"{owner}/{name}"])
         if found is None:
             return None
-        head, _, state = found[1].partition(b"\n")
+        content = found[1]
+        if not content.startswith(b"{"):  # as those of older versions begin, which have no checksum
+            written, _, content = content.partition(b" ")
+            if written != _sum(content):
+                return self._damaged(name)
+        head, _, state = content.partition(b"\n")
         try:
             return Record(json.loads(head), state)
         except ValueError:
-            logger.warning("a damaged record was dropped")
-            return None
+            return self._damaged(name)
+
+    def _damaged(self, name: str) -> None:
+        logger.warning("%s is not what was stored, so it isn't used", name)
 
     def delete(self, owner: str, name: str) -> None:
         """Forgets a record. Raises BackingError where that can't be done."""
@@ -63,3 +72,7 @@ class Records:
     def forget(self, owner: str) -> None:
         """Forgets all records of an owner. Raises BackingError where that can't be done."""
         self._backing.forget(owner)
+
+
+def _sum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
