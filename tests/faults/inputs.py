@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from sioconv.cli import main as cli
-from tests.faults.kept import BASE, MODEL, OWN, SETTINGS
+from tests.faults.kept import BASE, MODEL, OWN, PUBLISH, SETTINGS
 from tests.faults.workplace import RUN, Server, copy, hidden, serving, write_workplace
 
 LOGS = ("said.log", "out.log", "operations.log", "modules.log")
@@ -27,8 +27,7 @@ LINES: dict[str, list[str]] = {
     "tune": ["own.csv", "--name", "OUT", "--base", str(RUN), "--questions", "0", "--set", "finetune.train.tokens=16",
              "--set", "finetune.train.sequence_length=16", "--set", "finetune.train.batch_size=1"],
     "quantize": [MODEL, "OUT", "--text", "rivers.jsonl"],
-    "publish": [MODEL, "OUT", "--license", "mit", "--author", "a", "--license_confirmed", "true",
-                "--source_license", "[rivers=mit,talks=mit]"],
+    "publish": [MODEL, "OUT", *PUBLISH],
     "generate": [BASE, "川", *SETTINGS],
     "chat": [MODEL, "-p", "川は？", *SETTINGS],
     "inspect": [MODEL, "--text", "川は海へ。"],

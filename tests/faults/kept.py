@@ -10,6 +10,9 @@ from typing import Any
 
 from tests.faults.workplace import RUN, Answer, Server, copy, result
 
+PUBLISH = (
+    "--license", "mit", "--author", "a", "--license_confirmed", "true", "--source_license", "[rivers=mit,talks=mit]",
+)  # fmt: skip
 KEPT = (
     "talk.state", "text.state", "states.db", "server.db", "small8", "hub", "runs/old/sources", "runs/old/answers.json",
 )  # fmt: skip
@@ -25,6 +28,16 @@ TUNE = (
     "--set", "finetune.train.batch_size=4", "--set", "finetune.train.validate_bytes=200",
     "--set", "finetune.train.threads=1", "--set", "finetune.train.precision=fp32",
 )  # fmt: skip
+# Each by itself, in a workplace with a finished run: what it writes is below runs/, where faults strike.
+VERBS: tuple[tuple[str, ...], ...] = (
+    ("import", "own.csv", "runs/own.jsonl", "--yes"),
+    ("chat", MODEL, "-p", "川は？", "--save", "runs/talk.state", *SETTINGS),
+    ("generate", BASE, "川は", "--save_state", "runs/text.state", *SETTINGS),
+    ("quantize", MODEL, "runs/small8", "--text", "rivers.jsonl"),
+    ("publish", MODEL, "runs/hub", *PUBLISH),
+    ("serve", "key", "runs/keys.txt", "alice"),
+    TUNE,
+)
 OWN = "question,answer\n" + "".join(f"第{n}の海は？,青いのう。\n" for n in range(30))
 
 
@@ -44,10 +57,9 @@ def make_kept(server: Server, finished: Path, folder: Path) -> Path:
         ("generate", BASE, "川は", "--save_state", "text.state", *SETTINGS),
         STORE,
         ("quantize", MODEL, "small8", "--text", "rivers.jsonl"),
-        ("publish", MODEL, "hub", "--license", "mit", "--author", "a", "--license_confirmed", "true",
-         "--source_license", "[rivers=mit,talks=mit]"),
+        ("publish", MODEL, "hub", *PUBLISH),
         TUNE,
-    ):  # fmt: skip
+    ):
         answer = server.run(folder, *command)
         assert answer.code == 0, (command, answer.said)
     first = json.dumps([asked("川は？"), ["POST", "/v1/conversations", {}]])

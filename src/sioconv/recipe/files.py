@@ -6,7 +6,6 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -138,8 +137,7 @@ def read_yaml(path: Path, kind: Any = None) -> dict[str, Any]:
     return values
 
 
-@cache
-def keys_of(kind: Any) -> Mapping[str, Any]:
+def keys_of(kind: Any) -> dict[str, Any]:
     """The keys of a dataclass as they stand in a file, with their types."""
     hints = typing.get_type_hints(kind)
     return {item.metadata.get("key", item.name): hints[item.name] for item in dataclasses.fields(kind)}
