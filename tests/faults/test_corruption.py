@@ -3,13 +3,12 @@
 The slow suite tries every file; `python -m tests.faults.corruption` does so by itself and prints what it finds.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.corruption import STATES, State, make_states, rounds, verdict
-from tests.faults.workplace import RUN, Server, serving
+from tests.faults.workplace import RUN, Server
 
 TRIED = 20  # places in each file, in the slow suite
 FAST = [  # what is tried in the fast one: one of each kind of file, each damaged in another way
@@ -31,12 +30,6 @@ FAST = [  # what is tried in the fast one: one of each kind of file, each damage
     ("kept", "hub/config.json", "cut"),
     ("kept", "runs/old/sources/own1.jsonl", "flip"),
 ]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,12 @@
 """Bad options and bad files of every verb, run for good: one line, no traceback, nothing left. See `inputs.py`."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.faults.inputs import LINES, Input, inputs, make_place, problems
-from tests.faults.workplace import Server, serving
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as started:
-        yield started
+from tests.faults.workplace import Server
 
 
 @pytest.fixture(scope="module")

@@ -55,15 +55,14 @@ class Records:
         if not content.startswith(b"{"):  # as those of older versions begin, which have no checksum
             written, _, content = content.partition(b" ")
             if written != _sum(content):
-                return self._damaged(name)
+                _say_damaged(name)
+                return None
         head, _, state = content.partition(b"\n")
         try:
             return Record(json.loads(head), state)
         except ValueError:
-            return self._damaged(name)
-
-    def _damaged(self, name: str) -> None:
-        logger.warning("%s is not what was stored, so it isn't used", name)
+            _say_damaged(name)
+            return None
 
     def delete(self, owner: str, name: str) -> None:
         """Forgets a record. Raises BackingError where that can't be done."""
@@ -72,6 +71,10 @@ class Records:
     def forget(self, owner: str) -> None:
         """Forgets all records of an owner. Raises BackingError where that can't be done."""
         self._backing.forget(owner)
+
+
+def _say_damaged(name: str) -> None:
+    logger.warning("%s is not what was stored, so it isn't used", name)
 
 
 def _sum(content: bytes) -> bytes:
