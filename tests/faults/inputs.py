@@ -23,7 +23,7 @@ LOGS = ("said.log", "out.log", "operations.log", "modules.log")
 SECONDS = 60
 # A line that works for each verb; OUT is made by it, FILE is a file of any content.
 LINES: dict[str, list[str]] = {
-    "import": ["own.csv", "OUT", "--yes"],
+    "import": ["own.csv", "OUT.jsonl", "--yes"],
     "tune": ["own.csv", "--name", "OUT", "--base", str(RUN), "--questions", "0", "--set", "finetune.train.tokens=16",
              "--set", "finetune.train.sequence_length=16", "--set", "finetune.train.batch_size=1"],
     "quantize": [MODEL, "OUT", "--text", "rivers.jsonl"],
