@@ -66,11 +66,12 @@ def test_llm_talks_on_in_one_conversation(server: Running, tmp_path: Path) -> No
     assert [message["prompt"] for message in messages] == [QUESTION, "もう一度"]
 
 
-def test_schemathesis_finds_nothing_on_the_openapi_document(server: Running) -> None:
+def test_schemathesis_finds_nothing_on_the_openapi_document(server: Running, tmp_path: Path) -> None:
     pytest.importorskip("schemathesis", reason="schemathesis isn't installed")
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
     command += ["--max-examples", "8", "--phases", "examples,coverage,fuzzing", "--checks", "not_a_server_error"]
     command += ["--seed", "1", "--request-timeout", "300"]  # a busy machine decides nothing
-    run = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    # In a folder of its own, where it keeps what it has found.
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=False)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     assert server.idle()
