@@ -8,6 +8,7 @@ which runs wherever the kernel can't.
 
 import functools
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 logger = logging.getLogger("sioconv")
+# numba's own switch, read as numba reads it when it is imported: a number that isn't 0.
+_SWITCH = os.environ.get("NUMBA_DISABLE_JIT", "0").strip()
+COMPILES = not (_SWITCH.removeprefix("-").isdecimal() and int(_SWITCH))
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,18 @@ class Operator:
         definition: what torch has registered.
         plain: takes the same arguments and gives results of the same number and shapes (empty ones in the place of
             what only the kernel of the gradient reads), by operations that torch can differentiate and transform.
+        compiled: whether there is a kernel: numba compiles it, or it needs no numba.
     """
 
     definition: Any
     plain: Callable[..., Any]
+    compiled: bool = True
 
     def __call__(self, *arguments: Any) -> Any:
-        """By the kernel, or in plain torch where a transformation or forward mode is at work."""
+        """By the kernel, or in plain torch where there is none, or a transformation or forward mode is at work."""
+        if not self.compiled:
+            say_uncompiled()
+            return self.plain(*arguments)
         if transformed(*arguments):
             say_plain()
             return self.plain(*arguments)
@@ -54,11 +63,11 @@ class Operator:
             ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in inputs))
             ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
 
-        def differentiate(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        def differentiate(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
             say_plain()
             pairs = zip(ctx.saved_tensors, ctx.others, strict=True)
             inputs = [other if tensor is None else tensor for tensor, other in pairs]
-            return gradients(self.plain, inputs, slopes, ctx.needs_input_grad)
+            return gradients(self.plain, inputs, grad_outputs, ctx.needs_input_grad)
 
         self.definition.register_autograd(differentiate, setup_context=save)
 
@@ -75,20 +84,24 @@ def operator(
     """
 
     def register(kernel: Callable[..., Any]) -> Operator:
-        return Operator(torch.library.custom_op(name, kernel, mutates_args=(), device_types=device_types), plain)
+        definition = torch.library.custom_op(name, kernel, mutates_args=(), device_types=device_types)
+        return Operator(definition, plain, COMPILES or device_types != "cpu")
 
     return register
 
 
 def gradients(
-    function: Callable[..., Any], inputs: Sequence[Any], slopes: Sequence[Tensor], wanted: Sequence[bool] | None = None
+    function: Callable[..., Any],
+    inputs: Sequence[Any],
+    grad_outputs: Sequence[Tensor],
+    wanted: Sequence[bool] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of each of a function's inputs, None for those that aren't wanted or that nothing depends on.
 
     Args:
         function: in plain torch; a tensor, or a tuple of them.
         inputs: its arguments, tensors and others.
-        slopes: the gradients of its results, in their order; further results have none.
+        grad_outputs: the gradients of its results, in their order; further results have none.
         wanted: which inputs' gradients; by default those of all floating-point tensors.
 
     The gradients can be differentiated again where gradients are on (`create_graph=True`).
@@ -100,8 +113,8 @@ def gradients(
         # A view: one input may have been computed from another, and that way isn't this function's.
         leaves = [_leaf(value, again) if want else value for value, want in zip(inputs, wanted, strict=True)]
         results = function(*leaves)
-        pairs = zip(results if isinstance(results, tuple) else (results,), slopes, strict=False)
-        used = [(result, slope) for result, slope in pairs if result.requires_grad]
+        pairs = zip(results if isinstance(results, tuple) else (results,), grad_outputs, strict=False)
+        used = [(result, grad) for result, grad in pairs if result.requires_grad]
         chosen = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
         if not used or not chosen:
             return tuple(None for _ in inputs)
@@ -145,4 +158,18 @@ def _say_plain() -> None:
     logger.warning(
         "sioconv.ops: under torch.func, in forward mode and for second derivatives plain torch computes what the "
         "compiled kernels can't: the results are the same to rounding, and take longer"
+    )
+
+
+def say_uncompiled() -> None:
+    """Says, once in a process, that plain torch computes because numba must not compile."""
+    if not torch.compiler.is_compiling():
+        _say_uncompiled()
+
+
+@functools.cache
+def _say_uncompiled() -> None:
+    logger.warning(
+        "sioconv.ops: NUMBA_DISABLE_JIT is set, so nothing is compiled and plain torch computes: the results are the "
+        "same to rounding, and take several times as long"
     )
