@@ -13,6 +13,15 @@ from sioconv.files import atomic_folder
 from sioconv.model.folder_code import FILE
 from sioconv.model.in_package import NAME
 
+NOTE = """
+## This copy
+
+It is part of the package sioconv: its matrices have 8 bits (`sioconv quantize`), and there is no code in the folder,
+since the package has it. `sioconv chat` and `sioconv serve` take it where no model is named.
+
+この写しはパッケージ sioconv の一部です。行列は 8 ビットで(`sioconv quantize`)、
+コードはパッケージにあるので入っていません。モデルを指定しない `sioconv chat` と `sioconv serve` が使います。
+"""
 LEFT_OUT = {FILE, "SHA256SUMS", "LICENSE-code", "timescales.svg"}
 
 
@@ -27,6 +36,8 @@ def main(published: Path, quantised: Path) -> None:
             for path in sorted(source.iterdir()):
                 if path.is_file() and path.name not in LEFT_OUT:
                     shutil.copyfile(path, folder / path.name)
+        with (folder / "README.md").open("a", encoding="utf-8") as card:
+            card.write(NOTE)
         write_sums(folder)
     print(f"{place}: {sum(path.stat().st_size for path in place.iterdir()) / 1e6:.1f} MB")
 

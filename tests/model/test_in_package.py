@@ -27,7 +27,7 @@ def test_chat_without_a_model_talks_with_it(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as ended:
         cli.main(["chat", "-p", "あなたの名前は？", "-p", "Hello!", "--json", "--temperature", "0"])
     assert ended.value.code == 0
-    name, hello = (json.loads(line)["text"] for line in capsys.readouterr().out.splitlines())
+    name, hello = (json.loads(line)["reply"] for line in capsys.readouterr().out.splitlines())
     assert "シオ" in name
     assert hello.strip()
 

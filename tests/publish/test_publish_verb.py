@@ -7,6 +7,7 @@ import pytest
 
 from sioconv.checksums import write_sums
 from sioconv.cli import main as cli
+from sioconv.cli.publishing.publish import PUBLISH
 from tests.publish.hub import WRITER, Hub
 
 
@@ -61,3 +62,11 @@ def test_a_published_folder_is_listed_and_pushed(
         told["repository"] == f"{hub.url}/aoba/tiny"
         and set(told["files"]) <= hub.repositories["aoba/tiny"].files.keys()
     )
+
+
+def test_options_that_may_come_several_times_are_taken_once_or_more() -> None:
+    given = ["model", "out", "--source_license", "rivers=MIT", "--variant", "q8=a", "--variant", "q4=b"]
+    parsed = PUBLISH.parser().parse_args(given)
+    assert parsed.source_license == ["rivers=MIT"]
+    assert parsed.variant == ["q8=a", "q4=b"]
+    assert parsed.state == []

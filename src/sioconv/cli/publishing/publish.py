@@ -13,6 +13,13 @@ from sioconv.terminal import show, show_json
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+# Options that may be given several times; the parser would take a list in brackets for those of `PublishConfig`.
+SEVERAL = {
+    "source_license": "SOURCE=LICENCE for a source whose licence the recipe doesn't name; may be given several times",
+    "state": "NAME=FILE for a persona of this model; may be given several times",
+    "variant": "NAME=FOLDER for a quantised form of this model; may be given several times",
+}
+
 
 def options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
@@ -27,7 +34,9 @@ def options(parser: "ArgumentParser") -> None:
     parser.add_argument("--update", action="store_true", help="take the place of what the repository holds")
     parser.add_argument("--dry_run", action="store_true", help="list every file and its size, and push nothing")
     json_option(parser)
-    parser.add_class_arguments(PublishConfig)
+    parser.add_class_arguments(PublishConfig, skip=set(SEVERAL))
+    for name, words in SEVERAL.items():
+        parser.add_argument(f"--{name}", type=str, action="append", default=[], help=words)
 
 
 def publish(arguments: "Namespace") -> None:
