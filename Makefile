@@ -58,7 +58,8 @@ dist: $(VENV)/.installed-dev
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 
-# The page that `sioconv serve` shows: page/ → src/sioconv/serve/page/. It is committed, so only who changes it needs node.
+# The page of `sioconv serve` and the one without a server: page/ → src/sioconv/serve/page/ and publish/page/built/. Both
+# are committed, so only who changes them needs node.
 page:
 	cd page && npm ci && npm run check && npm run build
 
