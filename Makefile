@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 SECONDS_FILE := $(VENV)/.install-seconds
 RUN_ENV := SIOCONV_INSTALL_SECONDS=$$(cat $(SECONDS_FILE) 2>/dev/null)
 
-.PHONY: demo test test-all lint bench dist page clean
+.PHONY: demo test test-all lint bench dist docs page clean
 
 # The stamp is written last: an installation that was cut off is done again, a whole one isn't.
 $(STAMP): pyproject.toml constraints.txt
@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,tune,eval,export,serve,wandb]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs,tune,eval,export,serve,wandb]'
 	@touch $@
 
 demo: $(STAMP)
@@ -58,11 +58,19 @@ dist: $(VENV)/.installed-dev
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+# The documentation, into site/; a warning is an error. REPOSITORY=https://…/blob/main: where links to files lead.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m scripts.site $(if $(REPOSITORY),--repository '$(REPOSITORY)')
+
 # The page of `sioconv serve` and the one without a server: page/ → src/sioconv/serve/page/ and publish/page/built/. Both
 # are committed, so only who changes them needs node.
 page:
 	cd page && npm ci && npm run check && npm run build
 
 clean:
-	rm -rf $(VENV) page/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) page/node_modules build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Writes the demo's figures into README.md and README.ja.md: `python scripts/demo_figures.py`.
+"""Writes the demo's figures into the READMEs and the first pages of docs/: `python scripts/demo_figures.py`.
 
 docs/demo.json holds them: what was `measured`, and the part of the run's report/summary.json that the pages show.
 `python scripts/demo_figures.py runs/demo/report/summary.json --cores 2 --commit 0123abc` takes those of a new run.
@@ -41,9 +41,13 @@ CPU {cores} コアで、1、2 分のインストールの後、{minutes:.1f} 分
 学習した質問 {seen_questions} 問の{seen}、学習していない質問 {unseen_questions} 問の{unseen}に正しく答えました。
 """
 # page → (its words, how it says millions, a share and the share of all)
+IN_ENGLISH = (ENGLISH, lambda millions: f"{millions:.1f}", "{:.0f} %", "all")
+IN_JAPANESE = (JAPANESE, lambda millions: f"{round(millions, 1) * 100:.0f}", " {:.0f} % ", "すべて")
 PAGES = {
-    "README.md": (ENGLISH, lambda millions: f"{millions:.1f}", "{:.0f} %", "all"),
-    "README.ja.md": (JAPANESE, lambda millions: f"{round(millions, 1) * 100:.0f}", " {:.0f} % ", "すべて"),
+    "README.md": IN_ENGLISH,
+    "README.ja.md": IN_JAPANESE,
+    "docs/index.md": IN_ENGLISH,
+    "docs/index.ja.md": IN_JAPANESE,
 }
 
 
