@@ -50,13 +50,13 @@ def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, gated: bool) -> list
     return [None if leaf is None else leaf.clone().requires_grad_() for leaf in leaves]
 
 
-def run(way: Way, leaves: list[Tensor | None], slope: Tensor) -> tuple[float, float, list[Tensor]]:
+def run(way: Way, leaves: list[Tensor | None], grad_output: Tensor) -> tuple[float, float, list[Tensor]]:
     """Seconds of the forward and of the backward pass, and the results."""
     start = time.perf_counter()
     y = way(*leaves)  # type: ignore[arg-type]
     between = time.perf_counter()
-    slopes = torch.autograd.grad(y, [leaf for leaf in leaves if leaf is not None], slope)
-    return between - start, time.perf_counter() - between, [y.detach(), *slopes]
+    grads = torch.autograd.grad(y, [leaf for leaf in leaves if leaf is not None], grad_output)
+    return between - start, time.perf_counter() - between, [y.detach(), *grads]
 
 
 def kept_bytes(way: Way, leaves: list[Tensor | None]) -> int:
@@ -80,8 +80,8 @@ def measure(shape: tuple[int, ...], dtype: torch.dtype, gated: bool) -> dict[str
     Raises RuntimeError where the two ways don't agree.
     """
     leaves = make_inputs(shape, dtype, gated)
-    slope = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    one, other = (run(way, leaves, slope)[2] for way in WAYS.values())
+    grad_output = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    one, other = (run(way, leaves, grad_output)[2] for way in WAYS.values())
     for left, right in zip(one, other, strict=True):
         difference = float((left.double() - right.double()).norm() / right.double().norm())
         if difference > LIMITS[dtype]:
@@ -89,7 +89,7 @@ def measure(shape: tuple[int, ...], dtype: torch.dtype, gated: bool) -> dict[str
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
     for _ in range(ROUNDS):
         for name, way in WAYS.items():
-            times[name].append(run(way, leaves, slope)[:2])
+            times[name].append(run(way, leaves, grad_output)[:2])
     line: dict[str, object] = {"shape": list(shape), "dtype": str(dtype).removeprefix("torch."), "gated": gated}
     for name, way in WAYS.items():
         line[f"{name}_forward"] = statistics.median(forward for forward, _ in times[name])

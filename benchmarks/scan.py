@@ -55,11 +55,11 @@ class Case:
         random = torch.Generator().manual_seed(0)
         z = torch.randn(batch, steps, heads, channels, generator=random)
         log_a = -(10 ** (-3 * torch.rand(batch, steps, heads, generator=random)))
-        z, slope = z.abs() + 1e-3 if positive else z, torch.randn(z.shape, generator=random)
+        z, grad_output = z.abs() + 1e-3 if positive else z, torch.randn(z.shape, generator=random)
         return (
             z.to(self.device, self.dtype),
             log_a.to(self.device),
-            slope.to(self.device, self.dtype),
+            grad_output.to(self.device, self.dtype),
         )
 
     @property

@@ -13,11 +13,8 @@ ROOMS = (
     *("recipe", "run", "publish", "serve", "cli"),
 )
 MOST_FILES, MOST_LINES, MOST_PARAMETERS = 14, 60, 12
-# Compiled kernels take arrays one by one: numba and Triton know no structures without a cost, which is in
-# docs/decisions.md. All other functions keep the limits.
-KERNELS = {"ops/cpu/scan_kernels.py", "ops/cpu/scan_norm_gate_kernels.py", "ops/triton/kernels.py"}
-# What PyTorch wants of the operator of such a kernel: its arguments once more.
-OPERATORS = {"ops/cpu/scan_norm_gate.py": {"_", "_backward"}}
+# Triton's kernels take arrays one by one, as docs/decisions.md says.
+KERNELS = {"ops/triton/kernels.py"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -89,11 +86,4 @@ def test_functions_are_short() -> None:
 
 def test_parameter_lists_are_short() -> None:
     wide = {(file, function.name) for file, function in functions() if parameters_of(function) > MOST_PARAMETERS}
-    assert {(file, name) for file, name in wide if file not in KERNELS} <= {
-        (file, name) for file, names in OPERATORS.items() for name in names
-    }
-
-
-def test_the_limits_have_no_exceptions_that_nothing_needs() -> None:
-    wide = {file for file, function in functions() if parameters_of(function) > MOST_PARAMETERS}
-    assert wide == KERNELS | set(OPERATORS)
+    assert {file for file, _ in wide} == KERNELS, wide

@@ -44,9 +44,8 @@ class SiteMarkdown(Extension):
 
 
 def block(source: str, *_: Any, **__: Any) -> str:
-    """A block of formulas, one a paragraph, as pymdownx.superfences asks for it."""
-    formulas = [" ".join(part.split()) for part in re.split(r"\n\s*\n", source.strip())]
-    return "".join(f'<div class="formula">{convert(formula, display="block")}</div>' for formula in formulas)
+    """A formula of its own, as pymdownx.superfences asks for it."""
+    return f'<div class="formula">{convert(" ".join(source.split()), display="block")}</div>'
 
 
 def makeExtension(**options: Any) -> SiteMarkdown:

@@ -66,7 +66,7 @@ class Staging:
     def _lines(self, page: Path, place: Path) -> Iterator[str]:
         """A page's lines for the site. What belongs to an item of a list has an indent of 4, not of 2 or 3.
 
-        A heading of a Japanese page has the English name too: pages that are in English only lead to it.
+        A heading below a Japanese page's title has the English name too: pages that are in English only lead to it.
         """
         english = page.with_name(page.name.replace(".ja.md", ".md"))
         names = iter(headings(english) if english != page else [])
@@ -78,7 +78,7 @@ class Staging:
                 more = 4 - indent if indent in (2, 3) else 0
                 if OTHER_LANGUAGE.match(line):
                     continue
-                if HEADING.match(line) and (name := next(names, "")):
+                if HEADING.match(line) and (name := next(names, "")) and not line.startswith("# "):
                     yield from (f'<div id="{name}"></div>', "")
                 if not mark:
                     line = LINK.sub(lambda found: self._link(found, page, place), line)

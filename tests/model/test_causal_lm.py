@@ -135,12 +135,12 @@ MARKS = {
 @pytest.mark.parametrize("name", MARKS)
 def test_packed_equals_separate(model: SioConvForCausalLM, ids: Tensor, name: str) -> None:
     """Logits, and the gradient of every parameter: the learned initial state and the convolution among them."""
-    packed, slope = ids[0], torch.randn(11, model.config.vocab_size, dtype=torch.float64)
+    packed, grad_output = ids[0], torch.randn(11, model.config.vocab_size, dtype=torch.float64)
     separate = torch.cat([alone(model, document) for document in packed.split(DOCUMENTS)])
-    expected = torch.autograd.grad((separate * slope).sum(), list(model.parameters()))
+    expected = torch.autograd.grad((separate * grad_output).sum(), list(model.parameters()))
     logits = model(packed.unsqueeze(0), use_cache=False, **MARKS[name]).logits[0]
     torch.testing.assert_close(logits, separate)
-    found = torch.autograd.grad((logits * slope).sum(), list(model.parameters()))
+    found = torch.autograd.grad((logits * grad_output).sum(), list(model.parameters()))
     for (parameter, _), gradient, other in zip(model.named_parameters(), found, expected, strict=True):
         assert other.any(), parameter
         torch.testing.assert_close(gradient, other, msg=lambda text, at=parameter: f"{at}: {text}")
@@ -169,7 +169,7 @@ def test_long_embeddings_are_read_at_the_limit(model: SioConvForCausalLM, ids: T
     found = model(ids, output_hidden_states=True)
     torch.testing.assert_close(model(inputs_embeds=vectors).logits, found.logits)
     found.logits.sum().backward()
-    slope = embedding.weight.grad.clone()
+    grad_output = embedding.weight.grad.clone()
     bounded, copy = vectors.detach(), embedding.weight.detach().clone()
     if limit is not None:
         bounded = F.embedding(ids, copy, max_norm=limit)  # it changes the weights
@@ -180,7 +180,7 @@ def test_long_embeddings_are_read_at_the_limit(model: SioConvForCausalLM, ids: T
     logits = model(ids).logits  # of rows at the limit, give or take the 1e-7 in the scale
     torch.testing.assert_close(logits, found.logits, rtol=1e-4, atol=1e-5)
     logits.sum().backward()
-    torch.testing.assert_close(slope, embedding.weight.grad * scale, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(grad_output, embedding.weight.grad * scale, rtol=1e-4, atol=1e-4)
 
 
 def test_linear_layers_and_the_embedding_are_torch_s_own(model: SioConvForCausalLM) -> None:

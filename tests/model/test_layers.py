@@ -191,9 +191,9 @@ def test_a_document_that_is_not_finite_leaves_the_others(layer: SioConvLayer, x:
         leaf = torch.where(there.unsqueeze(-1), x, value).requires_grad_()
         y, state = layer(leaf, reset=reset)
         assert state is not None
-        (slope,) = torch.autograd.grad(y.square().sum() + state.c.sum(), leaf)
+        (grad_output,) = torch.autograd.grad(y.square().sum() + state.c.sum(), leaf)
         assert y[~there].isnan().all() == math.isnan(value)
-        found.append([y[there].detach(), *(each.detach() for each in state if each is not None), slope[there]])
+        found.append([y[there].detach(), *(each.detach() for each in state if each is not None), grad_output[there]])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -208,7 +208,7 @@ def test_a_reset_at_padding_is_none(layer: SioConvLayer, x: Tensor) -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_are_finite_and_reach_every_parameter(layer: SioConvLayer, x: Tensor, masked: bool) -> None:
-    """The slope of sqrt(1 - a^2) is infinite at padding, where log a is set to 0."""
+    """The grad_output of sqrt(1 - a^2) is infinite at padding, where log a is set to 0."""
     mask = torch.tensor(MASKS["both"], dtype=torch.bool) if masked else None
     y, _ = layer(x.requires_grad_(), mask=mask)
     (y[mask] if masked else y).square().sum().backward()

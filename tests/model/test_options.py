@@ -97,8 +97,8 @@ def test_packed_equals_separate(model: SioConvForCausalLM, ids: Tensor) -> None:
     """Logits, and the gradient of every parameter, with each of the marks that say where documents begin."""
     lengths = [33, 1, 36]
     separate = torch.cat([model(part.unsqueeze(0)).logits[0] for part in ids[0].split(lengths)])
-    slope = torch.randn(separate.shape, generator=torch.Generator().manual_seed(2))
-    expected = torch.autograd.grad((separate * slope).sum(), list(model.parameters()))
+    grad_output = torch.randn(separate.shape, generator=torch.Generator().manual_seed(2))
+    expected = torch.autograd.grad((separate * grad_output).sum(), list(model.parameters()))
     ends = torch.tensor([0, 33, 34, 70], dtype=torch.int32)
     marks: dict[str, dict[str, Any]] = {
         "position_ids": {"position_ids": torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)},
@@ -108,7 +108,7 @@ def test_packed_equals_separate(model: SioConvForCausalLM, ids: Tensor) -> None:
     for name, mark in marks.items():
         packed = model(ids[:1], use_cache=False, **mark).logits[0]
         torch.testing.assert_close(packed, separate, atol=1e-5, rtol=1e-4, msg=lambda text, at=name: f"{at}: {text}")
-        found = torch.autograd.grad((packed * slope).sum(), list(model.parameters()))
+        found = torch.autograd.grad((packed * grad_output).sum(), list(model.parameters()))
         for (parameter, _), gradient, other in zip(model.named_parameters(), found, expected, strict=True):
             assert (gradient - other).norm() <= 1e-4 * other.norm(), f"{name}: {parameter}"
 
@@ -134,12 +134,13 @@ def test_a_training_step_in_half_precision(model: SioConvForCausalLM, ids: Tenso
     """Under autocast, the loss and its gradient are those of fp32 but for rounding."""
     parameters = list(model.train().parameters())
     expected = model(ids, labels=ids).loss
-    slopes = torch.autograd.grad(expected, parameters)
+    grads = torch.autograd.grad(expected, parameters)
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(ids, labels=ids).loss
     assert loss.item() == pytest.approx(expected.item(), rel=0.01)
     found, whole = (
-        torch.cat([slope.flatten() for slope in each]) for each in (torch.autograd.grad(loss, parameters), slopes)
+        torch.cat([grad_output.flatten() for grad_output in each])
+        for each in (torch.autograd.grad(loss, parameters), grads)
     )
     assert torch.cosine_similarity(found, whole, dim=0) > 0.98
 

@@ -29,11 +29,12 @@ MODEL_FILES = {
 
 @dataclass
 class Finished:
-    """A demo that has run: its folder, what it printed, and what its second run printed and changed."""
+    """A demo that has run: its folder, what it printed, and what its second run, with --json, printed and changed."""
 
     run: Path
     out: str
     err: str
+    as_json: str
     again: str
     changed: set[str]
 
@@ -63,10 +64,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         patch.setenv("SIOCONV_INSTALL_SECONDS", "90")
         out, err = call("demo", "--recipe", TINY, "--name", "みやぎ")
         before = files(folder)
-        _, again = call("demo", "--recipe", TINY, "--name", "みやぎ")
+        as_json, again = call("demo", "--recipe", TINY, "--name", "みやぎ", "--json")
         after = files(folder)
         changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-        yield Finished(folder / "runs" / "tiny", out, err, again, changed)
+        yield Finished(folder / "runs" / "tiny", out, err, as_json, again, changed)
     torch.set_num_threads(threads)
 
 
@@ -184,6 +185,11 @@ def test_a_second_run_trains_nothing(finished: Finished) -> None:
     assert "finetune: runs/tiny/model is there already" in finished.again
     assert {name.split("/", 2)[2].split("/")[0] for name in finished.changed} <= {"report"}
     assert [path.name for path in finished.run.parent.iterdir()] == ["tiny"]
+
+
+def test_json_is_the_summary_and_nothing_else(finished: Finished) -> None:
+    assert finished.as_json.count("\n") == 1
+    assert json.loads(finished.as_json) == finished.summary
 
 
 def test_the_report_and_the_evaluation_of_the_run(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:

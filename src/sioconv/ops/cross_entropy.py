@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from sioconv.ops.cpu.scan import KERNEL_DTYPES, PIECES, flat
+from sioconv.ops.cpu.scan import KERNEL_DTYPES, REGISTERS, flat
 from sioconv.ops.operators import refuse_transformed
 
 
@@ -49,16 +49,16 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: float = 1.0) -> Tenso
         from sioconv.ops.cpu.vectors import lanes
 
         nats, picked = torch.empty(len(targets), dtype=wide), torch.empty(len(targets), dtype=wide)
-        edge = True if logits.shape[1] % lanes(len(PIECES), nats.itemsize) else None
+        edge = True if logits.shape[1] % lanes(len(REGISTERS), nats.itemsize) else None
         results = flat(nats), flat(picked)
         with record_function("sioconv::cross_entropy_"):  # a profiler sees torch's own operators only
-            run_tasks(parallel, serial, len(targets), PIECES, edge, flat(logits), flat(targets), scale, *results)
+            run_tasks(parallel, serial, len(targets), REGISTERS, edge, flat(logits), flat(targets), scale, *results)
         torch.autograd.graph.increment_version(logits)  # whoever has saved the logits must not take these for them
         return nats
     log_p = F.log_softmax(logits.to(wide), dim=-1)
     counts = targets >= 0
     column = targets.clamp(min=0).unsqueeze(1)  # [N, 1]
     nats = torch.where(counts, -log_p.gather(1, column).squeeze(1), 0)
-    slope = log_p.exp_().scatter_add_(1, column, torch.full_like(column, -1, dtype=wide))
-    logits.copy_(torch.where(counts.unsqueeze(1), slope.mul_(scale), 0))
+    grad = log_p.exp_().scatter_add_(1, column, torch.full_like(column, -1, dtype=wide))
+    logits.copy_(torch.where(counts.unsqueeze(1), grad.mul_(scale), 0))
     return nats

@@ -25,7 +25,7 @@ _FASTER = (
 # oneDNN keeps code and buffers for every shape that it has met: the number of rows is rounded up.
 ROWS_MULTIPLE = 256
 FEWEST_ROWS = 512  # from here on rounding up costs less than is gained
-SLOPE_ROWS = 1024  # of the inputs that one product of the weight's gradient adds up: they stay in the caches
+GRADIENT_ROWS = 1024  # of the inputs that one product of the weight's gradient adds up: they stay in the caches
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -150,8 +150,8 @@ def _weight_gradient(grad_y: Tensor, x: Tensor) -> Tensor:
     turned = left.shape[1] > right.shape[1]
     if turned:
         left, right = right, left
-    pieces = zip(torch.split(left, SLOPE_ROWS), torch.split(right, SLOPE_ROWS), strict=True)
-    total = functools.reduce(Tensor.add_, (product(one.t(), other.t()) for one, other in pieces))
+    parts = zip(torch.split(left, GRADIENT_ROWS), torch.split(right, GRADIENT_ROWS), strict=True)
+    total = functools.reduce(Tensor.add_, (product(one.t(), other.t()) for one, other in parts))
     return total.t().contiguous() if turned else total
 
 

@@ -54,11 +54,11 @@ class Operator:
             ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in inputs))
             ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
 
-        def differentiate(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        def differentiate(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
             say_plain()
             pairs = zip(ctx.saved_tensors, ctx.others, strict=True)
             inputs = [other if tensor is None else tensor for tensor, other in pairs]
-            return gradients(self.plain, inputs, slopes, ctx.needs_input_grad)
+            return gradients(self.plain, inputs, grad_outputs, ctx.needs_input_grad)
 
         self.definition.register_autograd(differentiate, setup_context=save)
 
@@ -81,14 +81,17 @@ def operator(
 
 
 def gradients(
-    function: Callable[..., Any], inputs: Sequence[Any], slopes: Sequence[Tensor], wanted: Sequence[bool] | None = None
+    function: Callable[..., Any],
+    inputs: Sequence[Any],
+    grad_outputs: Sequence[Tensor],
+    wanted: Sequence[bool] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of each of a function's inputs, None for those that aren't wanted or that nothing depends on.
 
     Args:
         function: in plain torch; a tensor, or a tuple of them.
         inputs: its arguments, tensors and others.
-        slopes: the gradients of its results, in their order; further results have none.
+        grad_outputs: the gradients of its results, in their order; further results have none.
         wanted: which inputs' gradients; by default those of all floating-point tensors.
 
     The gradients can be differentiated again where gradients are on (`create_graph=True`).
@@ -100,8 +103,8 @@ def gradients(
         # A view: one input may have been computed from another, and that way isn't this function's.
         leaves = [_leaf(value, again) if want else value for value, want in zip(inputs, wanted, strict=True)]
         results = function(*leaves)
-        pairs = zip(results if isinstance(results, tuple) else (results,), slopes, strict=False)
-        used = [(result, slope) for result, slope in pairs if result.requires_grad]
+        pairs = zip(results if isinstance(results, tuple) else (results,), grad_outputs, strict=False)
+        used = [(result, grad) for result, grad in pairs if result.requires_grad]
         chosen = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
         if not used or not chosen:
             return tuple(None for _ in inputs)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sioconv.ops.cpu.scan import PIECES, SMALLEST, flat, may_stream
+from sioconv.ops.cpu.scan import REGISTERS, SMALLEST, flat, may_stream
 from sioconv.ops.operators import gradients, operator
 
 
@@ -77,12 +77,12 @@ def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, scales: Tensor, eps: fl
     """Gradients of x and weight; the kernel finds eps in `scales`."""
     from sioconv.ops.cpu.rms_norm_kernels import ROWS, backward_parallel, backward_serial
 
-    grad_x, slopes = torch.empty(x.shape, dtype=x.dtype), _wide(x, -(-scales.numel() // ROWS), weight.numel())
+    grad_x, grad_weights = torch.empty(x.shape, dtype=x.dtype), _wide(x, -(-scales.numel() // ROWS), weight.numel())
     _run(
         (backward_parallel, backward_serial), scales, weight,
-        flat(grad_y), flat(x), flat(weight), flat(scales), flat(grad_x), flat(slopes), may_stream(grad_x),
+        flat(grad_y), flat(x), flat(weight), flat(scales), flat(grad_x), flat(grad_weights), may_stream(grad_x),
     )  # fmt: skip
-    return grad_x, slopes.sum(0, dtype=torch.float64).to(weight.dtype)
+    return grad_x, grad_weights.sum(0, dtype=torch.float64).to(weight.dtype)
 
 
 @_backward.register_fake
@@ -101,10 +101,10 @@ def _run(kernels: tuple[Any, Any], scales: Tensor, weight: Tensor, *arguments: A
     from sioconv.ops.cpu.threads import run_tasks
     from sioconv.ops.cpu.vectors import lanes
 
-    edge = True if weight.numel() % lanes(len(PIECES), scales.itemsize) else None
+    edge = True if weight.numel() % lanes(len(REGISTERS), scales.itemsize) else None
     *others, streams = arguments
     # A row that begins off a multiple of 64 bytes can't be streamed.
-    run_tasks(*kernels, -(-scales.numel() // ROWS), PIECES, edge, *others, streams and edge is None)
+    run_tasks(*kernels, -(-scales.numel() // ROWS), REGISTERS, edge, *others, streams and edge is None)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -129,12 +129,12 @@ class _Join(torch.autograd.Function):
         own = [_reaching_start(grad_c, gate, reset)]
         if grad_final is not None:
             own.append(grad_final.to(own[0].dtype))
-        slopes = _gather(torch.stack(own), group)  # [ranks, 1 or 2, B, H, P]
+        grads = _gather(torch.stack(own), group)  # [ranks, 1 or 2, B, H, P]
         # The gradient of the state after the last piece, and then the pieces in reverse order.
-        last = slopes[:, 1].sum(0) if grad_final is not None else torch.zeros_like(own[0])
-        behind = torch.cat([last.unsqueeze(0), slopes[:, 0].flip(0)])
+        last = grads[:, 1].sum(0) if grad_final is not None else torch.zeros_like(own[0])
+        behind = torch.cat([last.unsqueeze(0), grads[:, 0].flip(0)])
         decays = torch.cat([torch.zeros_like(decays[:1]), decays.flip(0)])
-        grad_end, _ = _carry(behind, decays, len(slopes) - _rank(group))
+        grad_end, _ = _carry(behind, decays, len(grads) - _rank(group))
         return grad_c, grad_end.to(gate.dtype), None, None, None, None, None
 
 
@@ -174,20 +174,20 @@ def _decay(gate: Tensor, reset: Tensor | None) -> Tensor:
     return decay if reset is None else decay.masked_fill(reset.any(dim=1)[:, None, None], 0)
 
 
-def _reaching_start(slope: Tensor, gate: Tensor, reset: Tensor | None) -> Tensor:
-    """sum_t exp(log_a_0 + ... + log_a_t) * slope_t up to the first reset, [B, H, P].
+def _reaching_start(grad_c: Tensor, gate: Tensor, reset: Tensor | None) -> Tensor:
+    """sum_t exp(log_a_0 + ... + log_a_t) * grad_c_t up to the first reset, [B, H, P].
 
-    What the gradients of c, slope [B, T, H, P], give to the state before the piece; gate is [B, T, H, 1 or P]. The
+    What the gradients of c, grad_c [B, T, H, P], give to the state before the piece; gate is [B, T, H, 1 or P]. The
     sums of log_a start at the piece's first step and are never above 0.
     """
-    wide = sum_dtype(slope.device)
-    total = slope.new_zeros((slope.shape[0], *slope.shape[2:]), dtype=wide)
+    wide = sum_dtype(grad_c.device)
+    total = grad_c.new_zeros((grad_c.shape[0], *grad_c.shape[2:]), dtype=wide)
     passed = torch.zeros_like(gate[:, :1].sum(dim=1, keepdim=True), dtype=wide)  # [B, 1, H, G]
     cut = None if reset is None else (reset.cumsum(dim=1) > 0)[..., None, None]  # [B, T, 1, 1]
-    for t in range(0, slope.shape[1], BLOCK):
+    for t in range(0, grad_c.shape[1], BLOCK):
         span = slice(t, t + BLOCK)
         logs = passed + gate[:, span].cumsum(dim=1, dtype=wide)  # [B, BLOCK, H, G]
-        share = logs.exp() * slope[:, span]
+        share = logs.exp() * grad_c[:, span]
         total += (share if cut is None else share.masked_fill(cut[:, span], 0)).sum(dim=1)
         passed = logs[:, -1:]
     return total

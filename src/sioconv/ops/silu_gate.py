@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sioconv.ops.cpu.scan import KERNEL_DTYPES, PIECES, SMALLEST, flat, may_stream
+from sioconv.ops.cpu.scan import KERNEL_DTYPES, REGISTERS, SMALLEST, flat, may_stream
 from sioconv.ops.operators import gradients, operator
 
 
@@ -82,9 +82,9 @@ def _run(kernels: tuple[Any, Any], inputs: tuple[Tensor, ...], results: tuple[Te
 
     size = results[0].numel()
     like = np.empty(0, np.float64 if results[0].dtype == torch.float64 else np.float32)
-    edge = True if size % lanes(len(PIECES), like.itemsize) else None
+    edge = True if size % lanes(len(REGISTERS), like.itemsize) else None
     streams = all(map(may_stream, results))
-    run_tasks(*kernels, -(-size // CHUNK), PIECES, edge, like, *map(flat, inputs), *map(flat, results), streams)
+    run_tasks(*kernels, -(-size // CHUNK), REGISTERS, edge, like, *map(flat, inputs), *map(flat, results), streams)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG001

@@ -25,8 +25,8 @@ from sioconv.terminal import visible, write_out
 SHOWN_ANSWERS = 8
 
 
-def run_demo(recipe_name: str, minutes: float | None, name: str) -> None:
-    """Runs every stage of a recipe and prints the results.
+def run_demo(recipe_name: str, minutes: float | None, name: str) -> tuple[Recipe, ReportFigures]:
+    """Runs every stage of a recipe; what it was, and the figures of its report.
 
     Args:
         recipe_name: the recipe.
@@ -47,8 +47,7 @@ def run_demo(recipe_name: str, minutes: float | None, name: str) -> None:
     installed = os.environ.get("SIOCONV_INSTALL_SECONDS")
     install = float(installed) / 60 if installed else None
     total = (time.monotonic() - start) / 60 + (install or 0.0)
-    figures = stages.report(recipe, recipe.folder, Minutes(install=install, total=total))
-    show_results(recipe, figures)
+    return recipe, stages.report(recipe, recipe.folder, Minutes(install=install, total=total))
 
 
 def adapt(recipe: Recipe, minutes: float | None, name: str) -> Recipe:

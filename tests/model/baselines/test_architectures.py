@@ -136,14 +136,14 @@ def test_packed_documents_of_a_llama_equal_separate_ones() -> None:
     ids = torch.randint(0, 40, (1, 14))
     lengths = [5, 1, 8]
     reset, positions = documents(ids, lengths)
-    slope = torch.randn(1, 14, 32, dtype=torch.float64)
+    grad_output = torch.randn(1, 14, 32, dtype=torch.float64)
     packed = model.base_model(ids, reset=reset, position_ids=positions, cache=None, use_cache=False).last_hidden_state
     parameters = [parameter for name, parameter in model.named_parameters() if name != "lm_head.weight"]
-    together = torch.autograd.grad(packed, parameters, slope)
+    together = torch.autograd.grad(packed, parameters, grad_output)
     pieces = [model.base_model(piece, use_cache=False).last_hidden_state for piece in ids.split(lengths, dim=1)]
     separate = torch.cat(pieces, dim=1)
     torch.testing.assert_close(packed, separate, rtol=1e-6, atol=1e-7)
-    for first, second in zip(together, torch.autograd.grad(separate, parameters, slope), strict=True):
+    for first, second in zip(together, torch.autograd.grad(separate, parameters, grad_output), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-6)
     alone = model.base_model(ids, use_cache=False).last_hidden_state
     assert float((alone - packed).detach().abs().max()) > 1e-2

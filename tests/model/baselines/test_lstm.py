@@ -116,12 +116,12 @@ def test_packed_documents_equal_separate_ones(
             model.model(ids.flip(0), cache=cache, use_cache=True)
     before = deepcopy(cache)
     parameters = [parameter for name, parameter in model.named_parameters() if name != "lm_head.weight"]
-    slope = torch.randn(3, 11, 12, dtype=torch.float64)
+    grad_output = torch.randn(3, 11, 12, dtype=torch.float64)
     packed = model.model(ids, reset=reset, cache=cache, use_cache=carried).last_hidden_state
-    together = torch.autograd.grad(packed, parameters, slope)
+    together = torch.autograd.grad(packed, parameters, grad_output)
     expected = separately(model, ids, reset, before)
     torch.testing.assert_close(packed, expected, rtol=1e-12, atol=1e-12)
-    for first, second in zip(together, torch.autograd.grad(expected, parameters, slope), strict=True):
+    for first, second in zip(together, torch.autograd.grad(expected, parameters, grad_output), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
     flowing = model.model(ids, cache=before, use_cache=carried).last_hidden_state
     assert float((flowing - packed).detach().abs().max()) > 1e-2

@@ -14,9 +14,9 @@ Array = np.ndarray[Any, Any]
 
 
 @numba.njit
-def _decays(log_a: Array, a: Array, a_minus_1: Array, pieces: Any, width: int) -> None:
+def _decays(log_a: Array, a: Array, a_minus_1: Array, registers: Any, width: int) -> None:
     for i in range(0, log_a.size, width):
-        decay, decrement = decays(load(log_a, i, None, pieces))
+        decay, decrement = decays(load(log_a, i, None, registers))
         store(a, i, None, decay)
         store(a_minus_1, i, None, decrement)
 
@@ -45,29 +45,29 @@ def test_decays_of_what_is_no_usual_number() -> None:
 
 
 @numba.njit
-def _copy_some(source: Array, to: Array, count: int, pieces: Any) -> Any:
-    like = zeros(source, pieces)
+def _copy_some(source: Array, to: Array, count: int, registers: Any) -> Any:
+    like = zeros(source, registers)
     mask = first_lanes(True, count, like)
-    vector = load(source, 0, mask, pieces)
+    vector = load(source, 0, mask, registers)
     store(to, 0, mask, vector)
     return lane_sum(vector), lane_sum(select(mask, like + 1.0, like))
 
 
-@pytest.mark.parametrize("pieces", [(0,), (0,) * 2, (0,) * 4])
+@pytest.mark.parametrize("registers", [(0,), (0,) * 2, (0,) * 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("count", [0, 1, 5, 8])
-def test_a_mask_keeps_reading_and_writing_inside(count: int, dtype: torch.dtype, pieces: tuple[int, ...]) -> None:
+def test_a_mask_keeps_reading_and_writing_inside(count: int, dtype: torch.dtype, registers: tuple[int, ...]) -> None:
     numbers = torch.arange(1, count + 1).to(dtype)  # shorter than a vector
     to = torch.full((100,), 7.0, dtype=dtype)
     arrays = [(values.view(torch.uint16) if dtype == torch.bfloat16 else values).numpy() for values in (numbers, to)]
-    total, ones = _copy_some(*arrays, count, pieces)
+    total, ones = _copy_some(*arrays, count, registers)
     assert to.tolist() == [*range(1, count + 1), *[7.0] * (100 - count)]
     assert (total, ones) == (count * (count + 1) / 2, count)
 
 
 @numba.njit
-def _stream_all(source: Array, to: Array, pieces: Any) -> None:
-    stream(to, 0, load(source, 0, None, pieces))
+def _stream_all(source: Array, to: Array, registers: Any) -> None:
+    stream(to, 0, load(source, 0, None, registers))
 
 
 def test_streaming_writes_what_storing_writes() -> None:

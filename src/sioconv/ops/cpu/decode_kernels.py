@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from sioconv.ops.cpu.decode_products import COLUMNS_OF_PRODUCT, LANES, PIECES, project, read_row
+from sioconv.ops.cpu.decode_products import COLUMNS_OF_PRODUCT, LANES, REGISTERS, project, read_row
 from sioconv.ops.cpu.decode_products import array_at as _at
 from sioconv.ops.cpu.jit import inner, kernel, outlined
-from sioconv.ops.cpu.scan_kernels import Array
+from sioconv.ops.cpu.structures import Array
 from sioconv.ops.cpu.vectors import called, first_lanes, fused, load, store, tree_sum, zeros
 
 # Columns of `weights`: those of a layer, vectors and the first columns of products, then those of the last line.
@@ -98,14 +98,14 @@ def _normalise(x: Array, weight: Array, shape: Shape, normed: Array, edge: Any) 
     """RMSNorm of every row: normed[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight."""
     width = shape.width
     for row in range(shape.rows):
-        start, square = row * width, zeros(x, PIECES)
+        start, square = row * width, zeros(x, REGISTERS)
         for at in range(0, width, LANES):
-            value = load(x, start + at, first_lanes(edge, width - at, square), PIECES)
+            value = load(x, start + at, first_lanes(edge, width - at, square), REGISTERS)
             square = fused(value, value, square)
         scale = np.float32(1) / np.sqrt(tree_sum(square) / np.float32(width) + np.float32(shape.norm_eps))
         for at in range(0, width, LANES):
             mask = first_lanes(edge, width - at, square)
-            value = load(x, start + at, mask, PIECES) * scale * load(weight, at, mask, PIECES)
+            value = load(x, start + at, mask, REGISTERS) * scale * load(weight, at, mask, REGISTERS)
             store(normed, start + at, mask, value)
 
 

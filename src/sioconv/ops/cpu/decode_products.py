@@ -15,7 +15,7 @@ from numba.extending import overload
 from numba.np.numpy_support import carray
 
 from sioconv.ops.cpu.jit import inner, outlined
-from sioconv.ops.cpu.scan_kernels import Array
+from sioconv.ops.cpu.structures import Array
 from sioconv.ops.cpu.vectors import (
     address_to_pointer,
     called,
@@ -29,7 +29,7 @@ from sioconv.ops.cpu.vectors import (
     zeros,
 )
 
-PIECES = (0,)  # vectors of 64 bytes: 16 channels
+REGISTERS = (0,)  # vectors of 64 bytes: 16 channels
 LANES = 16
 PAIR = 2 * LANES
 GROUP = 32  # of `sioconv.model.quantised`
@@ -71,24 +71,24 @@ def _load_pair(matrix: Any, i: Any, k: Any, at: Any, edge: Any) -> Any:
 
 
 def _pair_of_numbers(matrix, i, k, at, edge):
-    start, nothing = i * k + at, zeros(matrix.codes, PIECES)
-    one = load(matrix.codes, start, first_lanes(edge, k - at, nothing), PIECES)
-    return one, load(matrix.codes, start + LANES, first_lanes(edge, k - at - LANES, nothing), PIECES)
+    start, nothing = i * k + at, zeros(matrix.codes, REGISTERS)
+    one = load(matrix.codes, start, first_lanes(edge, k - at, nothing), REGISTERS)
+    return one, load(matrix.codes, start + LANES, first_lanes(edge, k - at - LANES, nothing), REGISTERS)
 
 
 def _pair_of_halves(matrix, i, k, at, edge):
     start = i * k + at
-    low, high = load_halves(matrix.codes, start // 2, PIECES)
-    scale = spread(matrix.scales, start // GROUP, PIECES)
+    low, high = load_halves(matrix.codes, start // 2, REGISTERS)
+    scale = spread(matrix.scales, start // GROUP, REGISTERS)
     return low * scale, high * scale
 
 
 @inner
 def _numbers_at(x: Array, start: int, k: int, at: int, edge: Any) -> Any:
     """Channels `at` to `at` + 31 of a vector [K] at `start`, as two vectors."""
-    nothing = zeros(x, PIECES)
-    one = load(x, start + at, first_lanes(edge, k - at, nothing), PIECES)
-    return one, load(x, start + at + LANES, first_lanes(edge, k - at - LANES, nothing), PIECES)
+    nothing = zeros(x, REGISTERS)
+    one = load(x, start + at, first_lanes(edge, k - at, nothing), REGISTERS)
+    return one, load(x, start + at + LANES, first_lanes(edge, k - at - LANES, nothing), REGISTERS)
 
 
 @inner
@@ -99,7 +99,7 @@ def _chain(weights: Any, values: Any, total: Any) -> Any:
 @inner
 def _one_row(matrix: Any, i: int, k: int, x: Array, row: int, y: Array, at_y: int, edge: Any) -> None:
     """y[at_y] to y[at_y + 3] = rows i to i + 3 of the matrix times x[row]."""
-    nothing = zeros(x, PIECES)
+    nothing = zeros(x, REGISTERS)
     a, b, c, d = nothing, nothing, nothing, nothing
     for at in range(0, k, PAIR):
         value = _numbers_at(x, row * k, k, at, edge)
@@ -132,19 +132,19 @@ def _four_by_four(
     wide: Array, at: int, k: int, x: Array, start: int, y: Array, to: int, stride: int, edge: Any
 ) -> None:
     """Four rows of a matrix, from `at` on, times four of x, from `start` on: 16 sums at once."""
-    z = zeros(x, PIECES)
+    z = zeros(x, REGISTERS)
     a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3 = z, z, z, z, z, z, z, z, z, z, z, z, z, z, z, z
     for j in range(0, k, LANES):
         mask = first_lanes(edge, k - j, z)
-        one, two = load(x, start + j, mask, PIECES), load(x, start + k + j, mask, PIECES)
-        three, four = load(x, start + 2 * k + j, mask, PIECES), load(x, start + 3 * k + j, mask, PIECES)
-        w = load(wide, at + j, mask, PIECES)
+        one, two = load(x, start + j, mask, REGISTERS), load(x, start + k + j, mask, REGISTERS)
+        three, four = load(x, start + 2 * k + j, mask, REGISTERS), load(x, start + 3 * k + j, mask, REGISTERS)
+        w = load(wide, at + j, mask, REGISTERS)
         a0, a1, a2, a3 = fused(w, one, a0), fused(w, two, a1), fused(w, three, a2), fused(w, four, a3)
-        w = load(wide, at + k + j, mask, PIECES)
+        w = load(wide, at + k + j, mask, REGISTERS)
         b0, b1, b2, b3 = fused(w, one, b0), fused(w, two, b1), fused(w, three, b2), fused(w, four, b3)
-        w = load(wide, at + 2 * k + j, mask, PIECES)
+        w = load(wide, at + 2 * k + j, mask, REGISTERS)
         c0, c1, c2, c3 = fused(w, one, c0), fused(w, two, c1), fused(w, three, c2), fused(w, four, c3)
-        w = load(wide, at + 3 * k + j, mask, PIECES)
+        w = load(wide, at + 3 * k + j, mask, REGISTERS)
         d0, d1, d2, d3 = fused(w, one, d0), fused(w, two, d1), fused(w, three, d2), fused(w, four, d3)
     y[to], y[to + 1], y[to + 2], y[to + 3] = tree_sum(a0), tree_sum(b0), tree_sum(c0), tree_sum(d0)
     to += stride
@@ -158,14 +158,14 @@ def _four_by_four(
 @inner
 def _two_by_two(wide: Array, at: int, k: int, x: Array, start: int, y: Array, to: int, stride: int, edge: Any) -> None:
     """`_four_by_four` of two rows each: for processors with fewer registers."""
-    z = zeros(x, PIECES)
+    z = zeros(x, REGISTERS)
     a0, a1, b0, b1 = z, z, z, z
     for j in range(0, k, LANES):
         mask = first_lanes(edge, k - j, z)
-        one, two = load(x, start + j, mask, PIECES), load(x, start + k + j, mask, PIECES)
-        w = load(wide, at + j, mask, PIECES)
+        one, two = load(x, start + j, mask, REGISTERS), load(x, start + k + j, mask, REGISTERS)
+        w = load(wide, at + j, mask, REGISTERS)
         a0, a1 = fused(w, one, a0), fused(w, two, a1)
-        w = load(wide, at + k + j, mask, PIECES)
+        w = load(wide, at + k + j, mask, REGISTERS)
         b0, b1 = fused(w, one, b0), fused(w, two, b1)
     y[to], y[to + 1] = tree_sum(a0), tree_sum(b0)
     y[to + stride], y[to + stride + 1] = tree_sum(a1), tree_sum(b1)
@@ -173,7 +173,7 @@ def _two_by_two(wide: Array, at: int, k: int, x: Array, start: int, y: Array, to
 
 @inner
 def _single(matrix: Any, i: int, k: int, x: Array, row: int, edge: Any) -> Any:
-    total = zeros(x, PIECES)
+    total = zeros(x, REGISTERS)
     for at in range(0, k, PAIR):
         total = _chain(load_pair(matrix, i, k, at, edge), _numbers_at(x, row * k, k, at, edge), total)
     return tree_sum(total)
@@ -196,7 +196,7 @@ def _as_they_are(matrix, i, k, edge, room):
 
 
 def _in_room(matrix, i, k, edge, room):
-    nothing = zeros(room, PIECES)
+    nothing = zeros(room, REGISTERS)
     for j in range(4):
         for at in range(0, k, PAIR):
             one, two = load_pair(matrix, i + j, k, at, edge)
@@ -268,7 +268,7 @@ def read_row(line: Array, product: int, like: Array, bits: Array, i: int, k: int
     factor = np.float32(1)
     if line[product + ROW_SCALES] != 0:
         factor = number_at(array_at(line[product + ROW_SCALES], size, bits), i)
-    square = zeros(x, PIECES)
+    square = zeros(x, REGISTERS)
     for channel in range(0, k, PAIR):
         one, two = load_pair(matrix, i, k, channel, edge)
         one, two = one * factor, two * factor

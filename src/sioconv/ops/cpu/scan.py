@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sioconv.ops.cpu.structures import Array, Gradients, Line
 from sioconv.ops.eager.chunked import scan_chunked
 from sioconv.ops.operators import operator
 from sioconv.ops.scan_gradients import scan_gradients
 from sioconv.ops.validate import check_cu_seqlens_values, state_dtype
 
-Array = np.ndarray[Any, Any]
 # From this size on a result is written past the caches: they couldn't keep it anyway, and the processor then
 # needn't read first what it is going to overwrite.
 STREAM_BYTES = 8 * 2**20
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # numba has no float16 on CPUs
-PIECES = (0, 0)  # of the elementwise kernels: vectors of 128 bytes of fp32 or fp64
+REGISTERS = (0, 0)  # of the elementwise kernels: vectors of 128 bytes of fp32 or fp64
 # Numbers: elementwise work on fewer is as fast in plain torch, and a decoding step should be as short as it can.
 SMALLEST = 2**18
 
@@ -29,19 +29,9 @@ SMALLEST = 2**18
 class Strips(NamedTuple):
     """How the channels of a head are cut for the kernels, see `scan_kernels`."""
 
-    pieces: tuple[int, ...]
+    registers: tuple[int, ...]
     edge: bool | None
     per_head: int
-
-
-class _Line(NamedTuple):
-    """What the kernels know of the sequences, which lie one after the other, L = B * T positions in all."""
-
-    log_a: Array  # [L, H] or [L, H, P]
-    bounds: Array  # [N + 1] int64
-    initial_state: Array  # [N, H, P]
-    reset: Array  # [L] bool, empty for none
-    reset_state: Array  # [H, P]
 
 
 def scan_cpu(
@@ -86,7 +76,8 @@ def _forward(
     final_state = torch.empty(initial_state.shape, dtype=initial_state.dtype)
     saved = torch.empty(_saved_shape(z, initial_state), dtype=initial_state.dtype)
     kept = flat(saved) if z.dtype == torch.bfloat16 else None
-    run_kernel((forward_parallel, forward_serial), z, line, flat(z), *line, flat(c), flat(final_state), kept, result=c)
+    result = flat(c), flat(final_state), kept
+    run_kernel((forward_parallel, forward_serial), z, line, flat(z), result, largest=c)
     return c, final_state, saved
 
 
@@ -150,10 +141,10 @@ def _backward(
 
     line = make_line(source, log_a, initial_state, reset, reset_state, cu_seqlens)
     states = flat(saved) if source.dtype == torch.bfloat16 else None
-    gradients = Gradients.like(source, log_a, initial_state)
-    inputs = flat(grad_c), flat(grad_final), flat(source), states
+    gradients = GradientTensors.like(source, log_a, initial_state)
+    given = flat(grad_c), flat(grad_final), flat(source), states
     kernels = backward_parallel, backward_serial
-    run_kernel(kernels, source, line, *inputs, *line, *map(flat, gradients), result=gradients.z)
+    run_kernel(kernels, source, line, given, gradients.arrays(), largest=gradients.z)
     return gradients.summed()
 
 
@@ -173,7 +164,7 @@ def _(
 
 
 def fake_gradients(z: Tensor, log_a: Tensor, initial_state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `Gradients.summed` gives, without values."""
+    """What `GradientTensors.summed` gives, without values."""
     return (
         z.new_empty(z.shape),
         log_a.new_empty(log_a.shape),
@@ -204,8 +195,8 @@ _forward.register_autograd(_differentiate, _save_for_backward)
 _backward.differentiate_plain()
 
 
-class Gradients(NamedTuple):
-    """What the backward kernels write."""
+class GradientTensors(NamedTuple):
+    """The tensors of what the backward kernels write."""
 
     z: Tensor  # [B, T, H, P]
     log_a: Tensor  # [B, T, H * strips, 1], every strip its own sum over channels, or [B, T, H, P]
@@ -213,7 +204,7 @@ class Gradients(NamedTuple):
     reset_state: Tensor  # [N, H, P], every sequence its own
 
     @classmethod
-    def like(cls, z: Tensor, log_a: Tensor, initial_state: Tensor) -> "Gradients":
+    def like(cls, z: Tensor, log_a: Tensor, initial_state: Tensor) -> "GradientTensors":
         """Memory for the gradients of these."""
         batch, steps, heads, _channels = z.shape
         strips = 1 if log_a.shape[3] != 1 else cut_heads(z).per_head
@@ -222,6 +213,10 @@ class Gradients(NamedTuple):
         return cls(
             torch.empty(z.shape, dtype=z.dtype), torch.empty(gates, dtype=log_a.dtype), states, torch.empty_like(states)
         )
+
+    def arrays(self) -> Gradients:
+        """As the kernels take them."""
+        return Gradients(*map(flat, self))
 
     def summed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of z, log_a [B, T, H, 1 or P], initial_state and reset_state [H, P].
@@ -241,30 +236,30 @@ def cut_heads(z: Tensor) -> Strips:
     from sioconv.ops.cpu.vectors import lanes
 
     size, channels = state_dtype(z).itemsize, z.shape[3]
-    pieces = 2 if channels <= lanes(2, size) else 4
-    width = lanes(pieces, size)
-    return Strips((0,) * pieces, True if channels % width else None, -(-channels // width))
+    registers = 2 if channels <= lanes(2, size) else 4
+    width = lanes(registers, size)
+    return Strips((0,) * registers, True if channels % width else None, -(-channels // width))
 
 
 def run_kernel(
     kernels: tuple[Any, Any],
     z: Tensor,
-    line: _Line,
+    line: Line,
     *arguments: Any,
-    result: Tensor,
+    largest: Tensor,
     whole_heads: bool = False,
 ) -> None:
     """Run a kernel (its parallel and its serial form) over all sequences.
 
     One sequence is one task unless there are fewer than threads: its strips are cut into groups then, as few
-    as the threads need, since reading short pieces of every row is several times slower than long ones.
+    as the threads need, since reading short parts of every row is several times slower than long ones.
 
     Args:
         kernels: the two forms.
         z: [B, T, H, P].
         line: the sequences.
-        arguments: what the kernel takes after `per_channel` and before `streams`.
-        result: the largest that the kernel writes.
+        arguments: what the kernel takes after the line.
+        largest: of what the kernel writes.
         whole_heads: groups don't cut a head.
     """
     from sioconv.ops.cpu.threads import run_tasks
@@ -274,11 +269,11 @@ def run_kernel(
     per_channel = None if line.log_a.size != z.numel() or channels == 1 else True
     most = heads * (1 if whole_heads else strips.per_head)
     groups = min(max(1, torch.get_num_threads() // max(1, sequences)), most)
-    streams = strips.edge is None and may_stream(result)
+    streams = strips.edge is None and may_stream(largest)
+    sizes = groups, heads, channels
     run_tasks(
-        *kernels, sequences * groups, groups, heads, channels, strips.pieces, strips.edge, per_channel,
-        *arguments, streams,
-    )  # fmt: skip
+        *kernels, sequences * groups, sizes, strips.registers, strips.edge, per_channel, streams, line, *arguments
+    )
 
 
 def may_stream(result: Tensor) -> bool:
@@ -293,7 +288,7 @@ def make_line(
     reset: Tensor | None,
     reset_state: Tensor | None,
     cu_seqlens: Tensor | None,
-) -> _Line:
+) -> Line:
     """The sequences as the kernels take them; log_a is [B, T, H, 1 or P]. Raises ValueError for bad boundaries."""
     batch, steps, heads, channels = z.shape
     if cu_seqlens is None:
@@ -302,7 +297,7 @@ def make_line(
         check_cu_seqlens_values(cu_seqlens, steps)
         bounds = flat(cu_seqlens).astype(np.int64)
     initial = flat(initial_state)
-    return _Line(
+    return Line(
         log_a=flat(log_a),
         bounds=bounds,
         initial_state=initial,

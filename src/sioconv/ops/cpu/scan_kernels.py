@@ -9,19 +9,18 @@ don't depend on the number of threads or groups.
 Time goes in blocks of BLOCK steps: within one, a strip's state stays in registers, while the block's rows, which are
 read from memory once, stay in the first-level cache for the other strips.
 
-Three arguments are there for their type, which chooses what is compiled: `pieces`, a tuple as long as a vector is wide;
-`edge`, None where strips divide a head evenly, so that no vector needs a mask; and `per_channel`, None for one gate
-per head.
+What travels together is in `structures`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
 
 from sioconv.ops.cpu.jit import inner, kernel
+from sioconv.ops.cpu.structures import Array, Block, Carried, Cut, Gradients, Line, Place, Rows, Share, Table
 from sioconv.ops.cpu.vectors import (
-    PIECE,
+    REGISTER,
     decays,
     finish_streams,
     first_lanes,
@@ -35,39 +34,12 @@ from sioconv.ops.cpu.vectors import (
 )
 
 BLOCK = 64
-Array = np.ndarray[Any, Any]
-
-
-class Line(NamedTuple):
-    """What the kernels know of the sequences."""
-
-    log_a: Array  # [L, H] or [L, H, P]
-    bounds: Array  # [N + 1] int64
-    initial_state: Array  # [N, H, P]
-    reset: Array  # [L] bool, empty for none
-    reset_state: Array  # [H, P]
-
-
-class Place(NamedTuple):
-    """The part of a row [H, P] that a strip is."""
-
-    tile: int  # its number
-    head: int
-    column: int  # of its first channel in the row
-    width: int  # channels
-
-
-class Table(NamedTuple):
-    """The decays of a block of steps where there is one per head, [BLOCK + 1, H] each."""
-
-    decay: Array
-    decrement: Array
 
 
 @inner
-def width_of(array: Array, pieces: Any) -> int:
+def width_of(array: Array, registers: Any) -> int:
     """How many of the array's numbers a vector holds."""
-    return len(pieces) * PIECE // array.itemsize
+    return len(registers) * REGISTER // array.itemsize
 
 
 @inner
@@ -80,69 +52,60 @@ def put(result: Array, at: int, mask: Any, value: Any, streams: bool) -> None:
 
 
 @inner
-def strips_of(channels: int, width: int) -> int:
+def strips_of(cut: Cut, width: int) -> int:
     """Strips per head, of `width` channels at most."""
-    return (channels + width - 1) // width
+    return (cut.channels + width - 1) // width
 
 
 @inner
-def place_of(tile: int, channels: int, width: int) -> Place:
-    """Where strip number `tile` of a row is."""
-    strips = strips_of(channels, width)
+def place_of(tile: int, cut: Cut, like: Any, width: int) -> Place:
+    """Where strip number `tile` of a row is; `like` is a vector of `width` lanes."""
+    strips = strips_of(cut, width)
     head, first = tile // strips, tile % strips * width
-    return Place(tile, head, head * channels + first, min(width, channels - first))
+    mask = first_lanes(cut.edge, min(width, cut.channels - first), like)
+    return Place(tile, head, head * cut.channels + first, mask)
 
 
 @inner
-def mask_of(edge: Any, place: Place, like: Any) -> Any:
-    """Which lanes of a strip's vectors hold channels; None for all."""
-    return first_lanes(edge, place.width, like)
+def new_carried(count: int, like: Array, width: int) -> Carried:
+    """Zeros for so many strips."""
+    return Carried(np.zeros(count * width, like.dtype), np.zeros(count * width, like.dtype))
 
 
 @inner
-def new_table(like: Array, heads: int, pieces: Any) -> Table:
+def new_table(like: Array, cut: Cut) -> Table:
     """Room for the gates of a block of steps, with space for a vector to write beyond the last."""
-    size = (BLOCK + 1) * heads + width_of(like, pieces)
+    size = (BLOCK + 1) * cut.heads + width_of(like, cut.registers)
     return Table(np.empty(size, like.dtype), np.empty(size, like.dtype))
 
 
 @inner
-def fill_table(
-    table: Table,
-    log_a: Array,
-    heads: int,
-    first: int,
-    last: int,
-    begin: int,
-    end: int,
-    pieces: Any,
-    per_channel: Any,
-) -> None:
-    """The decays of the steps begin … end - 1 and the heads first … last - 1."""
-    if per_channel is None:
-        like = zeros(log_a, pieces)
-        width = width_of(log_a, pieces)
-        whole = first == 0 and last == heads
-        rows = 1 if whole else end - begin
-        count = (end - begin) * heads if whole else last - first
+def fill_table(table: Table, log_a: Array, cut: Cut, first: int, last: int, block: Block) -> None:
+    """The decays of a block and the heads first … last - 1."""
+    if cut.per_channel is None:
+        like = zeros(log_a, cut.registers)
+        width = width_of(log_a, cut.registers)
+        whole = first == 0 and last == cut.heads
+        steps = block.end - block.begin
+        rows = 1 if whole else steps
+        count = steps * cut.heads if whole else last - first
         for row in range(rows):
             for i in range(0, count, width):
                 mask = first_lanes(True, count - i, like)
-                decay, decrement = decays(load(log_a, (begin + row) * heads + first + i, mask, pieces))
+                at = (block.begin + row) * cut.heads + first + i
+                decay, decrement = decays(load(log_a, at, mask, cut.registers))
                 # What stands beyond the last is overwritten by the next row, or not read.
-                store(table.decay, row * heads + first + i, None, decay)
-                store(table.decrement, row * heads + first + i, None, decrement)
+                store(table.decay, row * cut.heads + first + i, None, decay)
+                store(table.decrement, row * cut.heads + first + i, None, decrement)
 
 
 @inner
-def gate(
-    table: Table, log_a: Array, row: int, at: int, place: Place, heads: int, mask: Any, pieces: Any, per_channel: Any
-) -> Any:
+def gate(table: Table, log_a: Array, row: int, at: int, place: Place, cut: Cut) -> Any:
     """(a, a - 1) as vectors: of step `row` of the block for a head's gate, or of the channels `at`."""
-    if per_channel is None:
-        like, index = zeros(log_a, pieces), np.uint64(row * heads + place.head)
+    if cut.per_channel is None:
+        like, index = zeros(log_a, cut.registers), np.uint64(row * cut.heads + place.head)
         return splat(table.decay[index], like), splat(table.decrement[index], like)
-    return decays(load(log_a, at, mask, pieces))
+    return decays(load(log_a, at, place.mask, cut.registers))
 
 
 @inner
@@ -163,108 +126,87 @@ def advance(state: Any, lost: Any, decay: Any, decrement: Any, add: Any) -> Any:
 
 @inner
 def forward_strip(
-    begin: int,
-    end: int,
-    row: int,
+    block: Block,
     place: Place,
-    mask: Any,
-    pieces: Any,
-    heads: int,
+    cut: Cut,
     z: Array,
     line: Line,
     table: Table,
-    per_channel: Any,
-    state: Array,
-    lost: Array,
+    carried: Carried,
     here: int,
-    out: Array,
-    out_at: int,
-    out_step: int,
+    out: Rows,
     streams: bool,
 ) -> None:
-    """The steps begin … end - 1 of a strip; its state, `state` and `lost` at `here`, is written to `out` after each."""
-    c, less = load(state, here, None, pieces), load(lost, here, None, pieces)
-    for t in range(begin, end):
+    """The steps of a block of a strip, whose state is `carried` at `here`; it is written to `out` after each step."""
+    row, registers, mask = cut.heads * cut.channels, cut.registers, place.mask
+    c, lost = load(carried.state, here, None, registers), load(carried.lost, here, None, registers)
+    for t in range(block.begin, block.end):
         if line.reset.size != 0 and line.reset[np.uint64(t)]:
-            c, less = load(line.reset_state, place.column, mask, pieces), zeros(state, pieces)
-        at = t * row + place.column
-        decay, decrement = gate(table, line.log_a, t - begin, at, place, heads, mask, pieces, per_channel)
-        c, less = advance(c, less, decay, decrement, load(z, at, mask, pieces))
-        put(out, out_at + (t - begin) * out_step, mask, c, streams)
-    store(state, here, None, c)
-    store(lost, here, None, less)
+            c, lost = load(line.reset_state, place.column, mask, registers), zeros(carried.state, registers)
+        at, step = t * row + place.column, t - block.begin
+        decay, decrement = gate(table, line.log_a, step, at, place, cut)
+        c, lost = advance(c, lost, decay, decrement, load(z, at, mask, registers))
+        put(out.array, out.at + step * out.step, mask, c, streams)
+    store(carried.state, here, None, c)
+    store(carried.lost, here, None, lost)
 
 
 @inner
 def backward_strip(
-    begin: int,
-    end: int,
-    start: int,
-    stop: int,
-    row: int,
-    n: int,
+    block: Block,
+    share: Share,
     place: Place,
-    mask: Any,
-    pieces: Any,
-    heads: int,
-    tiles: int,
+    cut: Cut,
     line: Line,
     table: Table,
-    per_channel: Any,
-    up: Array,
-    up_at: int,
-    up_step: int,
-    before: Array,
-    before_at: int,
-    before_step: int,
-    slope: Array,
-    lost: Array,
+    up: Rows,
+    before: Rows,
+    carried: Carried,
     here: int,
-    grad_z: Array,
-    grad_log_a: Array,
-    grad_initial: Array,
-    grad_reset: Array,
+    gradients: Gradients,
     streams: bool,
 ) -> None:
-    """The steps end - 1 … begin of a strip of sequence n: dc_t = a_{t+1} * dc_{t+1} + up_t, dz = dc.
+    """A block of a strip from its last step on: dc_t = a_{t+1} * dc_{t+1} + up_t, dz = dc.
 
-    `slope` and `lost` at `here` are dc of the step after the block. Row t - begin of `up` is the gradient of c_t, that
-    of `before` is c_{t-1}. A gate's gradient is a_t * dc_t * c_{t-1}, per head its sum over the strip: grad_log_a is
-    [L, tiles] or [L, H, P]; grad_reset is [N, H, P].
+    `carried` at `here` is dc of the step after the block. A row of `up` is the gradient of c_t, one of `before` is
+    c_{t-1}. A gate's gradient is a_t * dc_t * c_{t-1}, per head its sum over the strip.
     """
-    dc, less = load(slope, here, None, pieces), load(lost, here, None, pieces)
-    own = n * row + place.column
+    row, registers, mask = cut.heads * cut.channels, cut.registers, place.mask
+    tiles = cut.heads * strips_of(cut, width_of(carried.state, registers))
+    dc, lost = load(carried.state, here, None, registers), load(carried.lost, here, None, registers)
+    own = share.n * row + place.column
     keep, nothing = splat(1.0, dc), splat(0.0, dc)
-    if end == stop or (line.reset.size != 0 and line.reset[np.uint64(end)]):
+    if block.end == share.stop or (line.reset.size != 0 and line.reset[np.uint64(block.end)]):
         decay, decrement = keep, nothing
     else:
-        at = end * row + place.column
-        decay, decrement = gate(table, line.log_a, end - begin, at, place, heads, mask, pieces, per_channel)
-    for t in range(end - 1, begin - 1, -1):
-        at, step = t * row + place.column, t - begin
-        dc, less = advance(dc, less, decay, decrement, load(up, up_at + step * up_step, mask, pieces))
-        put(grad_z, at, mask, dc, streams)
-        decay, decrement = gate(table, line.log_a, step, at, place, heads, mask, pieces, per_channel)
+        at = block.end * row + place.column
+        decay, decrement = gate(table, line.log_a, block.end - block.begin, at, place, cut)
+    for t in range(block.end - 1, block.begin - 1, -1):
+        at, step = t * row + place.column, t - block.begin
+        dc, lost = advance(dc, lost, decay, decrement, load(up.array, up.at + step * up.step, mask, registers))
+        put(gradients.z, at, mask, dc, streams)
+        decay, decrement = gate(table, line.log_a, step, at, place, cut)
         restart = line.reset.size != 0 and line.reset[np.uint64(t)]
         if restart:
-            c = load(line.reset_state, place.column, mask, pieces)
-        elif t == start:
-            c = load(line.initial_state, own, mask, pieces)
+            c = load(line.reset_state, place.column, mask, registers)
+        elif t == share.start:
+            c = load(line.initial_state, own, mask, registers)
         else:
-            c = load(before, before_at + step * before_step, mask, pieces)
-        if per_channel is None:
-            index = np.uint64(step * heads + place.head)
-            grad_log_a[np.uint64(t * tiles + place.tile)] = table.decay[index] * lane_sum(dc * c)
+            c = load(before.array, before.at + step * before.step, mask, registers)
+        if cut.per_channel is None:
+            index = np.uint64(step * cut.heads + place.head)
+            gradients.log_a[np.uint64(t * tiles + place.tile)] = table.decay[index] * lane_sum(dc * c)
         else:
-            store(grad_log_a, at, mask, decay * dc * c)
+            store(gradients.log_a, at, mask, decay * dc * c)
         if restart:
-            store(grad_reset, own, mask, load(grad_reset, own, mask, pieces) + decay * dc)
-            dc, less = zeros(slope, pieces), zeros(slope, pieces)
+            total = load(gradients.reset_state, own, mask, registers) + decay * dc
+            store(gradients.reset_state, own, mask, total)
+            dc, lost = zeros(carried.state, registers), zeros(carried.state, registers)
             decay, decrement = keep, nothing  # this document's gate, should it be NaN, makes NaN of a zero too
-        elif t == start:
-            store(grad_initial, own, mask, decay * dc)
-    store(slope, here, None, dc)
-    store(lost, here, None, less)
+        elif t == share.start:
+            store(gradients.initial_state, own, mask, decay * dc)
+    store(carried.state, here, None, dc)
+    store(carried.lost, here, None, lost)
 
 
 @inner
@@ -274,98 +216,73 @@ def saved_row(start: int, n: int, block: int) -> int:
 
 
 @inner
-def read_strips(
-    first: int, last: int, channels: int, pieces: Any, edge: Any, rows: Array, at: int, states: Array
-) -> None:
-    """states <- the strips first … last - 1 of the row [H, P] at `at`, each filled up to a whole vector with zeros."""
-    like, width = zeros(states, pieces), width_of(states, pieces)
-    for tile in range(first, last):
-        place = place_of(tile, channels, width)
-        strip = load(rows, at + place.column, mask_of(edge, place, like), pieces)
-        store(states, (tile - first) * width, None, strip)
+def read_strips(share: Share, cut: Cut, rows: Array, states: Array) -> None:
+    """states <- the share's strips of row n of `rows` [N, H, P], each filled up to a whole vector with zeros."""
+    like, width, row = zeros(states, cut.registers), width_of(states, cut.registers), cut.heads * cut.channels
+    for tile in range(share.first, share.last):
+        place = place_of(tile, cut, like, width)
+        strip = load(rows, share.n * row + place.column, place.mask, cut.registers)
+        store(states, (tile - share.first) * width, None, strip)
 
 
 @inner
-def write_strips(
-    first: int, last: int, channels: int, pieces: Any, edge: Any, states: Array, rows: Array, at: int
-) -> None:
+def write_strips(share: Share, cut: Cut, states: Array, rows: Array) -> None:
     """The reverse of `read_strips`."""
-    like, width = zeros(states, pieces), width_of(states, pieces)
-    for tile in range(first, last):
-        place = place_of(tile, channels, width)
-        strip = load(states, (tile - first) * width, None, pieces)
-        store(rows, at + place.column, mask_of(edge, place, like), strip)
+    like, width, row = zeros(states, cut.registers), width_of(states, cut.registers), cut.heads * cut.channels
+    for tile in range(share.first, share.last):
+        place = place_of(tile, cut, like, width)
+        strip = load(states, (tile - share.first) * width, None, cut.registers)
+        store(rows, share.n * row + place.column, place.mask, strip)
 
 
 @inner
-def begin_gradients(
-    first: int,
-    last: int,
-    channels: int,
-    at: int,
-    empty: bool,
-    pieces: Any,
-    edge: Any,
-    grad_final: Array,
-    slope: Array,
-    nothing: Array,
-    grad_initial: Array,
-    grad_reset: Array,
-) -> None:
-    """What the gradients of the sequence whose row [H, P] is at `at` are before its last step; `nothing` is zeros."""
-    read_strips(first, last, channels, pieces, edge, grad_final, at, slope)
-    write_strips(first, last, channels, pieces, edge, nothing, grad_reset, at)
-    write_strips(first, last, channels, pieces, edge, slope if empty else nothing, grad_initial, at)
+def begin_gradients(share: Share, cut: Cut, grad_final: Array, carried: Carried, gradients: Gradients) -> None:
+    """What the gradients of a sequence are before its last step; `carried` is zeros, and gets that of the state."""
+    read_strips(share, cut, grad_final, carried.state)
+    write_strips(share, cut, carried.lost, gradients.reset_state)
+    empty = share.start == share.stop
+    write_strips(share, cut, carried.state if empty else carried.lost, gradients.initial_state)
 
 
 @inner
-def heads_of(first: int, last: int, channels: int, width: int) -> tuple[int, int]:
-    """The first and the last + 1 head of the strips first … last - 1."""
-    strips = strips_of(channels, width)
-    return first // strips, (last - 1) // strips + 1
+def heads_of(share: Share, cut: Cut, width: int) -> tuple[int, int]:
+    """The first and the last + 1 head of a share's strips."""
+    strips = strips_of(cut, width)
+    return share.first // strips, (share.last - 1) // strips + 1
+
+
+@inner
+def share_of(task: int, line: Line, cut: Cut, width: int) -> Share:
+    """The strips of a task, of which a sequence has `groups`; they may cut a head."""
+    n, group = task // cut.groups, task % cut.groups
+    tiles = cut.heads * strips_of(cut, width)
+    first, last = tiles * group // cut.groups, tiles * (group + 1) // cut.groups
+    return Share(n, line.bounds[n], line.bounds[n + 1], first, last)
 
 
 @inner
 def _forward_task(
-    task: int,
-    groups: int,
-    heads: int,
-    channels: int,
-    pieces: Any,
-    edge: Any,
-    per_channel: Any,
-    z: Array,
-    line: Line,
-    c: Array,
-    final_state: Array,
-    saved: Any,
-    streams: bool,
+    task: int, cut: Cut, z: Array, line: Line, c: Array, final_state: Array, saved: Any, streams: bool
 ) -> None:
     """`saved`, where it isn't None, gets the state before every block."""
-    n, row = task // groups, heads * channels
-    like, width = zeros(final_state, pieces), width_of(final_state, pieces)
-    tiles = heads * strips_of(channels, width)
-    first, last = tiles * (task % groups) // groups, tiles * (task % groups + 1) // groups
-    first_head, last_head = heads_of(first, last, channels, width)
-    state = np.zeros((last - first) * width, final_state.dtype)
-    lost = np.zeros((last - first) * width, final_state.dtype)
-    table = new_table(final_state, heads, pieces)
-    start, stop = line.bounds[n], line.bounds[n + 1]
-    read_strips(first, last, channels, pieces, edge, line.initial_state, n * row, state)
-    for begin in range(start, stop, BLOCK):
-        end = min(begin + BLOCK, stop)
-        fill_table(table, line.log_a, heads, first_head, last_head, begin, end, pieces, per_channel)
-        for tile in range(first, last):
-            place, here = place_of(tile, channels, width), (tile - first) * width
-            mask, at = mask_of(edge, place, like), begin * row + place.column
+    row, registers = cut.heads * cut.channels, cut.registers
+    like, width = zeros(final_state, registers), width_of(final_state, registers)
+    share = share_of(task, line, cut, width)
+    first_head, last_head = heads_of(share, cut, width)
+    carried = new_carried(share.last - share.first, final_state, width)
+    table = new_table(final_state, cut)
+    read_strips(share, cut, line.initial_state, carried.state)
+    for begin in range(share.start, share.stop, BLOCK):
+        block = Block(begin, min(begin + BLOCK, share.stop))
+        fill_table(table, line.log_a, cut, first_head, last_head, block)
+        for tile in range(share.first, share.last):
+            place, here = place_of(tile, cut, like, width), (tile - share.first) * width
             if saved is not None:
-                slot = saved_row(start, n, (begin - start) // BLOCK) * row + place.column
-                store(saved, slot, mask, load(state, here, None, pieces))
-            forward_strip(
-                begin, end, row, place, mask, pieces, heads, z, line, table, per_channel,
-                state, lost, here, c, at, row, streams,
-            )  # fmt: skip
-    write_strips(first, last, channels, pieces, edge, state, final_state, n * row)
+                slot = saved_row(share.start, share.n, (begin - share.start) // BLOCK) * row + place.column
+                store(saved, slot, place.mask, load(carried.state, here, None, registers))
+            out = Rows(c, begin * row + place.column, row)
+            forward_strip(block, place, cut, z, line, table, carried, here, out, streams)
+    write_strips(share, cut, carried.state, final_state)
     if streams:
         finish_streams()
 
@@ -373,132 +290,85 @@ def _forward_task(
 @inner
 def _backward_task(
     task: int,
-    groups: int,
-    heads: int,
-    channels: int,
-    pieces: Any,
-    edge: Any,
-    per_channel: Any,
+    cut: Cut,
     grad_c: Array,
     grad_final: Array,
     source: Array,
     saved: Any,
     line: Line,
-    grad_z: Array,
-    grad_log_a: Array,
-    grad_initial: Array,
-    grad_reset: Array,
+    gradients: Gradients,
     streams: bool,
 ) -> None:
     """`source` is c where `saved` is None; else it is z, from which c is computed again, block by block."""
-    n, row = task // groups, heads * channels
-    like, width = zeros(grad_initial, pieces), width_of(grad_initial, pieces)
-    tiles = heads * strips_of(channels, width)
-    first, last = tiles * (task % groups) // groups, tiles * (task % groups + 1) // groups
-    first_head, last_head = heads_of(first, last, channels, width)
-    slope = np.zeros((last - first) * width, grad_initial.dtype)
-    lost = np.zeros((last - first) * width, grad_initial.dtype)
-    start, stop = line.bounds[n], line.bounds[n + 1]
-    begin_gradients(
-        first, last, channels, n * row, start == stop, pieces, edge, grad_final, slope, lost, grad_initial, grad_reset
-    )
-    table = new_table(grad_initial, heads, pieces)
-    state, state_lost = np.zeros(width, grad_initial.dtype), np.zeros(width, grad_initial.dtype)
-    again = np.zeros((BLOCK + 1) * width, grad_initial.dtype)
-    for block in range((stop - start + BLOCK - 1) // BLOCK - 1, -1, -1):
-        begin = start + block * BLOCK
-        end = min(begin + BLOCK, stop)
-        fill_table(table, line.log_a, heads, first_head, last_head, begin, min(end + 1, stop), pieces, per_channel)
-        for tile in range(first, last):
-            place, here = place_of(tile, channels, width), (tile - first) * width
-            mask, at = mask_of(edge, place, like), begin * row + place.column
+    row, registers, like_array = cut.heads * cut.channels, cut.registers, gradients.initial_state
+    like, width = zeros(like_array, registers), width_of(like_array, registers)
+    share = share_of(task, line, cut, width)
+    first_head, last_head = heads_of(share, cut, width)
+    carried = new_carried(share.last - share.first, like_array, width)
+    begin_gradients(share, cut, grad_final, carried, gradients)
+    table = new_table(like_array, cut)
+    state, again = new_carried(1, like_array, width), np.zeros((BLOCK + 1) * width, like_array.dtype)
+    for number in range((share.stop - share.start + BLOCK - 1) // BLOCK - 1, -1, -1):
+        begin = share.start + number * BLOCK
+        block = Block(begin, min(begin + BLOCK, share.stop))
+        known = Block(begin, min(block.end + 1, share.stop))
+        fill_table(table, line.log_a, cut, first_head, last_head, known)
+        for tile in range(share.first, share.last):
+            place, here = place_of(tile, cut, like, width), (tile - share.first) * width
+            at = begin * row + place.column
+            up = Rows(grad_c, at, row)
             if saved is None:
-                backward_strip(
-                    begin, end, start, stop, row, n, place, mask, pieces, heads, tiles, line, table, per_channel,
-                    grad_c, at, row, source, at - row, row, slope, lost, here,
-                    grad_z, grad_log_a, grad_initial, grad_reset, streams,
-                )  # fmt: skip
+                before = Rows(source, at - row, row)
+                backward_strip(block, share, place, cut, line, table, up, before, carried, here, gradients, streams)
             else:
-                slot = saved_row(start, n, block) * row + place.column
-                store(state, 0, None, load(saved, slot, mask, pieces))
-                store(state_lost, 0, None, like)
-                store(again, 0, None, load(state, 0, None, pieces))
-                forward_strip(
-                    begin, end, row, place, mask, pieces, heads, source, line, table, per_channel,
-                    state, state_lost, 0, again, width, width, False,
-                )  # fmt: skip
-                backward_strip(
-                    begin, end, start, stop, row, n, place, mask, pieces, heads, tiles, line, table, per_channel,
-                    grad_c, at, row, again, 0, width, slope, lost, here,
-                    grad_z, grad_log_a, grad_initial, grad_reset, streams,
-                )  # fmt: skip
+                slot = saved_row(share.start, share.n, number) * row + place.column
+                store(state.state, 0, None, load(saved, slot, place.mask, registers))
+                store(state.lost, 0, None, like)
+                store(again, 0, None, load(state.state, 0, None, registers))
+                forward_strip(block, place, cut, source, line, table, state, 0, Rows(again, width, width), False)
+                before = Rows(again, 0, width)
+                backward_strip(block, share, place, cut, line, table, up, before, carried, here, gradients, streams)
     if streams:
         finish_streams()
 
 
 def _entries() -> tuple[Any, Any, Any, Any]:
-    """The kernels as Python calls them."""
+    """The kernels as Python calls them. A loop of `prange` takes no tuple in a tuple: each makes its `Cut` itself.
+
+    prange counts in unsigned numbers, for which a task would be compiled a second time.
+    """
 
     @kernel()
-    def forward_serial(
-        tasks, groups, heads, channels, pieces, edge, per_channel,
-        z, log_a, bounds, initial_state, reset, reset_state, c, final_state, saved, streams,
-    ):  # fmt: skip
-        line = Line(log_a, bounds, initial_state, reset, reset_state)
+    def forward_serial(tasks, sizes, registers, edge, per_channel, streams, line, z, result):
+        groups, heads, channels = sizes
+        c, final_state, saved = result
+        cut = Cut(groups, heads, channels, registers, edge, per_channel)
         for task in range(tasks):
-            _forward_task(
-                task, groups, heads, channels, pieces, edge, per_channel, z, line, c, final_state, saved, streams
-            )
+            _forward_task(task, cut, z, line, c, final_state, saved, streams)
 
     @kernel(parallel=True)
-    def forward_parallel(
-        tasks, groups, heads, channels, pieces, edge, per_channel,
-        z, log_a, bounds, initial_state, reset, reset_state, c, final_state, saved, streams,
-    ):  # fmt: skip
+    def forward_parallel(tasks, sizes, registers, edge, per_channel, streams, line, z, result):
+        groups, heads, channels = sizes
+        c, final_state, saved = result
         for task in numba.prange(tasks):
-            # prange counts in unsigned numbers, for which the task would be compiled a second time.
-            line = Line(log_a, bounds, initial_state, reset, reset_state)
-            _forward_task(
-                np.int64(task),
-                groups,
-                heads,
-                channels,
-                pieces,
-                edge,
-                per_channel,
-                z,
-                line,
-                c,
-                final_state,
-                saved,
-                streams,
-            )
+            cut = Cut(groups, heads, channels, registers, edge, per_channel)
+            _forward_task(np.int64(task), cut, z, line, c, final_state, saved, streams)
 
     @kernel()
-    def backward_serial(
-        tasks, groups, heads, channels, pieces, edge, per_channel,
-        grad_c, grad_final, source, saved, log_a, bounds, initial_state, reset, reset_state,
-        grad_z, grad_log_a, grad_initial, grad_reset, streams,
-    ):  # fmt: skip
-        line = Line(log_a, bounds, initial_state, reset, reset_state)
+    def backward_serial(tasks, sizes, registers, edge, per_channel, streams, line, given, gradients):
+        groups, heads, channels = sizes
+        grad_c, grad_final, source, saved = given
+        cut = Cut(groups, heads, channels, registers, edge, per_channel)
         for task in range(tasks):
-            _backward_task(
-                task, groups, heads, channels, pieces, edge, per_channel, grad_c, grad_final, source, saved, line,
-                grad_z, grad_log_a, grad_initial, grad_reset, streams,
-            )  # fmt: skip
+            _backward_task(task, cut, grad_c, grad_final, source, saved, line, gradients, streams)
 
     @kernel(parallel=True)
-    def backward_parallel(
-        tasks, groups, heads, channels, pieces, edge, per_channel,
-        grad_c, grad_final, source, saved, log_a, bounds, initial_state, reset, reset_state,
-        grad_z, grad_log_a, grad_initial, grad_reset, streams,
-    ):  # fmt: skip
+    def backward_parallel(tasks, sizes, registers, edge, per_channel, streams, line, given, gradients):
+        groups, heads, channels = sizes
+        grad_c, grad_final, source, saved = given
         for task in numba.prange(tasks):
-            line = Line(log_a, bounds, initial_state, reset, reset_state)
-            _backward_task(
-                np.int64(task), groups, heads, channels, pieces, edge, per_channel,
-                grad_c, grad_final, source, saved, line, grad_z, grad_log_a, grad_initial, grad_reset, streams,
-            )  # fmt: skip
+            cut = Cut(groups, heads, channels, registers, edge, per_channel)
+            _backward_task(np.int64(task), cut, grad_c, grad_final, source, saved, line, gradients, streams)
 
     return forward_parallel, forward_serial, backward_parallel, backward_serial
 

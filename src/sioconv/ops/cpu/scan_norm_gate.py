@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sioconv.ops.cpu.scan import Gradients, fake_gradients, flat, make_line, run_kernel, saved_shape
+from sioconv.ops.cpu.scan import GradientTensors, fake_gradients, flat, make_line, run_kernel, saved_shape
+from sioconv.ops.cpu.structures import Norm, NormGradients
 from sioconv.ops.eager.chunked import scan_chunked
 from sioconv.ops.heads import normalise_heads
 from sioconv.ops.operators import gradients as gradients_of
@@ -87,11 +88,9 @@ def _forward(
     final_state = torch.empty(initial_state.shape, dtype=initial_state.dtype)
     saved = torch.empty(saved_shape(z, initial_state), dtype=initial_state.dtype)
     saved.numpy().fill(0)  # not all rows are written
-    affine = flat(norm_weight), flat(norm_bias), eps, flat(z.new_empty(0) if gate is None else gate)
-    outputs = flat(y), flat(final_state), flat(saved)
-    run_kernel(
-        (forward_parallel, forward_serial), z, line, flat(z), *line, *affine, *outputs, result=y, whole_heads=True
-    )
+    norm = Norm(flat(norm_weight), flat(norm_bias), eps, flat(z.new_empty(0) if gate is None else gate))
+    result = flat(y), flat(final_state), flat(saved)
+    run_kernel((forward_parallel, forward_serial), z, line, flat(z), norm, result, largest=y, whole_heads=True)
     return y, final_state, saved
 
 
@@ -118,11 +117,11 @@ def _plain_backward(
     saved: Tensor,  # noqa: ARG001
     *inputs: Any,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of the floating-point arguments of `_plain`, `inputs`, in the order of `_backward`."""
+    """The gradients of the floating-point arguments of `_plain`, in the order of `_backward`, which has `inputs`."""
+    z, log_a, initial_state, affine, *others = inputs
     grad_z, grad_log_a, grad_initial, grad_weight, grad_bias, _eps, grad_gate, _, grad_reset, _ = gradients_of(
-        _plain, inputs, (grad_y, grad_final)
+        _plain, (z, log_a, initial_state, *affine, *others), (grad_y, grad_final)
     )
-    z, initial_state = inputs[0], inputs[2]
     grad_reset = initial_state.new_zeros(initial_state.shape[1:]) if grad_reset is None else grad_reset
     grad_gate = z.new_empty(0) if grad_gate is None else grad_gate
     return grad_z, grad_log_a, grad_initial, grad_reset, grad_weight, grad_bias, grad_gate
@@ -136,30 +135,32 @@ def _backward(
     z: Tensor,
     log_a: Tensor,
     initial_state: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
+    affine: Tensor,
     eps: float,
     gate: Tensor | None,
     reset: Tensor | None,
     reset_state: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of z, log_a, initial_state, reset_state, norm_weight, norm_bias and gate (empty without gate)."""
+    """Gradients of z, log_a, initial_state, reset_state, norm_weight, norm_bias and gate (empty without gate).
+
+    `affine` is the norm's weight and bias, [2, H].
+    """
     from sioconv.ops.cpu.scan_norm_gate_kernels import backward_parallel, backward_serial
 
     line = make_line(z, log_a, initial_state, reset, reset_state, cu_seqlens)
-    gradients = Gradients.like(z, log_a, initial_state)
-    branch = z.new_empty(0) if gate is None else gate
-    grad_gate = torch.empty(branch.shape, dtype=z.dtype)
+    gradients = GradientTensors.like(z, log_a, initial_state)
+    factor = z.new_empty(0) if gate is None else gate
+    grad_gate = torch.empty(factor.shape, dtype=z.dtype)
     # Every sequence's own share, added in one order whatever the number of threads; of millions of steps, in float64.
-    affine_slopes = torch.empty((2, *initial_state.shape[:2]), dtype=torch.float64)  # weight's and bias's, [N, H]
-    inputs = flat(grad_y), flat(grad_final), flat(saved), flat(z)
-    affine = flat(norm_weight), flat(norm_bias), eps, flat(branch)
-    slopes = *map(flat, gradients), *map(flat, affine_slopes), flat(grad_gate)
+    grad_affine = torch.empty((2, *initial_state.shape[:2]), dtype=torch.float64)  # weight's and bias's, [N, H]
+    given = flat(grad_y), flat(grad_final), flat(saved), flat(z)
+    norm = Norm(flat(affine[0]), flat(affine[1]), eps, flat(factor))
+    written = gradients.arrays(), NormGradients(flat(grad_affine[0]), flat(grad_affine[1]), flat(grad_gate))
     kernels = backward_parallel, backward_serial
-    run_kernel(kernels, z, line, *inputs, *line, *affine, *slopes, result=gradients.z, whole_heads=True)
-    weight_slope, bias_slope = affine_slopes.numpy().sum(axis=1).astype(line.log_a.dtype)
-    return *gradients.summed(), torch.from_numpy(weight_slope), torch.from_numpy(bias_slope), grad_gate
+    run_kernel(kernels, z, line, given, norm, *written, largest=gradients.z, whole_heads=True)
+    grad_weight, grad_bias = grad_affine.numpy().sum(axis=1).astype(line.log_a.dtype)
+    return *gradients.summed(), torch.from_numpy(grad_weight), torch.from_numpy(grad_bias), grad_gate
 
 
 @_backward.register_fake
@@ -170,8 +171,7 @@ def _(
     z: Tensor,
     log_a: Tensor,
     initial_state: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
+    affine: Tensor,
     eps: float,  # noqa: ARG001
     gate: Tensor | None,
     reset: Tensor | None,  # noqa: ARG001
@@ -180,8 +180,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
         *fake_gradients(z, log_a, initial_state),
-        norm_weight.new_empty(norm_weight.shape),
-        norm_bias.new_empty(norm_bias.shape),
+        affine.new_empty(affine.shape[1:]),
+        affine.new_empty(affine.shape[1:]),
         z.new_empty(0) if gate is None else z.new_empty(z.shape),
     )
 
@@ -192,9 +192,10 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 
 def _differentiate(ctx: Any, grad_y: Tensor, grad_final: Tensor, _grad_saved: Tensor) -> tuple[Tensor | None, ...]:
-    saved, *before, gate, reset, reset_state, cu_seqlens = ctx.saved_tensors
+    saved, z, log_a, initial_state, weight, bias, gate, reset, reset_state, cu_seqlens = ctx.saved_tensors
+    line, affine = (reset, reset_state, cu_seqlens), torch.stack((weight, bias))
     grad_z, grad_log_a, grad_initial, grad_reset, grad_weight, grad_bias, grad_gate = _backward(
-        grad_y, grad_final, saved, *before, ctx.eps, gate, reset, reset_state, cu_seqlens
+        grad_y, grad_final, saved, z, log_a, initial_state, affine, ctx.eps, gate, *line
     )
     return (
         grad_z,

@@ -6,8 +6,9 @@ as on a number, `store` writes it. LLVM maps it to the registers that the proces
 of AVX2, 16 of NEON). In plain Python the names of this module can't be called; kernels may.
 
 Arrays hold float32, float64, bfloat16 as its bits in uint16, or int8, which is only read. Arithmetic is in float32, or
-in float64 for arrays of it. `pieces` is a tuple whose length, part of its type, says how wide a vector is: 64 bytes a
-piece. A `mask` (`first_lanes`) restricts a vector to its first lanes, the others being 0; None is for whole vectors.
+in float64 for arrays of it. `registers` is a tuple whose length, part of its type, says how wide a vector is, in
+registers of 64 bytes. A `mask` (`first_lanes`) restricts a vector to its first lanes, the others being 0; None is for
+whole vectors.
 """
 
 import math
@@ -22,7 +23,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-PIECE = 64  # bytes
+REGISTER = 64  # bytes
 # 'contract' allows fused multiply-adds and no other rounding.
 CONTRACT = ("contract",)
 # Sums over lanes may be taken in any order; which one depends on the width and the processor alone.
@@ -52,9 +53,9 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, ir.VectorType(_ELEMENTS[vector.dtype], vector.lanes))
 
 
-def lanes(pieces: int, itemsize: int) -> int:
-    """How many numbers of `itemsize` bytes a vector of so many pieces holds."""
-    return pieces * PIECE // itemsize
+def lanes(registers: int, itemsize: int) -> int:
+    """How many numbers of `itemsize` bytes a vector of so many registers holds."""
+    return registers * REGISTER // itemsize
 
 
 def _wide(dtype: types.Type) -> types.Type:
@@ -62,9 +63,9 @@ def _wide(dtype: types.Type) -> types.Type:
     return types.float64 if dtype == types.float64 else types.float32
 
 
-def _vector_in(array: types.Array, pieces: types.UniTuple) -> Vector:
+def _vector_in(array: types.Array, registers: types.UniTuple) -> Vector:
     dtype = _wide(array.dtype)
-    return Vector(dtype, lanes(pieces.count, dtype.bitwidth // 8))
+    return Vector(dtype, lanes(registers.count, dtype.bitwidth // 8))
 
 
 def _constant(type_: ir.VectorType, value: float) -> ir.Constant:
@@ -131,9 +132,9 @@ def _narrow(builder: Any, array: types.Array, value: Any) -> Any:
 
 
 @operation
-def load(_typing: Any, array: Any, at: Any, mask: Any, pieces: Any) -> tuple[Any, Codegen]:
+def load(_typing: Any, array: Any, at: Any, mask: Any, registers: Any) -> tuple[Any, Codegen]:
     """The vector at `array[at:]`."""
-    result = _vector_in(array, pieces)
+    result = _vector_in(array, registers)
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         vector = context.get_value_type(result)
@@ -147,13 +148,13 @@ def load(_typing: Any, array: Any, at: Any, mask: Any, pieces: Any) -> tuple[Any
             bits = _call(builder, name, stored, place, *_alignment(size), arguments[2], zero)
         return _widen(builder, array, bits, vector)
 
-    return result(array, types.intp, mask, pieces), generate
+    return result(array, types.intp, mask, registers), generate
 
 
 @operation
-def load_halves(_typing: Any, array: Any, at: Any, pieces: Any) -> tuple[Any, Codegen]:
+def load_halves(_typing: Any, array: Any, at: Any, registers: Any) -> tuple[Any, Codegen]:
     """Of the bytes at `array[at:]`, uint8, the vector of their low and that of their high four bits, each minus 8."""
-    result = Vector(types.float32, lanes(pieces.count, 4))
+    result = Vector(types.float32, lanes(registers.count, 4))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector = context.get_value_type(result)
@@ -163,13 +164,13 @@ def load_halves(_typing: Any, array: Any, at: Any, pieces: Any) -> tuple[Any, Co
         numbers = [builder.sitofp(builder.sub(half, _constant(bits.type, 8)), vector) for half in halves]
         return context.make_tuple(builder, signature.return_type, numbers)
 
-    return types.UniTuple(result, 2)(array, types.intp, pieces), generate
+    return types.UniTuple(result, 2)(array, types.intp, registers), generate
 
 
 @operation
-def spread(_typing: Any, array: Any, at: Any, pieces: Any) -> tuple[Any, Codegen]:
+def spread(_typing: Any, array: Any, at: Any, registers: Any) -> tuple[Any, Codegen]:
     """A vector with the number at `array[at]` in every lane, bfloat16 as its bits."""
-    result = Vector(types.float32, lanes(pieces.count, 4))
+    result = Vector(types.float32, lanes(registers.count, 4))
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         vector = context.get_value_type(result)
@@ -178,7 +179,7 @@ def spread(_typing: Any, array: Any, at: Any, pieces: Any) -> tuple[Any, Codegen
         number = builder.bitcast(builder.shl(bits, ir.Constant(bits.type, 16)), vector.element)
         return _fill(builder, number, vector)
 
-    return result(array, types.intp, pieces), generate
+    return result(array, types.intp, registers), generate
 
 
 @operation
@@ -206,7 +207,7 @@ def stream(_typing: Any, array: Any, at: Any, vector: Any) -> tuple[Any, Codegen
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         value = _narrow(builder, array, arguments[2])
         place = _pointer(context, builder, array, arguments[0], arguments[1], value.type)
-        instruction = builder.store(value, place, align=min(PIECE, value.type.count * array.dtype.bitwidth // 8))
+        instruction = builder.store(value, place, align=min(REGISTER, value.type.count * array.dtype.bitwidth // 8))
         flag = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
         instruction.set_metadata("nontemporal", flag)
         return context.get_dummy_value()
@@ -269,14 +270,14 @@ def splat(_typing: Any, number: Any, like: Any) -> tuple[Any, Codegen]:
 
 
 @operation
-def zeros(_typing: Any, array: Any, pieces: Any) -> tuple[Any, Codegen]:
-    """A vector of zeros, of the kind that `load(array, …, pieces)` gives."""
-    result = _vector_in(array, pieces)
+def zeros(_typing: Any, array: Any, registers: Any) -> tuple[Any, Codegen]:
+    """A vector of zeros, of the kind that `load(array, …, registers)` gives."""
+    result = _vector_in(array, registers)
 
     def generate(context: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
         return ir.Constant(context.get_value_type(result), None)
 
-    return result(array, pieces), generate
+    return result(array, registers), generate
 
 
 @operation

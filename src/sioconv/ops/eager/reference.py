@@ -23,14 +23,14 @@ def scan_reference(
     if cu_seqlens is None:
         return _loop(z, log_a, initial_state, reset, reset_state)
     ends = cu_seqlens.tolist()
-    pieces, finals = [], []
+    parts, finals = [], []
     for n, (start, stop) in enumerate(pairwise(ends)):
         span = slice(start, stop)
         own_reset = None if reset is None else reset[:, span]
         c, final = _loop(z[:, span], log_a[:, span], initial_state[n : n + 1], own_reset, reset_state)
-        pieces.append(c)
+        parts.append(c)
         finals.append(final)
-    return torch.cat(pieces, dim=1), torch.cat(finals)
+    return torch.cat(parts, dim=1), torch.cat(finals)
 
 
 def _loop(

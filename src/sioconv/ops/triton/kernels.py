@@ -256,20 +256,20 @@ def backward(
     begin = chunk * chunk_steps
     stop = tl.minimum(begin + chunk_steps, steps)
     tiles = (stop - begin + STEPS - 1) // STEPS
-    slope = tl.load(starts + (row * chunks + order) * (HEADS * CHANNELS) + columns, mask=mask, other=0.0)
-    lost = tl.zeros_like(slope)
+    dc = tl.load(starts + (row * chunks + order) * (HEADS * CHANNELS) + columns, mask=mask, other=0.0)
+    lost = tl.zeros_like(dc)
     # The decay of the position after the one at hand, and none after the last.
     after = log_a + (row * steps + stop) * (HEADS * GATES) + gate_columns
     a, part = _decays((tl.load(after, mask=gate_mask & (stop < steps), other=0.0),), 1)[0]
-    flow = tl.zeros_like(slope)  # a_t * dc_t, the gradient of the state that position t started from
-    reset_flow = tl.zeros_like(slope)
+    flow = tl.zeros_like(dc)  # a_t * dc_t, the gradient of the state that position t started from
+    reset_flow = tl.zeros_like(dc)
     for j in range(tiles):
         first = begin + (tiles - 1 - j) * STEPS
         line = row * steps + first
         there = steps - first
         at = line * (HEADS * CHANNELS) + columns
         add = _rows(z + at, HEADS * CHANNELS, there, mask, STEPS)
-        slopes = _rows(grad_c + at, HEADS * CHANNELS, there, mask, STEPS)
+        ups = _rows(grad_c + at, HEADS * CHANNELS, there, mask, STEPS)
         gate = log_a + line * (HEADS * GATES) + gate_columns
         gates = _rows(gate, HEADS * GATES, there, gate_mask, STEPS)
         if source is not None:
@@ -288,16 +288,16 @@ def backward(
             state, state_lost = _advance(state, state_lost, decays[k], add[k])
         for k in tl.static_range(STEPS - 1, -1, -1):
             if source is not None and last[k] >= 0:
-                slope = _replacement(grad_table, last[k], HEADS * CHANNELS, columns, mask)
-                lost = tl.zeros_like(slope)
+                dc = _replacement(grad_table, last[k], HEADS * CHANNELS, columns, mask)
+                lost = tl.zeros_like(dc)
                 a, part = tl.full(a.shape, 1.0, a.dtype), tl.zeros_like(part)
-            slope, lost = _advance(slope, lost, (a, part), slopes[k])
-            tl.store(grad_z + at + k * (HEADS * CHANNELS), slope.to(grad_z.dtype.element_ty), mask=mask & (k < there))
+            dc, lost = _advance(dc, lost, (a, part), ups[k])
+            tl.store(grad_z + at + k * (HEADS * CHANNELS), dc.to(grad_z.dtype.element_ty), mask=mask & (k < there))
             a, part = decays[k]
-            flow = a * slope
+            flow = a * dc
             if GATES == 1:
-                gate_slope = tl.sum(flow * before[k], axis=0)
-                tl.store(grad_log_a + ((line + k) * HEADS + head) * TILES + tile, gate_slope, mask=k < there)
+                gate_sum = tl.sum(flow * before[k], axis=0)
+                tl.store(grad_log_a + ((line + k) * HEADS + head) * TILES + tile, gate_sum, mask=k < there)
             else:
                 tl.store(grad_log_a + at + k * (HEADS * CHANNELS), flow * before[k], mask=mask & (k < there))
             if source is not None:
