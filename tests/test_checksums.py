@@ -118,3 +118,18 @@ def test_an_object_without_a_checksum_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(ValueError, match="isn't a JSON object"):
         read_sealed(tmp_path / "a.json")
+
+
+def test_a_flipped_bit_anywhere_in_a_sealed_file_is_noticed(tmp_path: Path) -> None:
+    """Also in the name of the checksum: without it the file would be taken for one of an older version."""
+    file = tmp_path / "a.json"
+    write_sealed(file, {"name": "川", "rows": [1, 2], "part": {"a": None}})
+    data = file.read_bytes()
+    for place in range(len(data) - 1):  # the last is the end of the line
+        for bit in range(8):
+            file.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+            try:
+                found = read_sealed(file)
+            except ValueError:
+                continue
+            assert found == {"name": "川", "rows": [1, 2], "part": {"a": None}}, (place, bit)  # a blank for a blank

@@ -1,8 +1,13 @@
 """Files and folders that appear whole or not at all."""
 
+import contextlib
 import errno
 import hashlib
 import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -189,3 +194,56 @@ def test_sha256(tmp_path: Path, size: int) -> None:
     data = bytes(range(256)) * (size // 256 + 1)
     (tmp_path / "x").write_bytes(data[:size])
     assert sha256_file(tmp_path / "x") == hashlib.sha256(data[:size]).hexdigest()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from sioconv import files
+with getattr(files, sys.argv[1])(Path(sys.argv[2])) as temporary:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_what_a_killed_writer_has_left_goes_with_the_next_one(tmp_path: Path, atomic: Atomic) -> None:
+    target = tmp_path / "a.b"
+    command = [sys.executable, "-c", KILLED, str(atomic.__name__), str(target)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    (tmp_path / ".a.b.mine").write_text("")
+    (tmp_path / ".other.0123abcd").write_text("")
+    assert len(list(tmp_path.iterdir())) == 3
+    with atomic(target) as writing:
+        fill(writing, "1")
+        with atomic(target) as second:  # two at once: neither takes the other's away
+            fill(second, "2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.b.mine", ".other.0123abcd", "a.b"]
+
+
+def test_a_folder_that_a_killed_writer_moved_aside_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / ".a.0123abcd.old").mkdir()
+    (tmp_path / ".a.0123abcd.old/kept").write_text("")
+    (tmp_path / ".a.0123abcd").mkdir()
+    with contextlib.suppress(ZeroDivisionError), atomic_folder(tmp_path / "a"):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "kept"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_many_writers_of_one_file_never_lose_theirs(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            for _ in range(200):
+                with atomic_write(tmp_path / "a") as temporary:
+                    temporary.write_text("a")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures and [path.name for path in tmp_path.iterdir()] == ["a"]

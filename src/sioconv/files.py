@@ -7,13 +7,25 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sioconv.errors import UserError
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# What stands in the place of a file that was not fetched: Git LFS, also under its first names; git-annex; a symbolic
+# link where git makes none.
+LFS_POINTER = re.compile(
+    rb"(?:\xef\xbb\xbf)?version https?://(?:git-lfs|hawser)\.github\.com/spec/|version http://git-media"
+)
+ANNEX_POINTER = re.compile(rb"(?:\.\./)*(?:\.git|)/annex/objects/\S+\s*\Z")
+LINK_AS_TEXT = re.compile(rb"\.\.?/[^\s\x00]+\Z")
+POINTER_BYTES = 512  # that tell one; a longer file is none but of Git LFS
 OLD = ".old"  # ends the name of a folder that has been moved aside
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(\.old)?", re.DOTALL)  # the names of `_temporary`, and tempfile's
 # Characters that would end a line, move the cursor or turn the direction of what follows.
@@ -25,12 +37,27 @@ def shown(path: str | os.PathLike[str]) -> str:
     return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), os.fspath(path))
 
 
+def pointer_of(head: bytes) -> tuple[str, str] | None:
+    """What stands in the place of a file, and what to do; None where it is a file.
+
+    Args:
+        head: its first `POINTER_BYTES` bytes.
+    """
+    if LFS_POINTER.match(head):
+        return "a Git LFS pointer, not the file itself", "fetch it with git lfs pull"
+    if len(head) < POINTER_BYTES and ANNEX_POINTER.match(head):
+        return "a pointer of git-annex, not the file itself", "fetch it with git annex get"
+    if len(head) < POINTER_BYTES and LINK_AS_TEXT.match(head):
+        return "a symbolic link that git has written as text", "put the file that it names in its place"
+    return None
+
+
 def refuse_pointer(file: Path) -> None:
-    """Raises UserError for a file in whose place Git LFS has left a pointer; a file that isn't there is nobody's."""
+    """Raises UserError for a file in whose place stands a pointer (Git LFS, git-annex); none is nobody's."""
     if file.is_file():
         with file.open("rb") as stream:
-            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise UserError(f"{shown(file)} is a Git LFS pointer, not the file itself: fetch it with git lfs pull")
+            if pointer := pointer_of(stream.read(POINTER_BYTES)):
+                raise UserError(f"{shown(file)} is {pointer[0]}: {pointer[1]}")
 
 
 def missing(path: str | os.PathLike[str]) -> str:
@@ -102,8 +129,9 @@ def atomic_write(target: Path, private: bool = False) -> Iterator[Path]:
     """
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(target)
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        with suppress(OSError):  # what can't be taken away stops nobody
+            _sweep(target)
+        temporary, handle = _begin(target, lambda path: os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666)))
         try:
             if target.is_file() and not target.is_symlink():
                 temporary.chmod(target.stat().st_mode & 0o777)
@@ -114,6 +142,7 @@ def atomic_write(target: Path, private: bool = False) -> Iterator[Path]:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+            os.close(handle)
 
 
 @contextmanager
@@ -125,7 +154,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = hidden_folder(target)
+        with suppress(OSError):  # what can't be taken away stops nobody
+            _sweep(target)
+        temporary, handle = _begin(target, Path.mkdir)
         try:
             yield temporary
             rights = temporary.stat().st_mode & 0o666
@@ -139,6 +170,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             remove(old)
         finally:
             remove(temporary)
+            os.close(handle)
 
 
 def hidden_folder(target: Path) -> Path:
@@ -151,6 +183,55 @@ def hidden_folder(target: Path) -> Path:
 def _temporary(target: Path) -> Path:
     """A new name beside `target`: hidden, so that nothing takes it for the file, and known to `remove_leftovers`."""
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+
+
+def _begin(target: Path, make: Callable[[Path], object]) -> tuple[Path, int]:
+    """What is to become `target`, made under a new name, and the handle of a lock that tells `_sweep` to leave it."""
+    while True:
+        temporary = _temporary(target)
+        make(temporary)
+        if fcntl is None:
+            return temporary, os.open(os.devnull, os.O_RDONLY)
+        try:
+            handle = os.open(temporary, os.O_RDONLY)
+        except FileNotFoundError:  # a sweep was faster than the lock, and has taken it away
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.lexists(temporary):
+                return temporary, handle
+        except BlockingIOError:  # or is doing so
+            pass
+        except OSError:  # a disk without locks, where nothing is swept
+            return temporary, handle
+        os.close(handle)
+
+
+def _sweep(target: Path) -> None:
+    """Removes what killed writers of this very target have left beside it; what another one is writing stays.
+
+    A folder that was moved aside for one that never came is put back.
+    """
+    for path in leftovers(target.parent, re.compile(re.escape(target.name))) if fcntl else ():
+        aside = path.name.endswith(OLD)
+        owner = path.with_name(path.name.removesuffix(OLD))
+        if aside and os.path.lexists(owner):
+            continue  # its writer's turn, or that of the sweep that comes to it
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:  # gone meanwhile, or a link, which nobody of us makes
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # it is being written, or this disk has no locks
+            continue
+        else:
+            if aside and not os.path.lexists(target):
+                path.rename(target)
+            else:
+                remove(path)
+        finally:
+            os.close(handle)
 
 
 def leftovers(folder: Path, names: re.Pattern[str]) -> Iterator[Path]:

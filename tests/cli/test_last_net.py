@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,20 @@ def test_what_is_known_is_one_line(
     said = capsys.readouterr().err
     assert said.startswith(f"sioconv: {line}") and said.count("\n") == 1
     assert not list(temporary.iterdir())
+
+
+def test_a_variable_that_a_library_cant_read_is_named(
+    capsys: pytest.CaptureFixture[str], temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary / "library_that_reads.py").write_text("import os\nint(os.environ['HF_SECONDS'])\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(temporary)
+    monkeypatch.setenv("HF_SECONDS", "abc")
+    monkeypatch.setenv("OMP_OTHER", "1")
+    assert exit_code_of(lambda: import_module("library_that_reads")) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("sioconv: can't import library_that_reads: ValueError: invalid literal for int()")
+    assert said.endswith(": check HF_SECONDS in the environment\n")
+    assert not list(temporary.glob("sioconv-error-*"))
 
 
 @pytest.mark.parametrize(

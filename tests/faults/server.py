@@ -1,16 +1,21 @@
 """Runs `sioconv` commands in children that are forked, each with a fault of its own: no start-up of seconds for each.
 
 `python -m tests.faults.server` reads a JSON object a line: `folder`, `arguments`, `fault` (see `Fault`), `seconds`; and
-answers with `code` (negative: the signal that ended it), `said` (its standard error), `out` and `operations`.
+answers with `code` (negative: the signal that ended it), `said` (its standard error), `out` and `operations`. The verb
+`ask` is the server of `sioconv serve` without its port: a model, a store and requests as JSON follow.
 """
 
+import copy
 import errno
+import functools
+import gc
 import json
 import os
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
@@ -69,7 +74,10 @@ def child(job: dict[str, Any], folder: Path) -> int:
         handle = os.open(f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, number)
     sys.addaudithook(Fault(job.get("fault", "none"), job.get("at", -1), folder / "operations.log"))
+    verb, *operands = job["arguments"]
     try:
+        if verb == "ask":
+            cli.sys.exit(cli.exit_code_of(lambda: ask(*operands)))
         cli.main(job["arguments"])
     except SystemExit as end:
         return int(end.code or 0)
@@ -78,12 +86,54 @@ def child(job: dict[str, Any], folder: Path) -> int:
         return 99
 
 
+def ask(model: str, store: str, requests: str) -> None:
+    """Puts requests (a list of method, path and body) to a server; prints the code and JSON of each answer."""
+    from fastapi.testclient import TestClient
+
+    from sioconv.serve.app import make_app
+    from sioconv.serve.start import make_service
+
+    with TestClient(make_app(make_service([f"small={model}"], store=store, threads=1))) as client:
+        for method, path, body in json.loads(requests):
+            answer = client.request(method, path, json=body)
+            print(json.dumps([answer.status_code, answer.json()]), flush=True)
+
+
+def spare() -> None:
+    """Takes out of every child what is the same in all of them, or is looked at by nobody."""
+    from sioconv.evaluate import pictures
+    from sioconv.publish import folder as published
+    from sioconv.recipe import files, schema
+    from sioconv.serve import server
+    from sioconv.train import loop
+
+    checked, known = schema.build, dict[str, Any]()
+
+    def build(values: Mapping[str, Any]) -> Any:
+        if (key := repr(values)) not in known:
+            known[key] = checked(values)
+        return copy.deepcopy(known[key])
+
+    replacements: tuple[tuple[Any, str, Any], ...] = (
+        (loop, "matrix_speed", lambda *_: 1e9),  # shown on the terminal, and nothing else
+        (pictures, "_svg", lambda _: b"<svg></svg>"),
+        (files, "parse_yaml", functools.cache(files.parse_yaml)),
+        (schema, "build", build),
+        (published, "verify_folder", lambda _: 0.0),  # a process of seconds, with tests of its own
+        (server, "run_server", lambda *_: None),  # it would run until it is stopped
+    )
+    for module, name, value in replacements:
+        setattr(module, name, value)
+
+
 def warm(folder: Path) -> None:
     """Loads here what every command would load by itself: modules, compiled kernels, fonts.
 
     Nothing is trained in this process: after a backward pass here, torch refuses one in a child.
     """
     from sioconv.cli import main as cli
+    from sioconv.model.folder_code import folder_code
+    from sioconv.recipe.schema import load_recipe
     from tests.faults.workplace import write_workplace
 
     place = write_workplace(folder / "warm")
@@ -92,8 +142,11 @@ def warm(folder: Path) -> None:
     for name in names:
         with suppress(ImportError):  # such as a part of the program that was run
             import_module(name)
+    folder_code()
     here = Path.cwd()
     os.chdir(place)
+    for recipe in ("recipe.yaml", "runs/small/recipe.yaml"):
+        load_recipe([recipe])
     with Path(os.devnull).open("w", encoding="utf-8") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
         assert cli.exit_code_of(lambda: cli.run(["report", "runs/small"])) == 0
     os.chdir(here)
@@ -125,14 +178,13 @@ def serve() -> None:
     """Answers until the input ends."""
     import torch
 
-    from sioconv.evaluate import run  # noqa: F401
     from sioconv.run import stages  # noqa: F401 - imported here, for all children
-    from sioconv.train import loop
 
     torch.set_num_threads(1)
-    setattr(loop, "matrix_speed", lambda *_: 1e9)  # noqa: B010 - what is shown on the terminal, and nothing else
+    spare()
     with TemporaryDirectory() as folder:
         warm(Path(folder))
+    gc.freeze()  # what is here is in every child: a collection there would copy its pages
     for line in sys.stdin:
         job = json.loads(line)
         folder = Path(job["folder"])

@@ -153,7 +153,8 @@ def options_of(verb: str) -> list[str]:
 
 ARGUMENTS = {
     "demo": [], "report": ["run"], "evaluate": ["model"], "generate": ["model", "川"], "chat": ["model"],
-    "convert": ["a", "b"],
+    "convert": ["a", "b"], "import": ["a", "b"], "tune": ["a", "--name", "b"], "quantize": ["a", "b"], "inspect": ["a"],
+    "serve": ["a"], "publish": ["a", "b"],
 }  # fmt: skip
 
 

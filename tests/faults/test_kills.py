@@ -3,21 +3,14 @@
 The slow suite tries every operation; `python -m tests.faults.campaign` does so by itself and prints what it finds.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.campaign import finished, judge
-from tests.faults.workplace import Server, serving
+from tests.faults.workplace import Server
 
 Finished = tuple[Path, Path, list[str]]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

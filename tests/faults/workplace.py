@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +47,7 @@ evaluate: {yardsticks: false, questions: 1, max_new_tokens: 1, conversations: 2,
 RUN = Path("runs/small")
 VISIBLE = (".metadata", ".inputs.json")  # hidden by name, but meant to stay
 TIMES = ("seconds", "tokens_per_second")
+ONCE = re.compile(r"(runs/[^/]+/)?(data|checkpoints|tokenizer|base|model|small8|hub)/")
 
 
 @dataclass
@@ -139,6 +142,34 @@ def copy(folder: Path, to: Path) -> Path:
     for name in ("said", "out", "operations"):
         (to / f"{name}.log").unlink(missing_ok=True)
     return to
+
+
+def linked_copy(folder: Path, to: Path, *but: str) -> Path:
+    """`copy`, but in the parts of runs and models that are written once, whole or not at all, files are hard links.
+
+    Args:
+        folder: the workplace; nobody may change what is linked, so its owner compares `digest` before and after.
+        to: the copy.
+        but: files that are copies all the same, relative to the folder.
+    """
+
+    def place(source: str, target: str) -> None:
+        name = os.path.relpath(source, folder)
+        if name not in but and ONCE.match(name):
+            os.link(source, target)
+        else:
+            shutil.copy2(source, target)
+
+    shutil.copytree(folder, to, symlinks=True, copy_function=place, ignore=shutil.ignore_patterns("*.log"))
+    return to
+
+
+def digest(folder: Path) -> str:
+    """Of all names and files of a folder."""
+    found = hashlib.sha256()
+    for name in files_of(folder):
+        found.update(name.encode() + b"\0" + (folder / name).read_bytes())
+    return found.hexdigest()
 
 
 def flip(path: Path, place: int) -> None:

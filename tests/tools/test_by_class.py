@@ -114,11 +114,13 @@ def test_what_would_lose_the_bias_of_a_tied_head_is_refused(ids: Tensor) -> None
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_qlora(kind: str, dtype: torch.dtype, ids: Tensor, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "trapezoid"), [(torch.float32, False), (torch.bfloat16, False), (torch.float32, True)]
+)
+def test_qlora(kind: str, dtype: torch.dtype, trapezoid: bool, ids: Tensor, tmp_path: Path) -> None:
     """Quantised on loading, all linear layers but gates and head; then adapters are trained and merged."""
     peft, bnb = pytest.importorskip("peft"), pytest.importorskip("bitsandbytes")
-    make_model(hidden_size=64).save_pretrained(tmp_path)
+    make_model(hidden_size=64, trapezoid=trapezoid).save_pretrained(tmp_path)
     whole = SioConvForCausalLM.from_pretrained(tmp_path)
     settings = {"load_in_8bit": True} if kind == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     model = AutoModelForCausalLM.from_pretrained(
@@ -126,7 +128,7 @@ def test_qlora(kind: str, dtype: torch.dtype, ids: Tensor, tmp_path: Path) -> No
     )
     wanted = bnb.nn.Linear8bitLt if kind == "int8" else bnb.nn.Linear4bit
     plain = {name.rpartition(".")[2] for name, module in model.named_modules() if type(module) is nn.Linear}
-    assert plain == {"dt_proj", "lm_head"}
+    assert plain == {"dt_proj", "lm_head"} | ({"mix_proj"} if trapezoid else set())
     assert sum(isinstance(module, wanted) for module in model.modules()) == 7
     assert model.model.layers[0].mixer.dt_proj.weight.dtype == torch.float32
     before, expected = model(ids).logits, whole(ids).logits
@@ -139,6 +141,15 @@ def test_qlora(kind: str, dtype: torch.dtype, ids: Tensor, tmp_path: Path) -> No
     logits = model.eval()(ids).logits
     merged = model.merge_and_unload()(ids).logits
     assert distance(merged, logits) < 0.5 * distance(logits, before)  # it is quantised anew
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mixture_with_the_last_z_in_half_precision(dtype: torch.dtype, ids: Tensor, tmp_path: Path) -> None:
+    """Loading in fp16 leaves in fp32 what quantisers leave alone."""
+    make_model(trapezoid=True).save_pretrained(tmp_path)
+    expected = SioConvForCausalLM.from_pretrained(tmp_path)(ids).logits
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+    assert distance(model(ids).logits.float(), expected) < 0.05 * float(expected.detach().abs().max())
 
 
 def test_quantize_dynamic(ids: Tensor) -> None:

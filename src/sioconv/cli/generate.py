@@ -1,12 +1,12 @@
 """`sioconv generate`."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sioconv import unique_keys
 from sioconv.cli.options import form_of, form_options, json_option, load, model_options, sampling_options
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
@@ -191,7 +191,7 @@ def _prompts_of(name: str) -> list[str]:
             prompts.append(line)
             continue
         try:
-            prompt = json.loads(line)["prompt"]
+            prompt = unique_keys.loads(line)["prompt"]
         except (ValueError, KeyError, RecursionError) as error:
             raise UserError(f'{name}:{number}: not a JSON object with "prompt": {error}') from error
         if not isinstance(prompt, str):

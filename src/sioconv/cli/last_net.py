@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -17,6 +18,9 @@ from sioconv.errors import StoppedError, UserError
 from sioconv.terminal import OutputError, complain, drop_output, write_out
 
 BAD_INPUT, UNEXPECTED, STOPPED, INTERRUPTED = 2, 70, 75, 130  # 70 and 75: EX_SOFTWARE and EX_TEMPFAIL of sysexits.h
+# What the libraries read when they are imported.
+_LIBRARIES = "HF|HUGGINGFACE|KMP|MKL|MPL|NUMBA|OMP|PYTHON|PYTORCH|TOKENIZERS|TORCH|TRANSFORMERS|TRITON|USE"
+VARIABLE = re.compile(f"({_LIBRARIES})")
 # What the system has no more of, or doesn't take; what a caller knows better it says itself.
 SYSTEM_LIMITS = {
     errno.EMFILE: "too many open files: see ulimit -n, or have fewer workers or sources",
@@ -67,7 +71,7 @@ def _code_after(error: BaseException) -> int:
     if isinstance(error, StoppedError):
         complain(str(error))
         return STOPPED
-    if known := _limit_of_the_system(error):
+    if known := _limit_of_the_system(error) or _failed_import(error):
         complain(known)
         return BAD_INPUT
     complain(_unexpected(error))
@@ -86,6 +90,26 @@ def _limit_of_the_system(error: BaseException) -> str | None:
         name = f"{error.filename}: " if isinstance(error.filename, str) else ""
         return f"{name}{SYSTEM_LIMITS[error.errno]}"
     return None
+
+
+def _failed_import(error: BaseException) -> str | None:
+    """What a library raises while it is imported, as for a variable of the environment that it can't read, in words.
+
+    None for what was raised elsewhere.
+    """
+    ours = str(Path(__file__).parents[1])
+    frames = traceback.extract_tb(error.__traceback__)
+    files = [frame.filename for frame in frames if frame.name == "<module>" and ours not in frame.filename]
+    if not files or not isinstance(error, Exception):
+        return None
+    file = files[-1]
+    parts = Path(file).parts
+    library = parts[parts.index("site-packages") + 1] if "site-packages" in parts[:-1] else Path(file).stem
+    said = " ".join(str(error).split())
+    read = [(name, value) for name, value in sorted(os.environ.items()) if VARIABLE.match(name) and value]
+    names = [name for name, value in read if re.search(rf"(?<!\w){re.escape(value)}(?!\w)", said)]
+    advice = f"check {' and '.join(names)} in the environment" if names else "check its installation"
+    return f"can't import {library}: {type(error).__name__}: {said[:200]}: {advice}"
 
 
 def _unexpected(error: BaseException) -> str:

@@ -21,6 +21,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from sioconv import unique_keys
 from sioconv.data.turns import turns_of
 from sioconv.errors import UserError
 
@@ -315,7 +316,9 @@ def _listed(value: Any) -> list[Any]:
 
 def _from_json(text: Any, name: str) -> Any:
     try:
-        return json.loads(text_of(text, f'"{name}"'))
+        return unique_keys.loads(text_of(text, f'"{name}"'))
+    except unique_keys.RepeatedKeyError as error:
+        raise ValueError(f'"{name}": {error}') from error
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f'"{name}" is a text that isn\'t JSON') from error
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sioconv import unique_keys
 from sioconv.data.conversations import FORMS, conversation_of, text_of
 from sioconv.data.encodings import likely_encoding, why_no_text
 from sioconv.errors import UserError
@@ -95,9 +96,11 @@ class LeftOut:
 def parse_json(line: bytes, kind: Kind, where: str) -> dict[str, Any]:
     """The object in one line of JSON. Raises `BadInput` when the line isn't UTF-8 or isn't a JSON object."""
     try:
-        record = json.loads(line.decode())
+        record = unique_keys.loads(line.decode())
     except UnicodeDecodeError as error:
         raise bad_row(where, invalid_utf8(line, error, "line"), kind) from error
+    except unique_keys.RepeatedKeyError as error:
+        raise bad_row(where, str(error), kind) from error
     except (ValueError, RecursionError) as error:
         raise bad_row(where, f"not JSON ({error})", kind) from error
     return object_of(record, kind, where)
@@ -110,7 +113,9 @@ def invalid_utf8(data: bytes, error: UnicodeDecodeError, what: str) -> str:
 
 
 def object_of(record: Any, kind: Kind, where: str) -> dict[str, Any]:
-    """A JSON value if it is an object. Raises `BadInput` if it isn't."""
+    """A JSON value if it is an object. Raises `BadInput` if it isn't, or if it is an error that stands for one."""
+    if isinstance(record, unique_keys.RepeatedKeyError):
+        raise bad_row(where, str(record), kind)
     if not isinstance(record, dict):
         raise bad_row(where, f"JSON {type(record).__name__} instead of an object", kind)
     return record

@@ -9,7 +9,7 @@ import codecs
 import re
 from collections.abc import Iterable
 
-from sioconv.files import LFS_POINTER
+from sioconv.files import pointer_of
 
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF8, AUTO = "utf-8", "auto"  # what a source says of its encoding, beside names of codecs
@@ -46,6 +46,12 @@ CODECS = {name: codec for codec, name in NAMES.items()} | {
     "ISO-2022-JP": "iso2022_jp_ext",
     "Latin-1 or Windows-1252": "cp1252",
 }
+# Encodings that write other characters in ASCII, between marks.
+SEVEN_BITS = (
+    ("HZ", "hz", re.compile(rb"~\{(?:[!-w][!-~])+~\}")),
+    ("UTF-7", "utf-7", re.compile(rb"\+[A-Za-z0-9+/]{3,}-?")),
+)
+NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 LOOKED_AT = 1 << 16  # bytes that are enough to tell an encoding
 JIS = re.compile(r"\x1b\$(?:[@AB]|\([CDOPQ])")  # where ISO-2022-JP and its siblings leave ASCII
 # Without the escapes of terminals, and without what parts lines, pages and records: U+000A to U+000D, U+001C to U+001F.
@@ -65,11 +71,11 @@ def other_kind(head: bytes, ending: str) -> tuple[str, str] | None:
     """What a file of another kind is and what to do, by how it begins; None for what may be text.
 
     Args:
-        head: its first bytes, as they are on the disk.
+        head: its first `POINTER_BYTES` bytes, as they are on the disk.
         ending: the last ending of its name.
     """
-    if head.startswith(LFS_POINTER):
-        return "a Git LFS pointer, not the file itself", "fetch it with git lfs pull"
+    if pointer := pointer_of(head):
+        return pointer
     for magic, kind, proper in MAGIC:
         if magic.match(head) and not (proper and proper == ending):
             return kind, f"give its name the ending {proper}" if proper else "take the text out of it"
@@ -87,6 +93,22 @@ def not_utf8(data: bytes) -> str | None:
         return f"it looks like {likely}" if likely else "it holds NUL bytes, which text doesn't"
     if JIS.search(data[:LOOKED_AT].decode("latin-1")):
         return "it looks like ISO-2022-JP"
+    if name := _seven_bits(data[:LOOKED_AT]):
+        return f"it looks like {name}"
+    return None
+
+
+def _seven_bits(data: bytes) -> str | None:
+    """The encoding that writes other characters in ASCII, where most of the bytes are written so; None for ASCII."""
+    for name, codec, pattern in SEVEN_BITS:
+        runs = pattern.findall(data)
+        if data.isascii() and sum(map(len, runs)) > max(16, len(data) / 3):
+            try:
+                text = b"\n".join(runs).decode(codec).replace("\n", "")
+            except UnicodeDecodeError:
+                continue
+            if len(NOT_ASCII.findall(text)) > 0.9 * len(text):
+                return name
     return None
 
 

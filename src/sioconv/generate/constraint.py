@@ -14,6 +14,7 @@ import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
+from sioconv import unique_keys
 from sioconv.errors import UserError
 from sioconv.generate.vocabulary import Vocabulary
 from sioconv.terminal import one_line
@@ -66,7 +67,9 @@ class Form:
     def _of(cls, kind: Kind, value: Any) -> "Form":
         if kind == "schema" and isinstance(value, str):
             try:
-                value = json.loads(value)
+                value = unique_keys.loads(value)
+            except unique_keys.RepeatedKeyError as error:
+                raise UserError(f"the schema: {error}: leave one of them out") from error
             except (ValueError, RecursionError) as error:
                 raise UserError(f"the schema is not JSON: {error}: give a JSON schema") from error
         if kind == "schema" and not isinstance(value, Mapping):

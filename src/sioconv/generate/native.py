@@ -16,6 +16,7 @@ from sioconv.model.causal_lm import CheckpointedBlock, SioConvModel
 from sioconv.model.layers import FeedForward, NormedScan, RMSNorm, SioConvLayer
 from sioconv.model.quantised import QuantisedEmbedding, QuantisedLinear, QuantisedWeight
 from sioconv.ops.cpu.threads import run_tasks
+from sioconv.ops.operators import COMPILES
 
 if TYPE_CHECKING:
     from sioconv.generate.decoder import Piece
@@ -35,6 +36,8 @@ def why_not_native(model: Any) -> str | None:
         return f"the model is a {type(model).__name__}"
     if model.device.type != "cpu":
         return f"the model is on {model.device}"
+    if not COMPILES:
+        return "NUMBA_DISABLE_JIT is set"
     if model.config.conv_width:
         return "the model has a convolution"
     if model.config.groups != model.config.num_heads:

@@ -9,6 +9,7 @@ kernels), else from the `chunked` backend in plain torch.
 import ast
 import json
 import re
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def write_code(folder: Path) -> None:
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+@cache
 def folder_code() -> str:
     """The text of the file of code that a model folder carries."""
     imports: list[ast.Import | ast.ImportFrom] = []

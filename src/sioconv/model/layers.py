@@ -228,6 +228,8 @@ class SioConvLayer(nn.Module):
         z = self._scale_input(z, log_a)
         if self.mix_proj is None:
             return z, None
+        weight = self.mix_proj.weight
+        x = x.to(weight.dtype) if weight.is_floating_point() else x  # a tool may keep it wider than the rest
         share = torch.sigmoid(at_least_fp32(self.mix_proj(x)))  # [B, T, H]
         return mix_with_last(z, log_a, share, None if state is None else state.z, steps)
 

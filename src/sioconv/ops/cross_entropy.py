@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from sioconv.ops.cpu.scan import KERNEL_DTYPES, REGISTERS, flat
-from sioconv.ops.operators import refuse_transformed
+from sioconv.ops.operators import COMPILES, refuse_transformed
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: float = 1.0) -> Tenso
     # Elsewhere the look-up says it itself, and nobody waits for the device.
     if on_cpu and int(targets.max()) >= logits.shape[1]:
         raise IndexError(f"target {int(targets.max())} of {logits.shape[1]} logits: expected less")
-    if on_cpu and logits.dtype in KERNEL_DTYPES:
+    if on_cpu and COMPILES and logits.dtype in KERNEL_DTYPES:
         from sioconv.ops.cpu.cross_entropy_kernels import parallel, serial
         from sioconv.ops.cpu.threads import run_tasks
         from sioconv.ops.cpu.vectors import lanes

@@ -8,6 +8,7 @@ which runs wherever the kernel can't.
 
 import functools
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 logger = logging.getLogger("sioconv")
+# numba's own switch, read as numba reads it when it is imported: a number that isn't 0.
+_SWITCH = os.environ.get("NUMBA_DISABLE_JIT", "0").strip()
+COMPILES = not (_SWITCH.removeprefix("-").isdecimal() and int(_SWITCH))
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,18 @@ class Operator:
         definition: what torch has registered.
         plain: takes the same arguments and gives results of the same number and shapes (empty ones in the place of
             what only the kernel of the gradient reads), by operations that torch can differentiate and transform.
+        compiled: whether there is a kernel: numba compiles it, or it needs no numba.
     """
 
     definition: Any
     plain: Callable[..., Any]
+    compiled: bool = True
 
     def __call__(self, *arguments: Any) -> Any:
-        """By the kernel, or in plain torch where a transformation or forward mode is at work."""
+        """By the kernel, or in plain torch where there is none, or a transformation or forward mode is at work."""
+        if not self.compiled:
+            say_uncompiled()
+            return self.plain(*arguments)
         if transformed(*arguments):
             say_plain()
             return self.plain(*arguments)
@@ -75,7 +84,8 @@ def operator(
     """
 
     def register(kernel: Callable[..., Any]) -> Operator:
-        return Operator(torch.library.custom_op(name, kernel, mutates_args=(), device_types=device_types), plain)
+        definition = torch.library.custom_op(name, kernel, mutates_args=(), device_types=device_types)
+        return Operator(definition, plain, COMPILES or device_types != "cpu")
 
     return register
 
@@ -148,4 +158,18 @@ def _say_plain() -> None:
     logger.warning(
         "sioconv.ops: under torch.func, in forward mode and for second derivatives plain torch computes what the "
         "compiled kernels can't: the results are the same to rounding, and take longer"
+    )
+
+
+def say_uncompiled() -> None:
+    """Says, once in a process, that plain torch computes because numba must not compile."""
+    if not torch.compiler.is_compiling():
+        _say_uncompiled()
+
+
+@functools.cache
+def _say_uncompiled() -> None:
+    logger.warning(
+        "sioconv.ops: NUMBA_DISABLE_JIT is set, so nothing is compiled and plain torch computes: the results are the "
+        "same to rounding, and take several times as long"
     )

@@ -6,7 +6,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from typing import Any
 from sioconv.data.documents import BadInput
 from sioconv.data.encodings import other_kind
 from sioconv.errors import UserError
-from sioconv.files import shown
+from sioconv.files import POINTER_BYTES, shown
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 CHUNK = 1 << 18
-MAGIC_BYTES = 64  # that tell a file of another kind
 LONGEST_WINDOW = 1 << 31  # bytes of text that `zstd --long=31` looks back
 
 
@@ -51,7 +50,7 @@ def open_bytes(file: Path) -> Iterator[io.BufferedReader]:
 def refuse_other_kinds(file: Path) -> None:
     """Raises BadInput for a file that isn't what its name says, as it is on the disk: a Git LFS pointer, a picture."""
     with file.open("rb") as stream:
-        kind = other_kind(stream.read(MAGIC_BYTES), file.suffix.lower())
+        kind = other_kind(stream.read(POINTER_BYTES), file.suffix.lower())
     if kind:
         raise BadInput("not text", shown(file), f"it is {kind[0]}", kind[1])
 
@@ -76,22 +75,33 @@ def _open(file: Path) -> Any:
     if compression == ".gz":
         return gzip.open(file)
     if compression == ".bz2":
-        return bz2.open(file)
+        return _FrameReader(file, bz2.BZ2Decompressor, OSError)
     if compression == ".xz":
-        return lzma.open(file)
-    return _ZstdReader(file) if compression == ".zst" else file.open("rb", buffering=0)
+        return _FrameReader(file, lzma.LZMADecompressor, lzma.LZMAError)
+    if compression != ".zst":
+        return file.open("rb", buffering=0)
+    try:
+        import zstandard
+    except ImportError as error:
+        raise UserError(f"can't read: {shown(file)}: pip install zstandard first") from error
+    new = zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj
+    return _FrameReader(file, new, zstandard.ZstdError)
 
 
-class _ZstdReader(io.RawIOBase):
-    """Decompresses frame after frame; the library's own reader takes a file that breaks off for one that ends."""
+class _FrameReader(io.RawIOBase):
+    """Decompresses frame after frame.
 
-    def __init__(self, file: Path) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise UserError(f"can't read: {shown(file)}: pip install zstandard first") from error
-        self._new = zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj
-        self._error = zstandard.ZstdError
+    The libraries' own readers take a file that breaks off for one that ends (zstandard), and leave out in silence what
+    stands behind the last frame that they know, such as a frame whose beginning is damaged (bz2, lzma).
+
+    Args:
+        file: the file.
+        new: makes what decompresses a frame.
+        error: what that raises for damaged data.
+    """
+
+    def __init__(self, file: Path, new: Callable[[], Any], error: type[Exception]) -> None:
+        self._new, self._error = new, error
         self._file = file.open("rb")
         self._frame = self._new()
         self._begun = False  # whether the current frame has data
@@ -102,10 +112,11 @@ class _ZstdReader(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._ready:
-            data = self._frame.unused_data if self._frame.eof else b""
+            data = b""
             if self._frame.eof:
-                self._frame, self._begun = self._new(), False
-            data = data or self._file.read(CHUNK)
+                data, self._frame, self._begun = self._frame.unused_data.lstrip(b"\0"), self._new(), False
+            while not data and (read := self._file.read(CHUNK)):
+                data = read if self._begun else read.lstrip(b"\0")  # zeros between frames are padding
             if not data:
                 if self._begun:
                     raise EOFError("the file ends in the middle of a frame")

@@ -82,7 +82,8 @@ def _json_lines(
             try:
                 yield number, parse_json(content, source.kind, f"{shown(file)}:{number}")
             except BadInput as error:
-                yield number, error
+                if content.decode(errors="replace").strip():  # blanks of Unicode alone are a blank line too
+                    yield number, error
     if not found:
         raise _empty(file)
 

@@ -1,5 +1,6 @@
 """Responses and conversations that were stored: what a client may see of them, and the state."""
 
+import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ class Records:
 
     def put(self, owner: str, name: str, record: Record) -> bool:
         """Keeps a record; whether that worked."""
-        data = json.dumps(record.said).encode() + b"\n" + record.state
+        content = json.dumps(record.said).encode() + b"\n" + record.state
+        data = _sum(content) + b" " + content
         try:
             self._backing.put(KIND, f"{owner}/{name}", data)
         except BackingError as error:
@@ -49,11 +51,17 @@ class Records:
         found = self._backing.first(KIND, [f"{owner}/{name}"])
         if found is None:
             return None
-        head, _, state = found[1].partition(b"\n")
+        content = found[1]
+        if not content.startswith(b"{"):  # as those of older versions begin, which have no checksum
+            written, _, content = content.partition(b" ")
+            if written != _sum(content):
+                _say_damaged(name)
+                return None
+        head, _, state = content.partition(b"\n")
         try:
             return Record(json.loads(head), state)
         except ValueError:
-            logger.warning("a damaged record was dropped")
+            _say_damaged(name)
             return None
 
     def delete(self, owner: str, name: str) -> None:
@@ -63,3 +71,11 @@ class Records:
     def forget(self, owner: str) -> None:
         """Forgets all records of an owner. Raises BackingError where that can't be done."""
         self._backing.forget(owner)
+
+
+def _say_damaged(name: str) -> None:
+    logger.warning("%s is not what was stored, so it isn't used", name)
+
+
+def _sum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
