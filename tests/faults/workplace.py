@@ -33,6 +33,7 @@ train: &train
   threads: 1
   log_every: 1
   checkpoint_every: 2
+  keep_before_decay: false
   validate_bytes: 200
   sample_prompts: ["川"]
   sample_seconds: []

@@ -25,6 +25,7 @@ SETTINGS: dict[str, Any] = {
     "precision": "fp32",
     "log_every": 2,
     "checkpoint_every": 3,
+    "keep_before_decay": False,
     "sample_prompts": ["川"],
     "sample_seconds": [],
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from sioconv.recipe.schema import Recipe
+    from sioconv.run.longer import More
 
 STRICT = ("--data.strict=true", "--finetune.data.strict=true")
 
@@ -36,8 +37,11 @@ class RecipeVerb(Verb):
             raise UserError(f"no recipe: sioconv {self.name} RECIPE; the package has demo.yaml")
         from sioconv.recipe.schema import load_recipe
 
-        overrides = [part for each in arguments[count:] for part in (STRICT if each == "--strict" else (each,))]
-        return load_recipe(arguments[:count], overrides)
+        return load_recipe(arguments[:count], _with_strict(arguments[count:]))
+
+
+def _with_strict(overrides: list[str]) -> list[str]:
+    return [part for each in overrides for part in (STRICT if each == "--strict" else (each,))]
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,32 @@ class StageVerb(RecipeVerb):
     def call_with(self, arguments: list[str]) -> None:
         """Runs the stage. Raises UserError for a bad recipe or key."""
         self.stage(self.recipe(arguments))
+
+
+@dataclass(frozen=True)
+class TrainingVerb(RecipeVerb):
+    """A verb that trains: with a recipe, or with a run that is there.
+
+    Args:
+        stage: does the work; gets the recipe, and how much longer a run shall train.
+    """
+
+    stage: Callable[["Recipe", "More | None"], None]
+
+    def call_with(self, arguments: list[str]) -> None:
+        """Trains. Raises UserError for a bad recipe, run or key."""
+        if not arguments or arguments[0].startswith("-"):
+            raise UserError(f"no recipe: sioconv {self.name} RECIPE, or RUN; the package has demo.yaml")
+        from sioconv.run.longer import More, find_run, recipe_of, take_more
+
+        more, arguments = take_more(self.name, arguments)
+        run = find_run(arguments[0], more is not None)
+        if run is None:
+            self.stage(self.recipe(arguments), None)
+            return
+        count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+        recipe = recipe_of(run, self.name, arguments[1:count], _with_strict(arguments[count:]))
+        self.stage(recipe, more or More())
 
 
 @dataclass(frozen=True)
@@ -86,18 +116,18 @@ def make_data(recipe: "Recipe") -> None:
     stages.make_data(recipe)
 
 
-def pretrain(recipe: "Recipe") -> None:
+def pretrain(recipe: "Recipe", more: "More | None") -> None:
     """`sioconv pretrain`."""
     from sioconv.run import stages
 
-    stages.pretrain(recipe)
+    stages.pretrain(recipe, more)
 
 
-def finetune(recipe: "Recipe") -> None:
+def finetune(recipe: "Recipe", more: "More | None") -> None:
     """`sioconv finetune`."""
     from sioconv.run import stages
 
-    stages.finetune(recipe)
+    stages.finetune(recipe, more)
 
 
 RECIPE_VERBS = [
@@ -119,19 +149,23 @@ RECIPE_VERBS = [
         "sioconv data demo.yaml --name mine --train.minutes 10",
         make_data,
     ),
-    StageVerb(
+    TrainingVerb(
         "pretrain",
-        "RECIPE",
+        "RECIPE | RUN",
         "train from random weights   (the same line again goes on where it stopped)",
-        "Trains a model from random weights; the stages before it run first where they are missing.",
+        "Trains a model from random weights; the stages before it run first where they are missing.\n"
+        "With RUN, a folder under runs/, it goes on with that run; --train.minutes +30 or --train.tokens +1e6 makes a\n"
+        "finished one longer: from its last checkpoint before the learning rate fell.",
         "sioconv pretrain demo.yaml --name mine --train.minutes 10",
         pretrain,
     ),
-    StageVerb(
+    TrainingVerb(
         "finetune",
-        "RECIPE",
+        "RECIPE | RUN [RECIPE …]",
         "train on conversations",
         "Trains the pretrained model on conversations; the stages before it run first where they are missing.\n"
+        "With RUN, a folder under runs/, it tunes what that run has pretrained, by its own recipe with the others on\n"
+        "top; with another --name in a run of its own. --finetune.train.minutes +10 makes a finished tuning longer.\n"
         "With --finetune.train.only initial_state it trains the layers' initial states alone: a persona in a file,\n"
         "runs/NAME/state.safetensors, for `--state` of generate, chat and evaluate.",
         "sioconv finetune demo.yaml --name mine --train.minutes 10",

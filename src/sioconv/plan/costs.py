@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from sioconv.data.batches.repeats import warning
 from sioconv.errors import UserError
 from sioconv.model.architecture import Architecture, ParameterSizes, parameter_count, parameter_sizes
 from sioconv.plan.size import derive
@@ -346,6 +347,8 @@ def describe_costs(costs: dict[str, Any]) -> str:
         f"  {here['tokens_per_second']:,.0f} tokens/s"
         + (f", {here['tokens'] / 1e6:,.1f} M tokens in {_time(here['seconds'])}" if here["tokens"] else ""),
     ]
+    if often := warning(costs.get("times_read", {})):
+        lines += ["", often]
     return "\n".join(lines)
 
 

@@ -26,6 +26,7 @@ if sys.platform != "win32":
 
 RECIPE, MADE = "recipe.yaml", "made.json"
 TOKENIZER, DATA, CHECKPOINTS, BASE, MODEL, REPORT = "tokenizer", "data", "checkpoints", "base", "model", "report"
+UNFINISHED = ", unfinished"  # behind the stage that had made a result, and is at work on a longer one
 SHOWN = 4  # runs in a message
 # Below the run's folder, where commands write; and what, so that a user's own hidden files aren't taken for theirs.
 FOLDERS = (".", TOKENIZER, f"{CHECKPOINTS}/*", f"{DATA}/*", f"{DATA}/*/train", f"{DATA}/*/heldout")

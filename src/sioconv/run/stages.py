@@ -20,9 +20,10 @@ from sioconv.checksums import check_sums, read_sums, renew_sums, summed
 from sioconv.data import chat
 from sioconv.data.batches.lanes import Lanes
 from sioconv.data.batches.loader import Mixture
+from sioconv.data.batches.repeats import times_read, warning
 from sioconv.data.config import FREE, DataConfig
 from sioconv.data.shards.pipeline import prepare_source
-from sioconv.data.shards.shard_set import ShardSet
+from sioconv.data.shards.shard_set import MANIFEST, ShardSet
 from sioconv.data.tokenizer.prepare import prepare_tokenizer
 from sioconv.data.tokenizer.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
@@ -50,10 +51,12 @@ from sioconv.run.folder import (
     MODEL,
     RECIPE,
     TOKENIZER,
+    UNFINISHED,
     at_work,
     made_by,
     note_made,
 )
+from sioconv.run.longer import More, go_on
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World, join_world
 from sioconv.train.loop import Trainer
@@ -165,6 +168,15 @@ def open_windows(recipe: Recipe, data: DataConfig, train: TrainConfig) -> tuple[
     return windows, sum(part * sets[name].bytes_total / sets[name].tokens_total for name, part in share.items())
 
 
+def _times_read(recipe: Recipe, tokens: int) -> dict[str, float]:
+    """How often pretraining reads each source, by the run's shards; nothing where they aren't made yet."""
+    folders = {name: recipe.folder / DATA / name / "train" for name in recipe.data.sources}
+    if not all((folder / MANIFEST).is_file() for folder in folders.values()):
+        return {}
+    sizes = {name: ShardSet.open(folder).tokens_total for name, folder in folders.items()}
+    return times_read(sizes, {name: source.weight for name, source in recipe.data.sources.items()}, tokens)
+
+
 def _check_machine(recipe: Recipe, config: TrainConfig, world: World) -> None:
     """Raises UserError where the stage `config`, or one before it, can't be trained on this machine."""
     tuning = config is recipe.finetune.train
@@ -192,9 +204,11 @@ def _at_work(recipe: Recipe, config: TrainConfig) -> Iterator[World]:
             yield world
 
 
-def pretrain(recipe: Recipe) -> Path:
-    """Trains from random weights; returns the model folder `base/`."""
+def pretrain(recipe: Recipe, more: More | None = None) -> Path:
+    """Trains from random weights, or goes on with a run that is done; returns the model folder `base/`."""
     with _at_work(recipe, recipe.train) as world:
+        if more is not None:
+            recipe = world.leader(lambda: go_on(recipe, "pretrain", more, BASE))
         world.leader(lambda: _make_data(recipe))
         base = _pretrain(recipe, world)
         if not recipe.finetune.data.sources:
@@ -233,7 +247,7 @@ def _made_in(run: Path, name: str) -> str | None:
 def _copy_base(recipe: Recipe) -> None:
     """Makes `model/` of what was pretrained, where nothing is tuned: it is always the latest stage's."""
     base, model = recipe.folder / BASE, recipe.folder / MODEL
-    if model.exists():
+    if model.exists() and _made_in(recipe.folder, MODEL) != "pretrain" + UNFINISHED:
         return
     check_sums(base)
     with atomic_folder(model) as folder:
@@ -283,14 +297,16 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTraine
     return SioConvForCausalLM(SioConvConfig(**as_values(recipe)["model"], vocab_size=len(tokenizer), **ids))
 
 
-def finetune(recipe: Recipe) -> Path:
-    """Trains the pretrained model on conversations; returns the model folder `model/`.
+def finetune(recipe: Recipe, more: More | None = None) -> Path:
+    """Trains the pretrained model on conversations, or goes on with one that is done; returns the folder `model/`.
 
     Where only the initial states are trained, it is the file `state.safetensors` instead.
     """
     if not recipe.finetune.data.sources:
         raise UserError("recipe: finetune.data.sources is empty: name at least one source of conversations")
     with _at_work(recipe, recipe.finetune.train) as world:
+        if more is not None:
+            recipe = world.leader(lambda: go_on(recipe, "finetune", more, tuned_path(recipe).name))
         world.leader(lambda: _make_data(recipe))
         start = Path(recipe.finetune.base) if recipe.finetune.base else _pretrain(recipe, world)
         run, tuning, target = recipe.folder, recipe.finetune, tuned_path(recipe)
@@ -365,6 +381,8 @@ def _run_stage(
         bytes_per_token=bytes_per_token,
         inputs=inputs,
     )
+    if stage == "pretrain":  # tuning reads its few conversations often on purpose
+        trainer.warn = lambda tokens: warning(_times_read(recipe, tokens))
     place = Whereabouts(recipe.folder)
     trainer.train()
     parts = {key: value for key, value in _lasting(as_values(recipe)).items() if key in PARTS[stage]}
@@ -427,7 +445,9 @@ def plan_costs(recipe: Recipe) -> dict[str, Any]:
     dtype = pick_precision("auto", device)
     name = f"{describe_device(device)}, {str(dtype).removeprefix('torch.')}"
     here = on_this_machine(recipe.model, recipe.train, vocabulary, name, matrix_speed(device, dtype))
-    return costs_of(recipe.model, recipe.train, vocabulary) | {"this_machine": here}
+    costs = costs_of(recipe.model, recipe.train, vocabulary)
+    times = _times_read(recipe, costs["tokens"] or here["tokens"] or 0)
+    return costs | {"this_machine": here, "times_read": times}
 
 
 def report(recipe: Recipe, run: Path, minutes: Minutes | None = None) -> ReportFigures:
@@ -440,7 +460,10 @@ def report(recipe: Recipe, run: Path, minutes: Minutes | None = None) -> ReportF
 
     check_sums(run, RECIPE)
     with at_work(run):
-        tuned = any((run / name).exists() and _made_in(run, name) != "pretrain" for name in (MODEL, INITIAL_STATE_FILE))
+        tuned = any(
+            (run / name).exists() and not (_made_in(run, name) or "").startswith("pretrain")
+            for name in (MODEL, INITIAL_STATE_FILE)
+        )
         chats = recipe.finetune.data if recipe.finetune.data.sources and tuned else None
         return evaluate_run(
             run, recipe.name, recipe.data, chats, recipe.evaluate, minutes, recipe.train.device, recipe.finetune.base

@@ -25,12 +25,15 @@ class Budget:
         precision: dtype of the matrix products: bfloat16, float16 or float32.
         samples: step → label of the moments at which text is sampled.
         inputs: what the stage began with, by name, as checksums: the text of each source, the base model.
+        longer: where more was asked for when it was done: `asked`, the words; `train`, the settings that this changed;
+            `start`, the step of the checkpoint that it goes on from.
     """
 
     steps: int
     precision: str
     samples: dict[int, str]
     inputs: dict[str, str] = field(default_factory=dict)
+    longer: dict[str, Any] = field(default_factory=dict)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -88,7 +91,8 @@ def read_budget(path: Path) -> Budget | None:
 
 def _parse(saved: Mapping[str, Any]) -> Budget:
     samples = {int(step): str(label) for step, label in saved["samples"].items()}
-    budget = Budget(int(saved["steps"]), str(saved["precision"]), samples, dict(saved.get("inputs", {})))
+    parts = (dict(saved.get(key, {})) for key in ("inputs", "longer"))
+    budget = Budget(int(saved["steps"]), str(saved["precision"]), samples, *parts)
     if budget.dtype.is_complex:  # looks the name up, which raises KeyError where it is none
         raise ValueError(budget.precision)
     return budget

@@ -75,11 +75,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Keep:
-    """Which checkpoints stay: the newest `last`, each whose step `every` divides, and the one with the best loss."""
+    """Which checkpoints stay: the newest `last`, each whose step `every` divides, step `one`, and the best loss's."""
 
     last: int = 2
     every: int = 0
     best: bool = False
+    one: int | None = None
 
 
 class Checkpointer:
@@ -92,7 +93,7 @@ class Checkpointer:
     """
 
     def __init__(self, folder: Path, world: World, keep: Keep) -> None:
-        self.folder, self._world, self._keep = folder, world.apart(), keep
+        self.folder, self._world, self.keep = folder, world.apart(), keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._begun = False
         self._job: Future[None] | None = None
@@ -155,7 +156,7 @@ class Checkpointer:
             remove(target)  # it was damaged, or training wouldn't have come here again
             temporary.rename(target)
             _sync_folder(self.folder)
-        for old in _superfluous(self.folder, self._keep):
+        for old in _superfluous(self.folder, self.keep):
             remove(old)
 
 
@@ -223,15 +224,21 @@ def checkpoints(folder: Path) -> list[Path]:
     """The finished checkpoints in `folder`, oldest first."""
     return sorted(
         (path for path in folder.glob("step-*") if path.name[5:].isdecimal() and (path / PROGRESS).is_file()),
-        key=lambda path: int(path.name.removeprefix("step-")),
+        key=step_of,
     )
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its folder's name."""
+    return int(path.name.removeprefix("step-"))
 
 
 def _superfluous(folder: Path, keep: Keep) -> list[Path]:
     found = checkpoints(folder)
     stay = set(found[-keep.last :])
     if keep.every:
-        stay |= {path for path in found if int(path.name.removeprefix("step-")) % keep.every == 0}
+        stay |= {path for path in found if step_of(path) % keep.every == 0}
+    stay |= {path for path in found if step_of(path) == keep.one}
     if keep.best:
         measured = [(loss, path) for path in found if (loss := _heldout(path)) is not None]
         stay |= {min(measured)[1]} if measured else set()
@@ -260,6 +267,11 @@ def newest_good(folder: Path, world: World) -> Path | None:
     return None
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint's files are all as they were written."""
+    return _damage(path, 0, 1) is None
+
+
 def _move_aside(path: Path) -> None:
     aside = path.with_name(f"damaged-{path.name}")
     with disk_errors(aside):
@@ -281,6 +293,12 @@ def _damage(path: Path, rank: int, size: int) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{PROGRESS} can't be read: {' '.join(str(error).split())}"
     return None
+
+
+def seconds_per_step(path: Path) -> float:
+    """What a step had taken on the mean when a checkpoint was written. Raises OSError, ValueError or KeyError."""
+    progress = read_sealed(path / PROGRESS)
+    return float(progress["seconds"]) / int(progress["step"])
 
 
 def budget_in(path: Path) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class TrainConfig:
         checkpoint_every: steps from one checkpoint to the next; 0 writes only the last.
         keep_checkpoints: how many of the newest are kept.
         keep_every: also keep those whose step is a multiple of this; 0 for none.
+        keep_before_decay: also save and keep the last one before wsd's learning rate falls: from it a longer run goes
+            on as if it had been asked for at once.
         keep_best: also keep the one with the lowest held-out loss; each validation that beats it is then saved.
         wandb: mirror the metrics to Weights & Biases.
         sample_prompts: texts that are continued during training.
@@ -87,6 +89,7 @@ class TrainConfig:
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
     keep_every: int = 0
+    keep_before_decay: bool = True
     keep_best: bool = False
     wandb: bool = False
     sample_prompts: list[str] = field(default_factory=lambda: ["宮城県(", "The man"])

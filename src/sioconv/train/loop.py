@@ -7,7 +7,7 @@ from the schedule. So a run that is killed and started again from a checkpoint e
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from sioconv.train.checkpoint import Checkpointer, Keep, Progress, checkpoints, 
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World
 from sioconv.train.metrics import MetricsLog, TrainingBar
+from sioconv.train.optimizer import steps_before_fall
 from sioconv.train.signals import StopSignals
 from sioconv.train.step import Stepper
 from sioconv.train.validation import Sample, Validate, Watch
@@ -65,6 +66,9 @@ class Trainer:
         seed: of what a step draws at random.
         bytes_per_token: of the text, to show the loss in bits per byte.
         inputs: what the stage is made from, by name, as checksums; going on with others is said.
+
+    Attributes:
+        warn: what to say before the first step, if anything, of the tokens that will be read.
 
     Raises:
         UserError: the device isn't there, or the windows can't be shared out to the processes.
@@ -102,6 +106,7 @@ class Trainer:
         self._checkpointer = Checkpointer(self.folder, self.world, keep)
         self._bytes_per_token = bytes_per_token
         self._inputs = dict(inputs or {})
+        self.warn: Callable[[int], str | None] | None = None
 
     def train(self) -> Progress:
         """Trains from the newest good checkpoint, or from the start, to the end of the budget.
@@ -113,6 +118,9 @@ class Trainer:
         """
         with StopSignals(self.world.leads) as stop, ExitStack() as stack:
             budget = self.budget()
+            if self.config.keep_before_decay:
+                one = steps_before_fall(budget.steps, self.config)
+                self._checkpointer.keep = replace(self._checkpointer.keep, one=one)
             self._place = Whereabouts(self.run_folder)
             progress = self._resume()
             by_onednn = " by oneDNN" if takes_onednn(self.world.device, budget.dtype) else ""
@@ -121,6 +129,8 @@ class Trainer:
                 f"{self.stage}: {device}, {budget.precision}{by_onednn}, "
                 f"{budget.steps:,} steps of {self.tokens_per_step:,} tokens, {self._parameters()}"
             )
+            if self.warn and not progress.step and (warning := self.warn(budget.steps * self.tokens_per_step)):
+                say(warning)
             speed = matrix_speed(self.world.device, budget.dtype) * self.world.size
             stack.enter_context(closing(self._checkpointer))
             if self.world.leads:
@@ -152,6 +162,7 @@ class Trainer:
                     self._checkpointer.wait()
                 last = progress.step == budget.steps
                 saves = last or bool(stopped) or is_due(progress.step, self.config.checkpoint_every)
+                saves |= progress.step == self._checkpointer.keep.one
                 validates = last or is_due(progress.step, self.config.validate_every)
                 # Also where a checkpoint follows, so that a run that goes on from it writes the same lines.
                 if saves or is_due(progress.step, self.config.log_every) or (validates and self.config.keep_best):

@@ -60,6 +60,14 @@ def product_weights(model: nn.Module) -> list[Tensor]:
     ]
 
 
+def steps_before_fall(steps: int, config: TrainConfig) -> int:
+    """How many of `steps` steps the fall of `wsd`'s learning rate doesn't touch; 0 for `cosine`, which falls early."""
+    if config.schedule == "cosine":
+        return 0
+    decay = config.decay * steps
+    return min(steps, math.floor(steps - decay) + 1) if decay >= 1 else steps
+
+
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """Learning rate of step `step` of `steps`: a linear warm-up, then what `config.schedule` names.
 
