@@ -66,7 +66,8 @@ $(VENV)/.installed-docs: $(STAMP)
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m scripts.site $(if $(REPOSITORY),--repository '$(REPOSITORY)')
 
-# The page that `sioconv serve` shows: page/ → src/sioconv/serve/page/. It is committed, so only who changes it needs node.
+# The page of `sioconv serve` and the one without a server: page/ → src/sioconv/serve/page/ and publish/page/built/. Both
+# are committed, so only who changes them needs node.
 page:
 	cd page && npm ci && npm run check && npm run build
 

@@ -1,15 +1,14 @@
-// Builds the page: `node build.mjs [FOLDER]`. Without a folder, into the Python package.
-import { cpSync, mkdirSync } from "node:fs";
+// Builds the pages: `node build.mjs [FOLDER]`. Without a folder, into the Python package: the one that a server shows, and
+// the one without a server.
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const folder = resolve(process.argv[2] ?? join(here, "../src/sioconv/serve/page"));
-mkdirSync(folder, { recursive: true });
-await build({
+const root = resolve(process.argv[2] ?? join(here, "../src/sioconv"));
+const common = {
   absWorkingDir: here,
-  entryPoints: { page: "src/main.tsx" },
   bundle: true,
   minify: true,
   format: "esm",
@@ -18,7 +17,26 @@ await build({
   jsxImportSource: "preact",
   legalComments: "inline", // the licences' notices stay with the code
   charset: "utf8",
-  outdir: folder,
   logLevel: "warning",
-});
-cpSync(join(here, "index.html"), join(folder, "index.html"));
+};
+// A static host sends no headers: the policy of the page that a server shows, as far as a page can give it itself.
+const POLICY =
+  "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; " +
+  "img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'";
+
+const served = join(root, "serve/page");
+mkdirSync(served, { recursive: true });
+await build({ ...common, entryPoints: { page: "src/main.tsx" }, outdir: served });
+cpSync(join(here, "index.html"), join(served, "index.html"));
+
+const alone = join(root, "publish/page/built");
+mkdirSync(alone, { recursive: true });
+await build({ ...common, entryPoints: { page: "src/browser/main.tsx", worker: "src/browser/worker.ts" }, outdir: alone });
+await build({ ...common, format: "iife", entryPoints: { sw: "src/browser/service_worker.ts" }, outdir: alone });
+const html = readFileSync(join(here, "index.html"), "utf8");
+const meta = '<meta charset="utf-8">';
+writeFileSync(
+  join(alone, "index.html"),
+  html.replace(meta, `${meta}\n    <meta http-equiv="Content-Security-Policy" content="${POLICY}">`),
+);
+cpSync(join(here, "NOTICE"), join(alone, "NOTICE"));

@@ -1,7 +1,9 @@
 """A whole model folder small enough to be made anew for every test run."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,3 +60,16 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory, make_model: Call
 def tiny_model(tiny_model_folder: Path) -> tuple[SioConvForCausalLM, PreTrainedTokenizerFast]:
     """The model and tokenizer of `tiny_model_folder`; tests must not change them."""
     return load_model_folder(tiny_model_folder)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, driven by Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program)
+        yield browser
+        browser.close()

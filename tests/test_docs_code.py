@@ -11,7 +11,7 @@ import torch
 
 from tests.pages import ROOT, sections
 
-PAGES = ["mathematics.md"]
+PAGES = ["mathematics.md", "tutorial.md"]
 # What a test that takes seconds sets in place of the page's numbers. What is printed from there on isn't compared.
 FEWER = {"STEPS": 2, "TUNE_STEPS": 2, "LONGEST": 2}
 NUMBER = r"[-\d.,e]+"
@@ -59,6 +59,7 @@ def run(page: Path, fewer: bool) -> list[tuple[str, str]]:
 def defaults():
     """torch's settings, which the pages change."""
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_default_dtype(dtype)
     torch.set_num_threads(threads)
@@ -76,6 +77,11 @@ def check(page: Path, fewer: bool) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_pages_programs_print_what_it_says(page: str) -> None:
     check(ROOT / "docs" / page, fewer=True)
+
+
+@pytest.mark.slow
+def test_the_tutorials_training_ends_where_it_says() -> None:
+    check(ROOT / "docs" / "tutorial.md", fewer=False)
 
 
 @pytest.mark.parametrize("page", PAGES)

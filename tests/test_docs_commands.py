@@ -28,7 +28,7 @@ SMALL = {
     "tokenizer.vocab_size": "300", "tokenizer.sample_bytes": "100000", "tokenizer.compare": "[]",
     "model.hidden_size": "32", "model.num_hidden_layers": "1", "model.num_heads": "4", "model.intermediate_size": "32",
     "evaluate.yardsticks": "false", "evaluate.questions": "1", "evaluate.max_new_tokens": "1",
-    "evaluate.conversations": "4", "evaluate.prompts": "[]",
+    "evaluate.conversations": "4", "evaluate.prompts": "[]", "evaluate.parts": "[]",
     **{f"{part}train.{key}": value for part in ("", "finetune.") for key, value in STAGE.items()},
 }  # fmt: skip
 DEMO = """\
@@ -94,8 +94,13 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         words = [*words, *(f"--{key}={value}" for key, value in SMALL.items())]
     if verb == "tune":
         words = [*words, "--questions=2", *(f"--set=finetune.train.{key}={value}" for key, value in STAGE.items())]
+    if verb == "evaluate":
+        words = [*words, "--pairs=1", "--samples=2", "--max-new-tokens=2", "--bytes=2000"]
     if verb in ("generate", "chat"):
         words = [*words, "--max-new-tokens=2"]
+    if words[:2] == ["export", "page"]:
+        Path("runtime").write_bytes(b"\0asm")
+        monkeypatch.setattr("sioconv.publish.page.folder.find_runtime", lambda _: Path("runtime"))
     if verb == "serve" and words[1] != "key":
         words = [*words, "--port=0"]
         monkeypatch.setattr(server.Server, "startup", _start_and_end)

@@ -38,9 +38,8 @@ def measure(task: Task) -> Result:
     for language, part in parts.items():
         file = work / f"heldout-{language or 'all'}.jsonl"
         write_documents(part, file)
-        output, _ = call(
-            "evaluate", f"evaluation-{language or 'all'}.log", run_folder(task) / "base", "--text", file, "--json"
-        )
+        log = f"evaluation-{language or 'all'}.log"
+        output, _ = call("evaluate", log, run_folder(task) / "base", "--text", file, "--parts=text", "--json")
         found = json.loads(output.strip().splitlines()[-1])
         source = found["sources"][str(file)]
         bits[language], sizes[language], parameters = source["bpb"], source["bytes"], found["parameters"]

@@ -48,7 +48,9 @@ def train_arm(arm: Arm, work: Path, wait: bool) -> dict[str, Any] | None:
         commit = _commit(arm, folder)
         code = _checkout(commit, work / "checkouts")
         _run(["pretrain", str(ROOT / TRACKS[arm.track]), f"--name={RUN}", *arm.words], code, folder, lock)
-        figures = json.loads(_run(["evaluate", f"runs/{RUN}/base", "--json"], code, folder, lock))
+        # A commit from before there were parts measures text alone.
+        parts = ["--parts=text"] if (code / "sioconv" / "evaluate" / "parts").is_dir() else []
+        figures = json.loads(_run(["evaluate", f"runs/{RUN}/base", "--json", *parts], code, folder, lock))
         return _row(arm, commit, figures, folder / "runs" / RUN)
 
 

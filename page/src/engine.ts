@@ -1,4 +1,4 @@
-// The seam between the page and whatever runs the model: a server now, the browser itself later.
+// The seam between the page and whatever runs the model: a server, or the browser itself.
 
 export type Role = "system" | "user" | "assistant";
 
@@ -64,6 +64,8 @@ export interface Memory {
 }
 
 export interface Engine {
+  /** Whether the model runs in this browser: nobody else is asked, and nothing is stored elsewhere. */
+  readonly local: boolean;
   /** Which models can be talked to. */
   models(): Promise<Model[]>;
   /** Writes the next message: its text as it comes, then its end. Aborting the signal stops the model. */
@@ -74,7 +76,7 @@ export interface Engine {
   useKey(key: string): void;
 }
 
-export type Trouble = "key" | "busy" | "unreachable" | "cut" | "refused";
+export type Trouble = "key" | "busy" | "unreachable" | "cut" | "refused" | "files" | "browser";
 
 /** What went wrong, and what the engine itself says about it. */
 export class EngineError extends Error {

@@ -19,6 +19,11 @@ export function toFile(conversation: Conversation): Blob {
   });
 }
 
+/** A state in base64 as the file that it was. */
+export function stateFile(data: string): Blob {
+  return new Blob([Uint8Array.from(atob(data), (sign) => sign.charCodeAt(0))], { type: "application/octet-stream" });
+}
+
 export function fileName(conversation: Conversation): string {
   const title = conversation.title.replace(/[\p{Cc}\p{Cf}\\/:*?"<>|.]/gu, " ").trim().slice(0, 40);
   return `${title || "sioconv"}.json`;

@@ -7,6 +7,7 @@ import { EngineError, type Engine, type Memory, type Model, type ReplyEnd, type 
 type Json = Record<string, any>;
 
 export class HttpEngine implements Engine {
+  readonly local = false;
   private key = "";
 
   /** `base` ends with a slash; the server's paths stand below it. */

@@ -7,6 +7,7 @@ import { Context } from "./context";
 import { path } from "./conversation";
 import { Dialog } from "./dialogs";
 import type { Memory } from "./engine";
+import { Icon } from "./icons";
 import type { Words } from "./words";
 
 export function MemoryDialog({ close }: { close: () => void }): JSX.Element {
@@ -33,6 +34,12 @@ export function MemoryDialog({ close }: { close: () => void }): JSX.Element {
         </p>
       )}
       {model?.stateBytes != null && <p>{words.stateSize((model.stateBytes / 1000).toFixed(1))}</p>}
+      {talk.kept && (
+        <button type="button" title={words.downloadStateHint} onClick={() => talk.downloadState()}>
+          <Icon name="down" />
+          {words.downloadState}
+        </button>
+      )}
       {memory === "waiting" ? null : memory === null ? <p class="hint">{words.memoryUnknown}</p> : <Layers {...memory} />}
     </Dialog>
   );

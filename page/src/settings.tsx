@@ -48,28 +48,37 @@ export function SettingsDialog({ settings, change, ask, close }: Props): JSX.Ele
           options={[["auto", words.auto], ["light", words.light], ["dark", words.dark]]}
           choose={(theme) => change({ ...settings, theme })}
         />
-        <Field label={words.key} hint={words.keyHint}>
-          <input
-            type="password"
-            autocomplete="off"
-            value={talk.key.key}
-            onChange={(event) => talk.useKey(event.currentTarget.value.trim(), talk.key.kept)}
-          />
-        </Field>
-        <label class="check">
-          <input
-            type="checkbox"
-            checked={talk.key.kept}
-            onChange={(event) => talk.useKey(talk.key.key, event.currentTarget.checked)}
-          />
-          {words.keepKey}
-        </label>
-        <p class="hint">{words.privacy}</p>
+        {!talk.local && <Key />}
+        <p class="hint">{talk.local ? words.privacyLocal : words.privacy}</p>
         <button type="button" onClick={() => void removeAll()}>
           {words.removeAll}
         </button>
       </fieldset>
     </Dialog>
+  );
+}
+
+function Key(): JSX.Element {
+  const { talk, words } = useContext(Context);
+  return (
+    <>
+      <Field label={words.key} hint={words.keyHint}>
+        <input
+          type="password"
+          autocomplete="off"
+          value={talk.key.key}
+          onChange={(event) => talk.useKey(event.currentTarget.value.trim(), talk.key.kept)}
+        />
+      </Field>
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={talk.key.kept}
+          onChange={(event) => talk.useKey(talk.key.key, event.currentTarget.checked)}
+        />
+        {words.keepKey}
+      </label>
+    </>
   );
 }
 
@@ -103,18 +112,20 @@ function ConversationSettings(): JSX.Element {
               max={max}
               step={step}
               value={sampling[name] ?? ""}
-              placeholder={words.byModel}
+              placeholder={talk.local ? words.byOwn : words.byModel}
               onChange={(event) => setNumber(name, event.currentTarget)}
             />
           </Field>
         ))}
       </div>
-      <Choice
-        label={words.memoryPlace}
-        value={carried ? "carried" : "server"}
-        options={[["server", words.memoryServer], ["carried", words.memoryCarried]]}
-        choose={(place) => void talk.change((conversation) => (conversation.carried = place === "carried"))}
-      />
+      {!talk.local && (
+        <Choice
+          label={words.memoryPlace}
+          value={carried ? "carried" : "server"}
+          options={[["server", words.memoryServer], ["carried", words.memoryCarried]]}
+          choose={(place) => void talk.change((conversation) => (conversation.carried = place === "carried"))}
+        />
+      )}
     </fieldset>
   );
 }

@@ -4,7 +4,7 @@ import {
   add, forgetOldStates, newConversation, path, question, type Conversation, type KeptState, type Message,
 } from "./conversation";
 import { EngineError, type Engine, type Memory, type Model, type ReplyEnd } from "./engine";
-import { FileError, fileName, fromFile, toFile } from "./file";
+import { FileError, fileName, fromFile, stateFile, toFile } from "./file";
 import * as storage from "./storage";
 import type { Words } from "./words";
 
@@ -32,6 +32,12 @@ export class Talk {
     private readonly changed: () => void,
   ) {
     engine.useKey(this.key.key);
+    this.current.carried = engine.local;
+  }
+
+  /** Whether the model runs in this browser. */
+  get local(): boolean {
+    return this.engine.local;
   }
 
   async start(): Promise<void> {
@@ -158,11 +164,18 @@ export class Talk {
   }
 
   download(): void {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(toFile(this.current));
-    link.download = fileName(this.current);
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    save(toFile(this.current), fileName(this.current));
+  }
+
+  /** The newest memory on the way to what is shown, if there is one. */
+  get kept(): KeptState | null {
+    return path(this.current).findLast((message) => message.state)?.state ?? null;
+  }
+
+  /** What `sioconv chat --load` and another page's upload take. */
+  downloadState(): void {
+    const { kept } = this;
+    if (kept) save(stateFile(kept.data), fileName(this.current).replace(/json$/, "state"));
   }
 
   async upload(file: File): Promise<void> {
@@ -272,6 +285,14 @@ export class Talk {
   }
 }
 
+function save(content: Blob, name: string): void {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(content);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
 /** When a reply's parts came. */
 class Clock {
   private readonly start = performance.now();
@@ -328,6 +349,10 @@ function troubleOf(error: unknown): Trouble {
       return (words) => words.errorUnreachable;
     case "cut":
       return (words) => words.errorCut;
+    case "files":
+      return (words) => words.errorFiles(message);
+    case "browser":
+      return (words) => words.errorBrowser;
     case "refused":
       return (words) => words.errorRefused(message);
   }

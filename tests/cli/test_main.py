@@ -132,7 +132,14 @@ def test_version(main: Main) -> None:
         (["report"], "arguments are required: run"),
         (["report", "runs/nothing"], "no run at runs/nothing: there is no runs in .*: give a folder"),
         (["evaluate"], "arguments are required: model"),
-        (["evaluate", "runs/demo/model"], "no text to measure runs/demo/model on"),
+        (["evaluate", "runs/demo/model"], "no model folder at runs/demo/model"),
+        (["evaluate", "model", "--parts", "text,grammar"], "parts: 'grammar' is none of them: choose from text, "),
+        (["evaluate", "model", "--parts", ","], "--parts names nothing"),
+        (["evaluate", "model", "--text", "a", "--run", "b"], "name two texts"),
+        (["evaluate", "model", "--run", "runs/none"], "no run at runs/none"),
+        (["evaluate", "model", "--pairs", "0"], "pairs out of range: 0"),
+        (["evaluate", "model", "--bytes", "0"], "bytes out of range: 0"),
+        (["evaluate", "model", "--limit", "-1"], "limit out of range"),
         (["convert", "old.ckpt"], "arguments are required: out"),
         (["convert", "old.ckpt", "new"], r"no checkpoint at old\.ckpt"),
         (["demo", "--minutes", "soon"], "minutes"),
@@ -582,12 +589,15 @@ def test_a_reader_that_goes_away_is_no_error(tiny_model_folder: Path) -> None:
 
 def test_measures_a_text(main: Main, tiny_model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text.jsonl").write_text(ROWS, encoding="utf-8")
-    code, out, _ = main("evaluate", str(tiny_model_folder), "--text", "text.jsonl", "--json")
+    evaluate = ("evaluate", str(tiny_model_folder), "--text", "text.jsonl", "--parts=text")
+    code, out, _ = main(*evaluate, "--json")
     assert code == 0
     measured = json.loads(out)["sources"]["text.jsonl"]
     assert measured["bytes"] == sum(len(json.loads(line)["text"].encode()) for line in ROWS.splitlines())
-    code, out, _ = main("evaluate", str(tiny_model_folder), "--text", "text.jsonl")
-    assert out == f"text.jsonl: {measured['bpb']:.4f} bits per byte over {measured['bytes']:,} bytes\n"
+    code, out, _ = main(*evaluate, "--report", "page")
+    assert re.search(rf"^text\.jsonl +{measured['bpb']:.4f} .* {measured['bytes']:,} ", out, re.MULTILINE)
+    assert {path.name for path in Path("page").iterdir()} == {"index.html", "report.md", "evaluation.json"}
+    assert json.loads(Path("page/evaluation.json").read_text(encoding="utf-8"))["sources"]["text.jsonl"] == measured
 
 
 def test_converts_a_checkpoint_of_2024(main: Main) -> None:
@@ -638,7 +648,7 @@ def test_a_persona_changes_what_is_written_and_measured(main: Main, tiny_model_f
     assert code == 0
     assert with_it == main(*generate, "--state", persona)[1] != main(*generate)[1]
     Path("text.jsonl").write_text(ROWS, encoding="utf-8")
-    evaluate = ("evaluate", str(tiny_model_folder), "--text", "text.jsonl")
+    evaluate = ("evaluate", str(tiny_model_folder), "--text", "text.jsonl", "--parts=text")
     code, measured, _ = main(*evaluate, "--state", persona)
     assert code == 0
     assert measured != main(*evaluate)[1]

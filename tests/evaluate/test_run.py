@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.errors import UserError
 from sioconv.evaluate.config import EvaluateConfig
 from sioconv.evaluate.figures import Minutes, summarise
+from sioconv.evaluate.parts.settings import Settings
 from sioconv.evaluate.run import evaluate_model, evaluate_run
+from sioconv.evaluate.subject import Subject, load_subject
 from sioconv.train.metrics import KEYS
 
 PLACES = ("宮城県", "福島県", "山形県", "秋田県", "岩手県", "青森県")
@@ -74,7 +77,13 @@ def run(tmp_path: Path, tiny_model_folder: Path) -> Path:
     return folder
 
 
-CONFIG = EvaluateConfig(questions=3, max_new_tokens=8, prompts=["川は"])
+@pytest.fixture
+def subject(tiny_model_folder: Path) -> Subject:
+    return load_subject(str(tiny_model_folder), torch.device("cpu"))
+
+
+CONFIG = EvaluateConfig(questions=3, max_new_tokens=8, prompts=["川は"], parts=["text", "pairs"], pairs=2)
+TEXT = Settings(parts=("text",))
 
 
 def test_a_run_is_evaluated_whole(run: Path, data: DataConfig, chat: DataConfig) -> None:
@@ -93,6 +102,9 @@ def test_a_run_is_evaluated_whole(run: Path, data: DataConfig, chat: DataConfig)
     assert summary["minutes"]["install"] == 1 and summary["minutes"]["train"] == pytest.approx(4 / 60)
     assert 5 < summary["minutes"]["total"] < 7
     assert list(summary["continuations"]) == ["川は"]
+    assert summary["evaluation"]["sources"]["rivers"]["bpb"] == pytest.approx(summary["bpb_tuned"]["ja"])
+    assert set(summary["evaluation"]["pairs"]) == {"ja", "en"}
+    assert "Minimal pairs" in (run / "report/report.md").read_text(encoding="utf-8")
     assert [len(layer) for layer in figures.timescales] == [4, 4]
     names = {path.name for path in (run / "report").iterdir()}
     assert names == {"index.html", "report.md", "summary.json", "loss.svg", "timescales.svg"}
@@ -105,7 +117,7 @@ def test_the_same_run_gives_the_same_figures(run: Path, data: DataConfig, chat: 
 
 def test_a_run_that_is_not_tuned(run: Path, data: DataConfig) -> None:
     shutil.rmtree(run / "model")
-    config = EvaluateConfig(yardsticks=False, max_new_tokens=4, prompts=[])
+    config = EvaluateConfig(yardsticks=False, max_new_tokens=4, prompts=[], parts=[])
     summary = summarise(evaluate_run(run, "tiny", data, None, config, device="cpu"))
     assert summary["bpb_tuned"] == {"sources": {}} and summary["yardsticks"] == {}
     assert summary["chat"]["loss_after"] is None and summary["minutes"]["total"] is None
@@ -117,6 +129,7 @@ def test_a_run_that_only_tunes_a_model_from_elsewhere(run: Path, chat: DataConfi
     summary = summarise(figures)
     assert summary["chat"]["loss_before"] == pytest.approx(summary["chat"]["loss_after"])
     assert summary["bpb"] == {"sources": {}} and summary["yardsticks"] == {}
+    assert set(summary["evaluation"]) == {"pairs"}  # there is no text to measure the rest on
 
 
 def test_no_held_out_text_is_said_and_nothing_is_written(run: Path, data: DataConfig) -> None:
@@ -133,24 +146,35 @@ def test_a_missing_model_is_said(run: Path, data: DataConfig, chat: DataConfig) 
     assert not (run / "report").exists()
 
 
-def test_a_model_on_held_out_text(tiny_model_folder: Path, data: DataConfig) -> None:
-    result = evaluate_model(tiny_model_folder, None, data, device="cpu")
+def test_a_model_on_held_out_text(subject: Subject, data: DataConfig) -> None:
+    result = evaluate_model(subject, None, data, TEXT)
     assert result["languages"]["ja"] == result["sources"]["rivers"]
     assert result["sources"]["rivers"]["bpb"] > 0 and json.dumps(result)
-    limited = evaluate_model(tiny_model_folder, None, data, max_bytes=100, device="cpu")
+    limited = evaluate_model(subject, None, data, TEXT, max_bytes=100)
     assert 0 < limited["sources"]["rivers"]["bytes"] <= 100
 
 
-def test_a_model_on_a_text_of_ones_own(tiny_model_folder: Path, text: Path, data: DataConfig) -> None:
+def test_a_model_on_a_text_of_ones_own(subject: Subject, text: Path, data: DataConfig) -> None:
     path = str(text / "rivers.jsonl")
-    result = evaluate_model(tiny_model_folder, path, data, device="cpu")
+    result = evaluate_model(subject, path, data, TEXT)
     rows = [json.loads(line)["text"] for line in Path(path).read_text(encoding="utf-8").splitlines()]
     assert result["sources"][path]["bytes"] == sum(len(row.encode()) for row in rows)
     assert result["languages"] == {}
 
 
-def test_nothing_to_evaluate_on(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_what_reads_no_text_needs_none(subject: Subject) -> None:
+    found = evaluate_model(subject, None, DataConfig(), Settings(parts=("pairs",), pairs=1))
+    assert "sources" not in found and found["pairs"]["ja"]["pairs"] >= 10
+
+
+@pytest.mark.parametrize(("key", "value"), [("parts", ["grammar"]), ("pairs", 0), ("samples", 0)])
+def test_settings_that_cant_work(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=key):
+        EvaluateConfig(**{key: value}).check()
+
+
+def test_nothing_to_evaluate_on(subject: Subject, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no text to evaluate on"):
-        evaluate_model(tiny_model_folder, None, DataConfig(), device="cpu")
+        evaluate_model(subject, None, DataConfig(), TEXT)
     with pytest.raises(UserError, match=r"none\.txt"):
-        evaluate_model(tiny_model_folder, str(tmp_path / "none.txt"), DataConfig(), device="cpu")
+        evaluate_model(subject, str(tmp_path / "none.txt"), DataConfig(), TEXT)

@@ -43,7 +43,8 @@ finetune:
     heldout: 0.2
     sources: {talks: {path: talks.jsonl, kind: chat}}
   train: {<<: *train, whole_documents: true}
-evaluate: {yardsticks: false, questions: 1, max_new_tokens: 1, conversations: 2, prompts: ["川"], heldout_bytes: 200}
+evaluate: {yardsticks: false, questions: 1, max_new_tokens: 1, conversations: 2, prompts: ["川"], heldout_bytes: 200,
+  parts: [text]}
 """
 RUN = Path("runs/small")
 VISIBLE = (".metadata", ".inputs.json")  # hidden by name, but meant to stay

@@ -197,7 +197,7 @@ def test_the_report_and_the_evaluation_of_the_run(finished: Finished, monkeypatc
     out, _ = call("report", "runs/tiny", "--json")
     assert out.count("\n") == 1
     assert json.loads(out)["bpb"] == finished.summary["bpb"]
-    out, _ = call("evaluate", "runs/tiny/base", "--json")
+    out, _ = call("evaluate", "runs/tiny/base", "--json", "--parts=text")
     measured = json.loads(out)
     assert set(measured["sources"]) == {"sentences_ja", "gazetteer_ja", "sentences_en"}
     # All of the held-out text, where the report has read the beginning.

@@ -20,6 +20,7 @@ from sioconv.data.sources.identity import identity_rows
 from sioconv.data.tokenizer.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
 from sioconv.evaluate.heldout import assistant_loss
+from sioconv.evaluate.parts.settings import Settings
 from sioconv.generate import SamplingConfig
 from sioconv.generate.quantise import quantise_model
 from sioconv.model import load_model_folder, parameter_count
@@ -28,6 +29,7 @@ from sioconv.model.folder_code import FILE
 from sioconv.recipe.files import read_yaml, write_yaml
 from sioconv.recipe.schema import Recipe, load_recipe
 from sioconv.run import stages
+from sioconv.run.measure import evaluate
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.metrics import read_jsonl
 from tests.train import launch
@@ -83,7 +85,7 @@ finetune:
     threads: 1
     sample_prompts: []
     sample_seconds: []
-evaluate: {questions: 1, max_new_tokens: 4, conversations: 20, prompts: []}
+evaluate: {questions: 1, max_new_tokens: 4, conversations: 20, prompts: [], parts: [text]}
 """
 Load = Callable[..., Recipe]
 
@@ -206,7 +208,7 @@ def test_another_architecture_goes_the_same_way(load: Load, capsys: pytest.Captu
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<|eos|>", "<|end_of_turn|>"])
     rows = read_jsonl(run / "metrics.jsonl")
     held = {row["source"]: row["bpb"] for row in rows if row["stage"] == "pretrain" and row["source"]}
-    measured = stages.evaluate(str(run / "base"), None, "cpu")
+    measured = evaluate(str(run / "base"), None, "cpu", settings=Settings(parts=("text",)))
     assert {source: values["bpb"] for source, values in measured["sources"].items()} == pytest.approx(held, rel=1e-6)
     assert measured["parameters"] == model.num_parameters()
     assert measured["state_bytes"] == (2 * 4 * 32 * model.config.num_hidden_layers if name == "lstm" else None)
@@ -374,7 +376,8 @@ def test_state_tuning_gives_a_persona_in_a_file(capsys: pytest.CaptureFixture[st
     assert chat is not None and chat.loss_before is not None and chat.loss_after is not None
     assert chat.loss_after < chat.loss_before
     (text := Path("rivers.txt")).write_text("川は、山から海へ流れる。" * 4, encoding="utf-8")
-    measured = [stages.evaluate(str(base), str(text), "cpu", persona) for persona in (None, str(state))]
+    parts = Settings(parts=("text",))
+    measured = [evaluate(str(base), str(text), "cpu", persona, parts) for persona in (None, str(state))]
     assert measured[0]["sources"] != measured[1]["sources"]
     assert measured[0]["parameters"] == measured[1]["parameters"]
 

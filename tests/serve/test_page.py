@@ -11,29 +11,19 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from sioconv.serve.config import ServeConfig
 from tests.serve.conftest import Running, serving
 from tests.serve.stand_in import STATE, StandIn
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILT = ROOT / "src/sioconv/serve/page"
+SOURCE = ROOT / "src/sioconv"
+BUILT, ALONE = SOURCE / "serve/page", SOURCE / "publish/page/built"
 PHONE = {"width": 390, "height": 760}
 PATIENCE = 60_000  # milliseconds: a busy machine may have to compile the kernels first
 expect.set_options(timeout=PATIENCE)
 Opener = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -591,8 +581,11 @@ def test_the_page_is_what_its_source_gives(packages: Path, tmp_path: Path) -> No
     (source / "node_modules").symlink_to(packages, target_is_directory=True)
     subprocess.run(["npm", "run", "--silent", "check"], cwd=source, check=True)
     subprocess.run(["node", "build.mjs", str(tmp_path / "built")], cwd=source, check=True)
-    names = sorted(path.name for path in BUILT.iterdir())
-    assert names == ["index.html", "page.css", "page.js"]
+    names = sorted(path.relative_to(SOURCE).as_posix() for folder in (BUILT, ALONE) for path in folder.iterdir())
+    alone = [
+        f"publish/page/built/{name}" for name in ("NOTICE", "index.html", "page.css", "page.js", "sw.js", "worker.js")
+    ]
+    assert names == [*alone, *(f"serve/page/{name}" for name in ("index.html", "page.css", "page.js"))]
     for name in names:
-        same = (tmp_path / "built" / name).read_bytes() == (BUILT / name).read_bytes()
+        same = (tmp_path / "built" / name).read_bytes() == (SOURCE / name).read_bytes()
         assert same, f"{name} isn't what page/ gives: make page"

@@ -21,7 +21,7 @@ from sioconv.cli.inspection.model import INSPECT
 from sioconv.cli.last_net import exit_code_of
 from sioconv.cli.personal.import_files import IMPORT
 from sioconv.cli.personal.tune import TUNE
-from sioconv.cli.publishing.export import EXPORT_ONNX
+from sioconv.cli.publishing.export import EXPORT_ONNX, EXPORT_PAGE
 from sioconv.cli.publishing.publish import PUBLISH
 from sioconv.cli.recipe_verbs import RECIPE_VERBS
 from sioconv.cli.serve import SERVE, SERVE_KEY
@@ -38,7 +38,7 @@ VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         *(DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, TUNE, REPORT, EVALUATE, GENERATE, CHAT),
-        *(INSPECT, SERVE, SERVE_KEY, QUANTIZE, CONVERT, EXPORT_ONNX, PUBLISH),
+        *(INSPECT, SERVE, SERVE_KEY, QUANTIZE, CONVERT, EXPORT_ONNX, EXPORT_PAGE, PUBLISH),
     )
 }
 

@@ -94,16 +94,10 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
 
     values = {item.name: arguments[item.name] for item in fields(SamplingConfig)}
     sampling = SamplingConfig(**values | {"stop": [string for given in arguments.stop for string in _strings(given)]})
-    import torch
-
+    set_threads(arguments.threads)
     from sioconv.hardware import pick_device
     from sioconv.model import load_model_folder
-    from sioconv.train.config import MOST_THREADS
 
-    if arguments.threads is not None:
-        if not 1 <= arguments.threads <= MOST_THREADS:
-            raise UserError(f"threads out of range: {arguments.threads}: give a number from 1 to {MOST_THREADS}")
-        torch.set_num_threads(arguments.threads)
     device = pick_device(arguments.device)
     model = arguments.model
     if model is None:
@@ -111,6 +105,19 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
 
         model = packaged_model()
     return *load_model_folder(model, device, state=arguments.state), sampling
+
+
+def set_threads(threads: int | None) -> None:
+    """Sets the number of CPU threads; None leaves it. Raises UserError where it is out of range."""
+    if threads is None:
+        return
+    import torch
+
+    from sioconv.train.config import MOST_THREADS
+
+    if not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"threads out of range: {threads}: give a number from 1 to {MOST_THREADS}")
+    torch.set_num_threads(threads)
 
 
 def _strings(text: str) -> list[str]:

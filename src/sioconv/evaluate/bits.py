@@ -3,15 +3,23 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sioconv.data.amounts import at_most, text_size
+from sioconv.data.tokenizer.tokenizer import encode_texts
+from sioconv.errors import UserError
 from sioconv.model.cache import new_cache
 from sioconv.ops.linear import fast_products_on
+
+LONGEST_WINDOW = 2048  # of a model that doesn't say how long its windows were in training
+MOST_LOGITS = 1 << 27  # that are made at once
 
 
 @dataclass
@@ -29,7 +37,6 @@ class BitsPerByte:
         return self.bits / self.bytes if self.bytes else math.nan
 
 
-@torch.no_grad()
 def document_nats(
     model: PreTrainedModel,
     documents: Sequence[Sequence[int]],
@@ -37,10 +44,27 @@ def document_nats(
     chunk: int = 1024,
     batch_tokens: int = 8192,
 ) -> Iterator[tuple[int, float]]:
-    """−ln p of each document's tokens after its first.
+    """−ln p of each document: the sums of `token_nats`, which has the same arguments.
+
+    Yields:
+        (index of the document, nats), in order of length where the state is carried, every document once.
+    """
+    for i, nats in token_nats(model, documents, masks, chunk, batch_tokens):
+        yield i, float(nats.sum(dtype=np.float64))
+
+
+@torch.no_grad()
+def token_nats(
+    model: PreTrainedModel,
+    documents: Sequence[Sequence[int]],
+    masks: Sequence[Sequence[int]] | None = None,
+    chunk: int = 1024,
+    batch_tokens: int = 8192,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """−ln p of each token of each document; 0 for its first, which is given, and for tokens that don't count.
 
     A model with `new_cache` carries its state from chunk to chunk. Another one reads a long document in windows of
-    `config.training_length` tokens, half of which it has read before.
+    `window_of` tokens, half of which it has read before.
 
     Args:
         model: in eval mode.
@@ -50,25 +74,39 @@ def document_nats(
         batch_tokens: most tokens in one forward pass, padding included.
 
     Yields:
-        (index of the document, nats), in order of length where the state is carried, every document once.
+        (index of the document, nats [its tokens]), in order of length where the state is carried, every document once.
     """
     counted = masks or [[1] * len(ids) for ids in documents]
-    if new_cache(model) is not None:
+    length = window_of(model, chunk)
+    if length is None:
         yield from _piece_nats(model, documents, counted, chunk, batch_tokens)
         return
-    length = getattr(model.config, "training_length", chunk)
     windows = [window for i in range(len(documents)) for window in _windows(i, documents[i], counted[i], length)]
-    totals = [0.0] * len(documents)
+    found = [np.zeros(len(ids), np.float32) for ids in documents]
     pieces, new = [window.ids for window in windows], [window.counts for window in windows]
     for i, nats in _piece_nats(model, pieces, new, length, batch_tokens):
-        totals[windows[i].document] += nats
-    yield from enumerate(totals)
+        window = windows[i]
+        found[window.document][window.start : window.start + len(nats)] += nats
+    yield from enumerate(found)
+
+
+def window_of(model: PreTrainedModel, otherwise: int = 1024) -> int | None:
+    """Most tokens that a model predicts from; None where it carries its state on, without an end.
+
+    That is the length of its windows in training where its folder says so, else what its configuration allows, 2,048
+    at most; `otherwise` where neither is known.
+    """
+    if new_cache(model) is not None:
+        return None
+    allowed = getattr(model.config, "max_position_embeddings", None) or otherwise
+    return int(getattr(model.config, "training_length", None) or min(allowed, LONGEST_WINDOW))
 
 
 class _Window(NamedTuple):
     """A piece of a document that is read by itself, and which of its tokens no window before has predicted."""
 
     document: int
+    start: int
     ids: Sequence[int]
     counts: Sequence[int]
 
@@ -81,7 +119,7 @@ def _windows(document: int, ids: Sequence[int], counts: Sequence[int], length: i
     while seen < len(ids):
         start = max(0, seen - 1 - length // 2)
         stop = start + length + 1
-        yield _Window(document, ids[start:stop], [0] * (seen - start) + list(counts[seen:stop]))
+        yield _Window(document, start, ids[start:stop], [0] * (seen - start) + list(counts[seen:stop]))
         seen = stop
 
 
@@ -91,9 +129,11 @@ def _piece_nats(
     masks: Sequence[Sequence[int]],
     chunk: int,
     batch_tokens: int,
-) -> Iterator[tuple[int, float]]:
-    """`document_nats` of documents that are at most `chunk` + 1 tokens long, unless the model carries its state."""
-    device, head = model.device, model.get_output_embeddings()  # type: ignore[no-untyped-call]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """`token_nats` of documents that are at most `chunk` + 1 tokens long, unless the model carries its state."""
+    device, plain = model.device, _has_plain_head(model)
+    if not plain:  # the logits of all tokens are made, of vocabularies of any size
+        batch_tokens = min(batch_tokens, max(chunk, MOST_LOGITS // model.config.vocab_size))
     order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
     while order:
         longest = min(chunk, len(documents[order[-1]]))
@@ -106,18 +146,54 @@ def _piece_nats(
         for row, i in enumerate(rows):
             ids[row, : len(documents[i])] = torch.tensor(documents[i])
             counts[row, 1 : len(documents[i])] = torch.tensor(masks[i][1:], dtype=torch.bool)
-        nats = torch.zeros(len(rows), dtype=torch.float64)
+        nats = torch.zeros(len(rows), length)
         cache = new_cache(model)
         for start in range(0, length - 1, chunk):
             stop = min(start + chunk, length - 1)
             piece = ids[:, start:stop].to(device)
             wanted = counts[:, start + 1 : stop + 1]
             with fast_products_on(device, model.dtype):
-                hidden = model.base_model(piece, cache=cache, use_cache=cache is not None).last_hidden_state
-                logits = head(hidden[wanted.to(device)]).float()
+                logits = _logits(model, plain, piece, wanted.to(device), cache)
             loss = F.cross_entropy(logits, ids[:, start + 1 : stop + 1][wanted].to(device), reduction="none")
-            nats.index_add_(0, wanted.nonzero()[:, 0], loss.cpu().double())
-        yield from zip(rows, nats.tolist(), strict=True)
+            nats[:, start + 1 : stop + 1][wanted] = loss.cpu()
+        for row, i in enumerate(rows):
+            yield i, nats[row, : len(documents[i])].numpy()
+
+
+def _has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether the logits are known to be the head's output: they are for what this project trains.
+
+    Others may scale or bound them.
+    """
+    return new_cache(model) is not None or hasattr(model.config, "training_length")
+
+
+def _logits(model: PreTrainedModel, plain: bool, piece: Tensor, wanted: Tensor, cache: Any) -> Tensor:
+    """fp32 [N, V]: the logits after the tokens of `piece` [B, T] that are `wanted` [B, T]."""
+    if not plain:
+        every: Tensor = model(input_ids=piece, use_cache=False).logits
+        return every[wanted].float()
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    hidden = model.base_model(piece, cache=cache, use_cache=cache is not None).last_hidden_state
+    logits: Tensor = head(hidden[wanted]).float()
+    return logits
+
+
+def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What a text is read after: bos, or eos where a tokenizer has no bos. Raises UserError where it has neither."""
+    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if found is None:
+        raise UserError("the tokenizer has neither a bos nor an eos token: nothing predicts the first token of a text")
+    return int(found)
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each text behind `first_token`; nothing in a text becomes a special token."""
+    first = first_token(tokenizer)
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        return [[first, *ids] for ids in encode_texts(tokenizer, list(texts))]
+    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [[first, *ids] for ids in encoded]
 
 
 def bits_per_byte(
@@ -140,7 +216,7 @@ def bits_per_byte(
     total = BitsPerByte(bytes=sum(map(text_size, chosen)))
     if not chosen:
         return total
-    documents = tokenizer(chosen, split_special_tokens=True)["input_ids"]
+    documents = encode_documents(tokenizer, chosen)
     total.documents = len(documents)
     total.tokens = sum(len(ids) - 1 for ids in documents)
     total.bits = sum(nats for _, nats in document_nats(model, documents, batch_tokens=batch_tokens)) / math.log(2)

@@ -116,6 +116,7 @@ class ReportFigures:
         timescales: [layer][head], in tokens.
         metrics: rows of metrics.jsonl.
         samples: rows of samples.jsonl.
+        evaluation: what `parts.measure` found of the finished model.
         minutes: time spent.
         machine: what it ran on, in words.
         versions: package → version.
@@ -131,6 +132,7 @@ class ReportFigures:
     timescales: Sequence[Sequence[float]] = ()
     metrics: Sequence[dict[str, Any]] = ()
     samples: Sequence[dict[str, Any]] = ()
+    evaluation: dict[str, Any] = field(default_factory=dict)
     minutes: Minutes = field(default_factory=Minutes)
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -186,6 +188,7 @@ def summarise(figures: ReportFigures) -> dict[str, Any]:
             "unseen": shares_by_kind(chat.unseen),
         },
         "continuations": figures.continuations,
+        "evaluation": figures.evaluation,
         "parameters": figures.sizes.parameters,
         "state_bytes": figures.sizes.state_bytes,
         "tokens": figures.tokens,

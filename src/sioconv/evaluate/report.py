@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from sioconv.evaluate.figures import Answer, ReportFigures, shares, summarise
+from sioconv.evaluate.parts.tables import tables_of
 from sioconv.evaluate.pictures import loss_picture, timescale_picture
 from sioconv.files import atomic_folder
 
@@ -52,7 +53,11 @@ def write_report(run: Path, figures: ReportFigures) -> dict[str, Any]:
         }
         beside = {name: f"{name}.svg" for name in pictures}
         for file, template, links in (("index.html", "report.html", embedded), ("report.md", "report.md", beside)):
-            page = _render(template, figures, links)
+            page = render(
+                template, figures=figures, pictures=links, marks=MARKS, scale=_scale(figures),
+                strip=_strip(figures.samples), answers=_answer_tables(figures), speed=figures.tokens_per_second,
+                tables=tables_of(figures.evaluation),
+            )  # fmt: skip
             (folder / file).write_text(page, encoding="utf-8", newline="\n")
         text = json.dumps(summary, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
         # What UTF-8 can't hold, half a surrogate pair, becomes the escape that JSON knows it by.
@@ -78,7 +83,8 @@ def escape_markdown(value: Any) -> Any:
     return MARKDOWN.sub(r"\\\1", text).replace("\n", "<br>").replace("\t", " ")
 
 
-def _render(template: str, figures: ReportFigures, pictures: dict[str, str]) -> str:
+def render(template: str, **values: Any) -> str:
+    """A page of `templates/`, which gets `values` under their names."""
     is_html = template.endswith(".html")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sioconv.evaluate"),
@@ -93,10 +99,7 @@ def _render(template: str, figures: ReportFigures, pictures: dict[str, str]) -> 
         "number": _number, "count": _count, "size": _size, "percent": _percent, "tag": language_tag
     }  # fmt: skip
     environment.filters |= filters
-    return environment.get_template(template).render(
-        figures=figures, pictures=pictures, marks=MARKS, scale=_scale(figures), strip=_strip(figures.samples),
-        answers=_answer_tables(figures), speed=figures.tokens_per_second,
-    )  # fmt: skip
+    return environment.get_template(template).render(values)
 
 
 def _finalize_html(value: Any) -> Any:

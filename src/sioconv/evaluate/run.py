@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from sioconv.data.amounts import at_most
 from sioconv.data.cleaning.splits import account_of_source
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.report import why_nothing_is_left
@@ -16,7 +17,7 @@ from sioconv.data.sources.source import open_source, read_rows
 from sioconv.data.tally import Tally, examples_of
 from sioconv.errors import UserError
 from sioconv.evaluate.config import EvaluateConfig
-from sioconv.evaluate.figures import Chat, Minutes, ReportFigures, Sizes, TextBits
+from sioconv.evaluate.figures import Chat, Minutes, ReportFigures, Sizes, finite
 from sioconv.evaluate.heldout import (
     Texts,
     assistant_loss,
@@ -27,9 +28,12 @@ from sioconv.evaluate.heldout import (
     measure_text,
     with_tuned,
 )
+from sioconv.evaluate.parts.measure import measure
+from sioconv.evaluate.parts.settings import Settings
 from sioconv.evaluate.probes import answer_questions
 from sioconv.evaluate.questions import build_questions
 from sioconv.evaluate.report import write_report
+from sioconv.evaluate.subject import Subject
 from sioconv.evaluate.timescales import timescales
 from sioconv.generate import SamplingConfig, generate_text
 from sioconv.hardware import describe_machine, describe_versions, pick_device
@@ -100,6 +104,9 @@ def evaluate_run(
         chat=talk,
         continuations=continuations(model, tokenizer, config),
         timescales=timescales(model, tokenizer, _some_of_each(texts)),
+        evaluation=measure(
+            Subject(name, model, tokenizer), data, texts, config.settings(with_text=any(texts.values()))
+        ),
         metrics=read_jsonl(run / "metrics.jsonl"),
         samples=read_jsonl(run / "samples.jsonl"),
         machine=describe_machine(),
@@ -111,41 +118,43 @@ def evaluate_run(
 
 
 def evaluate_model(
-    folder: str | Path,
-    text: str | None,
-    data: DataConfig,
-    max_bytes: int | None = None,
-    device: str = "auto",
-    state: str | None = None,
+    subject: Subject, text: str | None, data: DataConfig, settings: Settings, max_bytes: int | None = None
 ) -> dict[str, Any]:
-    """Bits per byte of a model.
+    """Measures a model: any causal language model of transformers, in the same way.
 
     Args:
-        folder: a model folder or a Hub id.
+        subject: the model.
         text: a file, folder or glob, all of which is read; None reads the held-out part of `data` instead.
         data: sources of text.
+        settings: what is measured.
         max_bytes: most bytes read from one source.
-        device: where to compute.
-        state: a file of tuned initial states, from which the texts are read; None takes the model's own.
 
     Returns:
-        `{"sources": {NAME: {"bpb", "bytes"}}, "languages": {…}, "parameters", "state_bytes"}`; a text that is given is
-        one source that has its path as a name, and no language. `state_bytes` is None for a model that isn't read
-        with a state carried along.
+        What `parts.measure` finds; for the part `text` `{"sources": {NAME: {"bpb", "bytes", …}}, "languages": {…}}`,
+        where a text that is given is one source that has its path as a name, and no language. Besides `model`,
+        `parameters`, `state_bytes` (None for a model that isn't read with a state carried along), `window`, `seed`,
+        `precision`, `machine` and `versions`.
 
     Raises:
-        UserError: the model or a source can't be read, or there is no text.
+        UserError: a source can't be read, there is no text, or a part can't be measured.
     """
-    data, texts = texts_to_measure(text, data, max_bytes)
-    model, tokenizer = load_model_folder(folder, pick_device(device), state=state, baselines=True)
-    sources = measure_text(model, tokenizer, data, texts, str(folder))
-    languages = {} if text is not None else language_totals(sources)
-    return {
-        "sources": _as_values(sources),
-        "languages": _as_values(languages),
-        "parameters": model.num_parameters(),
-        "state_bytes": state_bytes(model),
-    }
+    texts: Texts = {}
+    if settings.needs_text:
+        data, texts = texts_to_measure(text, data, max_bytes)
+        texts = {source: at_most(documents, max_bytes) for source, documents in texts.items()}
+    found = measure(subject, data, texts, settings)
+    values: dict[str, Any] = finite({
+        "model": subject.name,
+        **found,
+        "parameters": subject.model.num_parameters(),
+        "state_bytes": state_bytes(subject.model),
+        "window": subject.window,
+        "seed": settings.seed,
+        "precision": str(subject.model.dtype).removeprefix("torch."),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+    })  # fmt: skip
+    return values
 
 
 def texts_to_measure(text: str | None, data: DataConfig, max_bytes: int | None) -> tuple[DataConfig, Texts]:
@@ -234,7 +243,3 @@ def _add_up(figures: ReportFigures, before: Minutes, seconds: float) -> Minutes:
     training = [figures.last(stage, "seconds") or 0.0 for stage in stages]
     total = None if before.total is None else before.total + seconds / 60
     return Minutes(before.install, sum(training) / 60 if training else before.train, total)
-
-
-def _as_values(measured: dict[str, TextBits]) -> dict[str, Any]:
-    return {name: {"bpb": bits.base, "bytes": bits.bytes} for name, bits in measured.items()}

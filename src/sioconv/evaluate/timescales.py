@@ -1,5 +1,6 @@
 """How long each head remembers: the forget gates' timescales."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -9,6 +10,10 @@ from sioconv.data.tokenizer.tokenizer import encode_texts
 from sioconv.model import SioConvForCausalLM
 
 LONGEST = 1e6
+SAMPLE = (
+    "宮城県は、東北地方にある県である。県庁の所在地は仙台市である。川は山から海へ流れる。海の水は空へ昇り、雨になって山へ帰る。",
+    "The river runs from the hills to the sea, and the rain brings it back again. Thank you, I am fine.",
+)
 
 
 @torch.inference_mode()
@@ -39,3 +44,9 @@ def timescales(
         sums = [old + more for old, more in zip(sums, new, strict=True)] if sums else new
         count += len(ids)
     return [(-1 / (total / count).clamp(max=-1 / LONGEST)).sort().values.tolist() for total in sums]
+
+
+def half_lives(model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast) -> list[list[float]]:
+    """Tokens after which half of what a head held has faded, [layer][head], over a few sentences."""
+    found = timescales(model, tokenizer, SAMPLE)
+    return [[round(math.log(2) * tokens, 2) for tokens in heads] for heads in found]

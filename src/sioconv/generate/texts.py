@@ -228,13 +228,10 @@ class _Writing:
         )
 
 
-@torch.inference_mode()
 def continue_text(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str, sampling: SamplingConfig
 ) -> str:
     """Continues `prompt` with a model whose memory a `Session` can't hold; nothing in it becomes a special token.
-
-    transformers' own `generate` writes the text.
 
     Args:
         model: any causal language model of transformers' form, in eval mode.
@@ -243,18 +240,42 @@ def continue_text(
         sampling: temperature, top_p, max_new_tokens and seed count.
     """
     vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
-    ids = torch.tensor([[vocabulary.bos, *encode_texts(tokenizer, [prompt])[0]]], device=model.device)  # [1, T]
+    ids = [vocabulary.bos, *encode_texts(tokenizer, [prompt])[0]]
+    ends = [vocabulary.eos, vocabulary.end_of_turn]
+    written = continue_ids(model, ids, sampling, ends, vocabulary.banned.tolist())
+    return b"".join(map(vocabulary.bytes_of, written)).decode(errors="replace")
+
+
+@torch.inference_mode()
+def continue_ids(
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    sampling: SamplingConfig,
+    ends: Sequence[int],
+    banned: Sequence[int] = (),
+) -> list[int]:
+    """The ids that transformers' own `generate` writes after `ids`.
+
+    Args:
+        model: any causal language model of transformers' form, in eval mode.
+        ids: of the text so far.
+        sampling: temperature, top_p, max_new_tokens and seed count.
+        ends: ids that end the text.
+        banned: ids that it mustn't write.
+    """
+    prompt = torch.tensor([list(ids)], device=model.device)  # [1, T]
     chance = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(random_seed() if sampling.seed is None else sampling.seed)
         written = model.generate(  # type: ignore[operator]
-            ids,
-            attention_mask=torch.ones_like(ids),
+            prompt,
+            attention_mask=torch.ones_like(prompt),
             max_new_tokens=sampling.max_new_tokens,
             do_sample=bool(chance),
-            suppress_tokens=vocabulary.banned.tolist() or None,
-            eos_token_id=[vocabulary.eos, vocabulary.end_of_turn],
-            pad_token_id=vocabulary.eos,
+            suppress_tokens=list(banned) or None,
+            eos_token_id=list(ends) or None,
+            pad_token_id=ends[0] if ends else 0,
             **chance,
         )
-    return b"".join(map(vocabulary.bytes_of, written[0, ids.shape[1] :].tolist())).decode(errors="replace")
+    found: list[int] = written[0, prompt.shape[1] :].tolist()
+    return found

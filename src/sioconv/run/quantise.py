@@ -16,8 +16,7 @@ from sioconv.files import shown
 from sioconv.generate.quantise import check_quantisable, input_squares, quantise_model
 from sioconv.hardware import pick_device
 from sioconv.model.folder import load_model_folder, write_model_folder
-from sioconv.recipe.schema import load_recipe
-from sioconv.run.stages import data_of
+from sioconv.run.measure import bundled_data, data_of
 
 BITS = {"int8": 8, "int4": 4}
 MEASURED = 50_000  # bytes of each source
@@ -89,7 +88,7 @@ def _documents(model: str, calibration: str | None, tokenizer: PreTrainedTokeniz
         try:
             data = data_of(model)
         except UserError:
-            data = load_recipe(["demo.yaml"]).data
+            data = bundled_data()
         texts = {
             name: [row.text or "" for row in islice(read_split(source, "train", data.heldout), DOCUMENTS)]
             for name, source in data.sources.items()

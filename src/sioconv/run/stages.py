@@ -43,7 +43,7 @@ from sioconv.model.initial_state import INITIAL_STATE_FILE, save_initial_state
 from sioconv.plan.costs import check_memory, costs_of, on_this_machine
 from sioconv.progress import say
 from sioconv.recipe.files import first_difference
-from sioconv.recipe.schema import Recipe, as_values, load_recipe, save_recipe, saved_values, with_defaults
+from sioconv.recipe.schema import Recipe, as_values, save_recipe, saved_values, with_defaults
 from sioconv.run.folder import (
     BASE,
     CHECKPOINTS,
@@ -468,25 +468,3 @@ def report(recipe: Recipe, run: Path, minutes: Minutes | None = None) -> ReportF
         return evaluate_run(
             run, recipe.name, recipe.data, chats, recipe.evaluate, minutes, recipe.train.device, recipe.finetune.base
         )
-
-
-def evaluate(model: str, text: str | None, device: str, state: str | None = None) -> dict[str, Any]:
-    """Bits per byte of a model folder on a file of text, or on the held-out text of the run that the folder belongs to.
-
-    With `state`, a file of tuned initial states, the texts are read from these.
-
-    Raises UserError when there is neither a text nor a run.
-    """
-    from sioconv.evaluate.run import evaluate_model
-
-    data = DataConfig() if text is not None else data_of(model)
-    return evaluate_model(model, text, data, device=device, state=state)
-
-
-def data_of(model: str) -> DataConfig:
-    """The text that a model folder's run learned from. Raises UserError where the folder isn't in a run's."""
-    recipe = Path(model).parent / RECIPE
-    check_sums(recipe.parent, RECIPE)
-    if not recipe.is_file():
-        raise UserError(f"no text to measure {model} on: it isn't in a run's folder: give --text FILE")
-    return load_recipe([str(recipe)]).data

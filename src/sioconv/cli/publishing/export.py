@@ -1,10 +1,11 @@
-"""`sioconv export onnx`."""
+"""`sioconv export onnx` and `sioconv export page`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sioconv.cli.options import json_option
 from sioconv.cli.verb import OptionVerb
+from sioconv.files import shown
 from sioconv.terminal import show, show_json
 
 if TYPE_CHECKING:
@@ -64,4 +65,62 @@ EXPORT_ONNX = OptionVerb(
     "sioconv export onnx runs/demo/model runs/demo/onnx --to both",
     onnx_options,
     export_onnx,
+)
+
+
+def page_options(parser: "ArgumentParser") -> None:
+    """Adds the verb's options."""
+    parser.add_argument("model", type=str, help="a model folder")
+    parser.add_argument("out", type=str, help="the new folder")
+    parser.add_argument("--to", type=Literal["int8", "fp32"], default="int8", help="what the matrices are")
+    parser.add_argument("--name", type=str | None, default=None, help="what the model is called; by default its run")
+    parser.add_argument(
+        "--text",
+        type=str | None,
+        default=None,
+        help="what the cost of 8 bits is measured on; by default the held-out text of the run",
+    )
+    parser.add_argument(
+        "--runtime",
+        type=str | None,
+        default=None,
+        help="onnxruntime-web's WASM file or the folder that it is in; by default downloaded once (14 MB)",
+    )
+    parser.add_argument("--license", type=str | None, default=None, help="of the weights, for the card of a Space")
+    json_option(parser)
+
+
+def export_page(arguments: "Namespace") -> None:
+    """Writes the page. Raises UserError where it can't be written."""
+    from sioconv.publish.page import folder
+
+    done = folder.export_page(
+        Path(arguments.model),
+        Path(arguments.out),
+        arguments.to,
+        arguments.name,
+        arguments.text,
+        None if arguments.runtime is None else Path(arguments.runtime),
+        arguments.license,
+    )
+    if arguments.json:
+        show_json(done)
+        return
+    for name, size in done["files"].items():
+        show(f"{size:>14,}  {name}")
+    show(f"{sum(done['files'].values()):>14,}  bytes in {len(done['files'])} files")
+    show(f"no logit differs from PyTorch's by more than {difference(done)}")
+    if done.get("bits_per_byte") is not None:
+        show(bits(done))
+    show(f"to try it: python -m http.server --directory {shown(arguments.out)}")
+
+
+EXPORT_PAGE = OptionVerb(
+    "export page",
+    "MODEL OUT",
+    "a model folder → a page to talk on that needs no server",
+    "Writes a folder for any static host, a Space too: the page, and a model that runs in the browser.",
+    "sioconv export page runs/demo/model runs/demo/page",
+    page_options,
+    export_page,
 )

@@ -21,8 +21,8 @@ from sioconv.model.folder import load_model_folder, vocabulary_fingerprint
 from sioconv.progress import say
 from sioconv.publish.onnx.check import compare
 from sioconv.publish.onnx.graph import check_exportable, export_graph
+from sioconv.run.measure import data_of
 from sioconv.run.quantise import MEASURED
-from sioconv.run.stages import data_of
 
 FOLDER = "onnx"
 NAMES = {"fp32": "model.onnx", "int8": "model_quantized.onnx"}  # as transformers.js calls them

@@ -1,13 +1,12 @@
 """`DELETE /v1/states`: everything of a key is forgotten; `/memory`: how long the model remembers."""
 
 import asyncio
-import math
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from sioconv.evaluate.timescales import timescales
+from sioconv.evaluate.timescales import half_lives
 from sioconv.generate.states.store import BackingError
 from sioconv.serve.errors import ApiError
 from sioconv.serve.models import ServedModel
@@ -15,13 +14,9 @@ from sioconv.serve.service import service_of
 from sioconv.serve.wire import Json
 
 router = APIRouter()
+
+
 # The gates depend on the text; half-lives are a mean over this one.
-SAMPLE = (
-    "宮城県は、東北地方にある県である。県庁の所在地は仙台市である。川は山から海へ流れる。海の水は空へ昇り、雨になって山へ帰る。",
-    "The river runs from the hills to the sea, and the rain brings it back again. Thank you, I am fine.",
-)
-
-
 @router.delete("/v1/states")
 async def delete(request: Request) -> Response:
     """Forgets all states, responses and conversations of the key that asks."""
@@ -48,8 +43,7 @@ async def memory(request: Request, model: str | None = None) -> Response:
 
 def _memory(served: ServedModel) -> dict[str, Any]:
     if not served.half_lives:
-        found = timescales(served.model, served.tokenizer, SAMPLE)
-        served.half_lives.extend([round(math.log(2) * tokens, 2) for tokens in heads] for heads in found)
+        served.half_lives.extend(half_lives(served.model, served.tokenizer))
     layers = [{"layer": i, "half_lives": heads} for i, heads in enumerate(served.half_lives)]
     return {
         "object": "memory",

@@ -1,0 +1,1 @@
+"""Minimal pairs of Japanese and English sentences, made of templates and lists of words."""

@@ -1,0 +1,142 @@
+"""Tasks of lm-evaluation-harness by name, local or from the Hub, with chance levels beside."""
+
+import logging
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from sioconv.errors import UserError
+from sioconv.evaluate.subject import Subject
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+
+# Shorter names of tasks that the harness calls otherwise.
+ALIASES = {
+    "jcommonsenseqa": "ja_leaderboard_jcommonsenseqa",
+    "jnli": "ja_leaderboard_jnli",
+    "jsquad": "ja_leaderboard_jsquad",
+    "marc_ja": "ja_leaderboard_marc_ja",
+    "arc": "ai2_arc",
+    "lambada": "lambada_openai",
+}
+LONGEST = 8192  # tokens that a model with a state gets at once
+BATCH = 8
+
+
+def measure_tasks(
+    subject: Subject, tasks: Sequence[str], include: str | None, limit: int | None, shots: int | None, seed: int
+) -> dict[str, Any]:
+    """The harness's own results of each task.
+
+    Args:
+        subject: the model.
+        tasks: names of tasks or groups; those of `ALIASES` too.
+        include: a folder of tasks as YAML, beside the harness's own.
+        limit: most documents of each task; None takes all.
+        shots: examples before a question; None takes what the task says.
+        seed: of the choice of examples and of what is drawn.
+
+    Returns:
+        By task `{"metrics": {NAME: {"value", "stderr"}}, "chance", "documents", "shots"}`. `chance` is the share of
+        right answers that guessing would have, None where a task isn't a choice among given answers.
+
+    Raises:
+        UserError: the harness isn't installed, a task isn't known, or its data can't be had.
+    """
+    try:
+        import lm_eval
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise UserError("--tasks needs lm-evaluation-harness: pip install 'sioconv[eval]'") from error
+    with _quiet():
+        manager = TaskManager(include_path=include)
+        names = [_known(ALIASES.get(name, name), manager) for name in tasks]
+        try:
+            found: Any = lm_eval.simple_evaluate(
+                _wrapped(subject), tasks=list(names), task_manager=manager, limit=limit, num_fewshot=shots,
+                random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
+            )  # fmt: skip
+        except Exception as error:  # datasets and the Hub's client raise many types; the cause stays attached
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(
+                f"can't evaluate on {', '.join(names)}: {reason}: is its data on this machine or within reach? "
+                "--include FOLDER takes tasks with data of your own"
+            ) from error
+    return {name: _result(found, name) for name in found["samples"]}
+
+
+def _known(name: str, manager: Any) -> str:
+    if name not in manager.all_tasks:
+        near = get_close_matches(name, manager.all_tasks, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see `lm_eval ls tasks`, or give your own by --include"
+        raise UserError(f"--tasks: no task {name!r}: {hint}")
+    return name
+
+
+def _wrapped(subject: Subject) -> "HFLM":
+    """The model as the harness takes it.
+
+    What our tokenizer adds, bos, stands before a context; before a whole text the harness puts it itself, so that the
+    tokenizer mustn't.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    class Model(HFLM):  # type: ignore[misc]
+        """The harness's model, with one bos before each text."""
+
+        def loglikelihood_rolling(self, *args: Any, **kwargs: Any) -> list[float]:
+            """−ln p of whole texts."""
+            settings: Any = self
+            before, settings.add_bos_token = settings.add_bos_token, False
+            try:
+                found: list[float] = super().loglikelihood_rolling(*args, **kwargs)
+                return found
+            finally:
+                settings.add_bos_token = before
+
+    # A tokenizer that has no bos, or doesn't add it, is left as its model was trained.
+    return Model(
+        subject.model, tokenizer=subject.tokenizer, batch_size=BATCH, max_length=subject.window or LONGEST,
+        device=str(subject.model.device),
+    )  # fmt: skip
+
+
+def _result(found: dict[str, Any], name: str) -> dict[str, Any]:
+    values, samples = found["results"][name], found["samples"][name]
+    metrics = {}
+    for key, value in values.items():
+        metric, _, kind = key.partition(",")
+        if kind and not metric.endswith("_stderr") and isinstance(value, int | float):
+            stderr = values.get(f"{metric}_stderr,{kind}")
+            plain = metric if kind == "none" else f"{metric}, {kind}"
+            metrics[plain] = {"value": value, "stderr": stderr if isinstance(stderr, float) else None}
+    chance = None
+    if found["configs"][name].get("output_type") == "multiple_choice":
+        asked = 2 if "acc_mutual_info" in metrics else 1  # times that a choice is scored
+        chance = statistics.fmean(asked / len(sample["resps"]) for sample in samples)
+    documents = found["n-samples"][name]["effective"]
+    return {"metrics": metrics, "chance": chance, "documents": documents, "shots": found["n-shot"][name]}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The harness logs its every step."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval", "datasets", "huggingface_hub")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    level = os.environ.get("LMEVAL_LOG_LEVEL")
+    os.environ["LMEVAL_LOG_LEVEL"] = "ERROR"
+    try:
+        yield
+    finally:
+        for logger, old in zip(loggers, before, strict=True):
+            logger.setLevel(old)
+        if level is None:
+            del os.environ["LMEVAL_LOG_LEVEL"]
+        else:
+            os.environ["LMEVAL_LOG_LEVEL"] = level

@@ -1,0 +1,187 @@
+"""The folder that is the page: its own files, the runtime, the model in parts, what a static Space wants."""
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import PreTrainedTokenizerFast
+
+from sioconv.checksums import write_sums
+from sioconv.data.chat import end_of_turn_id
+from sioconv.data.tokenizer.tokenizer import ROLE_TOKENS
+from sioconv.errors import UserError
+from sioconv.evaluate.timescales import half_lives
+from sioconv.files import atomic_folder, sha256_file, shown
+from sioconv.generate.config import SamplingConfig
+from sioconv.generate.vocabulary import Vocabulary
+from sioconv.model import SioConvForCausalLM
+from sioconv.model.folder import load_model_folder
+from sioconv.progress import say
+from sioconv.publish.onnx.folder import check_kind, fingerprints, to_int8, write_graph
+from sioconv.publish.onnx.graph import state_shapes
+from sioconv.publish.page.runtime import FILE, find_runtime
+
+BUILT = Path(__file__).parent / "built"  # by `make page`
+MODEL, MANIFEST, CARD, WORKER = "model", "model.json", "README.md", "sw.js"
+PART = 8 * 2**20  # bytes: hosts refuse large files, or want them elsewhere
+MOST = 500_000_000  # parameters: a browser gives a page 4 GB, and the weights are there twice while they are loaded
+SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+MOST_TOKENS = 512  # of a reply, where nothing else is said
+
+
+def export_page(
+    model: Path,
+    out: Path,
+    to: str = "int8",
+    name: str | None = None,
+    text: str | None = None,
+    runtime: Path | None = None,
+    licence: str | None = None,
+) -> dict[str, Any]:
+    """Writes the page, whole or not at all, after its graph was compared with PyTorch.
+
+    Args:
+        model: a model folder.
+        out: the new folder.
+        to: `int8` or `fp32`.
+        name: what the model is called; None for the name of its run.
+        text: what the cost of 8 bits is measured on; None takes the held-out text of the run.
+        runtime: see `find_runtime`.
+        licence: of the weights, as the Hub calls it, for a Space's card.
+
+    Returns:
+        What is printed.
+
+    Raises:
+        UserError: `out` is there, the model can't be exported, or the runtime can't be had.
+    """
+    if os.path.lexists(out):
+        raise UserError(f"{shown(out)} is already there: choose another name, or remove it")
+    loaded, tokenizer = load_model_folder(str(model))
+    check_kind(loaded, (to,))
+    if (count := sum(each.numel() for each in loaded.parameters())) > MOST:
+        raise UserError(f"{count:,} parameters are too many for a browser: the page takes {MOST:,} at most")
+    wasm = find_runtime(runtime)
+    done: dict[str, Any] = {"folder": str(out)}
+    if to == "int8":
+        done |= to_int8(loaded, tokenizer, str(model), text)
+    with atomic_folder(out) as folder:
+        for file in sorted(BUILT.iterdir()):
+            shutil.copyfile(file, folder / file.name)
+        shutil.copyfile(wasm, folder / FILE)
+        place = folder / MODEL
+        place.mkdir()
+        say(f"export: {to}")
+        done |= _write_model(loaded, tokenizer, place, name or _name(model))
+        _write(folder / CARD, _card(done["name"], licence))
+        _write_worker(folder)
+        write_sums(place)
+        write_sums(folder)
+        done["files"] = {
+            file.relative_to(folder).as_posix(): file.stat().st_size
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+    return done
+
+
+def _write_model(
+    model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, place: Path, name: str
+) -> dict[str, Any]:
+    """The graph in parts, the tokenizer, and what the page must know of both."""
+    with tempfile.TemporaryDirectory() as temporary:
+        graph = Path(temporary) / "model.onnx"
+        difference = write_graph(model, tokenizer, graph)
+        data = graph.read_bytes()
+    parts = []
+    for number, start in enumerate(range(0, len(data), PART)):
+        file = place / f"model.onnx.{number}"
+        file.write_bytes(data[start : start + PART])
+        parts.append({"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)})
+    vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
+    _write_json(place / "tokenizer.json", _text_tokenizer(tokenizer))
+    tokens = [base64.b64encode(vocabulary.bytes_of(token)).decode() for token in range(vocabulary.size)]
+    _write_json(place / "tokens.json", tokens)
+    _write_json(place / MANIFEST, _manifest(model, tokenizer, vocabulary, name) | {"parts": parts})
+    return {"name": name, "logit_difference": difference, "model_bytes": len(data)}
+
+
+def _manifest(
+    model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, name: str
+) -> dict[str, Any]:
+    """See page/src/browser/manifest.ts."""
+    config = model.config
+    sampling = asdict(SamplingConfig())
+    return {
+        "name": name,
+        "fingerprints": fingerprints(model, tokenizer),
+        "shape": {
+            "layers": config.num_hidden_layers,
+            "heads": config.num_heads,
+            "headDim": config.head_dim,
+            "convWidth": config.conv_width,
+            "trapezoid": config.trapezoid,
+            "vocabulary": config.vocab_size,
+        },
+        "parameters": model.num_parameters(),
+        "stateBytes": 4 * sum(rows * columns for rows, columns in state_shapes(config).values()),
+        "halfLives": half_lives(model, tokenizer),
+        "sampling": {key: sampling[key] for key in SAMPLED} | {"max_tokens": MOST_TOKENS},
+        "ids": {
+            "bos": vocabulary.bos,
+            "eos": vocabulary.eos,
+            "endOfTurn": end_of_turn_id(tokenizer),
+            "roles": {role: tokenizer.convert_tokens_to_ids(token) for role, token in ROLE_TOKENS.items()},
+        },
+        "special": sorted(vocabulary.special),
+        "banned": vocabulary.banned.tolist(),
+    }
+
+
+def _text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """A tokenizer.json that knows no special tokens: in it, all of a text is text."""
+    values: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    values["added_tokens"] = [token for token in values["added_tokens"] if not token["special"]]
+    return values | {"post_processor": None, "truncation": None, "padding": None}
+
+
+def _write_worker(folder: Path) -> None:
+    """Tells the service worker what to keep; a page that has changed has another worker, which keeps the new files."""
+    worker = folder / WORKER
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in (worker, folder / CARD))
+    names = ["./", *(path.relative_to(folder).as_posix() for path in files)]
+    version = hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()[:16]
+    head = f"const SIOCONV_FILES = {json.dumps(names)};\nconst SIOCONV_VERSION = {json.dumps(version)};\n"
+    _write(worker, head + worker.read_text(encoding="utf-8"))
+
+
+def _card(name: str, licence: str | None) -> str:
+    """The README.md of a static Space."""
+    facts = {"title": name, "emoji": "🌊", "colorFrom": "green", "colorTo": "blue", "sdk": "static", "pinned": False}
+    front = yaml.safe_dump(facts | ({"license": licence} if licence else {}), sort_keys=False, allow_unicode=True)
+    return (
+        f"---\n{front}---\n\n# {name}\n\n"
+        "A language model with a page to talk on. It runs in the browser: what is written stays there.\n\n"
+        "ページで話せる言語モデルです。ブラウザの中で動き、書いたことはどこにも送られません。\n\n"
+        "Made by `sioconv export page`. To try it here: `python -m http.server` in this folder.\n"
+    )
+
+
+def _name(model: Path) -> str:
+    place = model.resolve()
+    return place.parent.name if place.name in ("model", "base") and place.parent.name else place.name
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write(path, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
