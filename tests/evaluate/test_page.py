@@ -88,6 +88,13 @@ def test_the_page_is_whole_and_fits_a_telephone(tmp_path: Path) -> None:
     assert values == json.loads(json.dumps(RESULT))
 
 
+def test_a_page_without_text_has_what_was_measured(tmp_path: Path) -> None:
+    rest = {key: value for key, value in RESULT.items() if key not in ("sources", "languages", "domains")}
+    write_evaluation(tmp_path / "page", rest)
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "Minimal pairs" in page and "Bits per byte" not in page
+
+
 def test_a_folder_with_something_else_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("text", encoding="utf-8")
