@@ -34,5 +34,5 @@ def test_chat_without_a_model_talks_with_it(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_copy_without_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(in_package, "__file__", str(tmp_path / "sioconv" / "model" / "in_package.py"))
-    with pytest.raises(UserError, match="has no model .*: name a model folder or a Hub id"):
+    with pytest.raises(UserError, match=r"has no model .*: name a model folder or a Hub id"):
         packaged_model()
