@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from sioconv import __version__
 from sioconv.cli.chat import CHAT
+from sioconv.cli.compare import COMPARE
 from sioconv.cli.completion import complete
 from sioconv.cli.convert import CONVERT, QUANTIZE
 from sioconv.cli.demo import DEMO
@@ -37,7 +38,7 @@ _TOKENIZER, _DATA, *_TRAINING = RECIPE_VERBS
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
-        *(DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, TUNE, REPORT, EVALUATE, GENERATE, CHAT),
+        *(DEMO, IMPORT, _TOKENIZER, _DATA, INSPECT_DATA, *_TRAINING, TUNE, REPORT, EVALUATE, COMPARE, GENERATE, CHAT),
         *(INSPECT, SERVE, SERVE_KEY, QUANTIZE, CONVERT, EXPORT_ONNX, EXPORT_PAGE, PUBLISH),
     )
 }

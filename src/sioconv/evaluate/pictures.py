@@ -38,7 +38,7 @@ def loss_picture(metrics: Sequence[dict[str, Any]]) -> bytes:
     """Training loss above, held-out bits per byte of each source below, one column for each stage; over tokens."""
     stages = list(dict.fromkeys(row["stage"] for row in metrics))
     sources = list(dict.fromkeys(row["source"] for row in metrics if row["bpb"] is not None))
-    with _figure(9.5, 6) as figure:
+    with figure_of(9.5, 6) as figure:
         grid = figure.subplots(2, len(stages), squeeze=False, sharex="col", sharey="row")
         for column, stage in enumerate(stages):
             rows = [row for row in metrics if row["stage"] == stage]
@@ -62,7 +62,7 @@ def loss_picture(metrics: Sequence[dict[str, Any]]) -> bytes:
 
 def timescale_picture(layers: Sequence[Sequence[float]]) -> bytes:
     """A row for each layer, a dot for each head at the number of tokens after which it has forgotten all but 1/e."""
-    with _figure(9.5, 1.2 + 0.42 * len(layers)) as figure:
+    with figure_of(9.5, 1.2 + 0.42 * len(layers)) as figure:
         axes = figure.subplots()
         for i, layer in enumerate(layers):
             place = [i + 1] * len(layer)
@@ -96,7 +96,7 @@ def _line(axes: Axes, rows: Sequence[dict[str, Any]], key: str, colour: str, mar
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def figure_of(width: float, height: float) -> Iterator[Figure]:
     """A figure in the report's style, in inches; drawn without a display and known to no global state."""
     with mpl.rc_context(STYLE):
         yield Figure(figsize=(width, height), layout="constrained")

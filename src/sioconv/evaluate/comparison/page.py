@@ -1,0 +1,72 @@
+"""The comparison as a page in English and Japanese, with its pictures, and as JSON."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sioconv.errors import UserError
+from sioconv.evaluate.comparison.figures import RunFigures
+from sioconv.evaluate.comparison.pictures import curves, remembered
+from sioconv.evaluate.comparison.words import PAGES, WORDS
+from sioconv.evaluate.figures import finite
+from sioconv.evaluate.report import render
+from sioconv.files import atomic_folder
+
+FIGURES = "comparison.json"
+LEFT_OUT = ("metrics",)  # of the JSON: the runs' own files hold it
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError where the folder holds something else than an earlier comparison, which would be lost."""
+    if folder.exists() and not (folder / FIGURES).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there and holds no comparison: give --out the name of a new folder")
+
+
+def summarise(runs: Sequence[RunFigures], warnings: Sequence[str]) -> dict[str, Any]:
+    """What comparison.json holds: every figure; one that isn't finite is null there."""
+    rows = [
+        {key: value for key, value in asdict(run).items() if key not in LEFT_OUT}
+        | {"tokens": run.tokens, "minutes": run.minutes, "tokens_per_second": run.tokens_per_second}
+        for run in runs
+    ]
+    values: dict[str, Any] = finite({"runs": rows, "warnings": list(warnings)})
+    return values
+
+
+def write_comparison(folder: Path, runs: Sequence[RunFigures], warnings: Sequence[str]) -> dict[str, Any]:
+    """Writes index.html, index.ja.html, the pictures and comparison.json into `folder`, whole or not at all.
+
+    Returns:
+        The content of comparison.json.
+
+    Raises:
+        UserError: the folder holds something else, or can't be written.
+    """
+    check_folder(folder)
+    summary = summarise(runs, warnings)
+    pictures = {"curves": curves(runs), "curves_narrow": curves(runs, narrow=True)}
+    if any(run.timescales for run in runs):
+        pictures |= {"timescales": remembered(runs), "timescales_narrow": remembered(runs, narrow=True)}
+    embedded = {
+        name: "data:image/svg+xml;base64," + base64.b64encode(forms["svg"]).decode() for name, forms in pictures.items()
+    }
+    prompts = [prompt for prompt in runs[0].samples if all(prompt in run.samples for run in runs)]
+    with atomic_folder(folder) as new:
+        for name, forms in pictures.items():
+            if not name.endswith("_narrow"):
+                for form, data in forms.items():
+                    (new / f"{name}.{form}").write_bytes(data)
+        for language, file in PAGES.items():
+            words = {key: text.format(first=runs[0].name) for key, text in WORDS[language].items()}
+            other = PAGES["ja" if language == "en" else "en"]
+            page = render(
+                "comparison.html", language=language, other=other, words=words, runs=runs, pictures=embedded,
+                prompts=prompts, warnings=warnings,
+            )  # fmt: skip
+            (new / file).write_text(page, encoding="utf-8", newline="\n")
+        text = json.dumps(summary, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+        (new / FIGURES).write_bytes(text.encode(errors="backslashreplace"))
+    return summary

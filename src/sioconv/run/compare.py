@@ -1,0 +1,147 @@
+"""`sioconv compare`: several runs, measured on the held-out text of the first, on one page."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sioconv.checksums import check_sums
+from sioconv.data.config import DataConfig
+from sioconv.errors import UserError
+from sioconv.evaluate.comparison.figures import Measured, RunFigures, accuracies, bits_beside, measure_run
+from sioconv.evaluate.comparison.page import check_folder, write_comparison
+from sioconv.evaluate.heldout import Texts, heldout_texts
+from sioconv.evaluate.subject import load_subject
+from sioconv.hardware import pick_device
+from sioconv.progress import say
+from sioconv.recipe.schema import Recipe, as_values, load_recipe
+from sioconv.run.folder import BASE, MODEL, RECIPE, why_no_run
+from sioconv.train.metrics import METRICS, SAMPLES, read_jsonl
+
+MOST_BYTES = 200_000  # of each source
+NOT_SETTINGS = ("name", "finetune", "evaluate")  # parts of a recipe that pretraining doesn't depend on
+
+
+def compare(
+    folders: Sequence[str], out: Path, max_bytes: int | None = MOST_BYTES, pairs: int = 100, seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, Any]:  # fmt: skip
+    """Measures the pretrained models of runs on common text, and writes the page.
+
+    Args:
+        folders: of the runs; the first one's held-out text is read, and the others are compared with it.
+        out: the page's folder.
+        max_bytes: most bytes read from one source; None takes all.
+        pairs: minimal pairs of each phenomenon.
+        seed: of what is drawn.
+        device: where to compute.
+
+    Returns:
+        The content of comparison.json.
+
+    Raises:
+        UserError: fewer than two runs, a run named twice, no run or no model in a folder, no held-out text, or a folder
+            `out` that can't be written.
+    """
+    check_folder(out)
+    runs = [Path(folder) for folder in folders]
+    if len(runs) < 2 or len({run.resolve() for run in runs}) < len(runs):
+        raise UserError(f"compare: {len(runs)} different runs are named: name two or more, each once")
+    recipes = [_recipe(run) for run in runs]
+    models = [_model(run) for run in runs]
+    texts = heldout_texts(recipes[0].data, max_bytes)
+    if not any(texts.values()):
+        raise UserError(f"no held-out text: the sources of {runs[0]} hold nothing out: name another run first")
+    names = _names(runs, recipes)
+    warnings = _warnings(names, recipes)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    measured = []
+    for name, model in zip(names, models, strict=True):
+        say(f"compare: {name} ({model})")
+        measured.append(_measured(model, recipes[0].data, texts, pairs, seed, device))
+    settings = differences([as_values(recipe) for recipe in recipes])
+    figures = [_figures(names[i], settings[i], runs[i], each, measured[0], seed) for i, each in enumerate(measured)]
+    return write_comparison(out, figures, warnings)
+
+
+def _recipe(run: Path) -> Recipe:
+    if not (run / RECIPE).is_file():
+        raise UserError(why_no_run(run))
+    check_sums(run, RECIPE)
+    return load_recipe([str(run / RECIPE)])
+
+
+def _model(run: Path) -> Path:
+    """The pretrained model; where a run has only been tuned, that one."""
+    for name in (BASE, MODEL):
+        if (run / name / "config.json").is_file():
+            return run / name
+    raise UserError(f"no model in {run} yet: run sioconv pretrain for it first")
+
+
+def _names(runs: Sequence[Path], recipes: Sequence[Recipe]) -> list[str]:
+    names = [recipe.name for recipe in recipes]
+    return [name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)]
+
+
+def _warnings(names: Sequence[str], recipes: Sequence[Recipe]) -> list[str]:
+    """What makes the figures less comparable than they look."""
+    found = []
+    first = as_values(recipes[0])["data"]
+    for name, recipe in zip(names[1:], recipes[1:], strict=True):
+        other = as_values(recipe)["data"]
+        sources = {source["path"]: source.get("heldout") for source in other["sources"].values()}
+        asked = {source["path"]: source.get("heldout") for source in first["sources"].values()}
+        if other.get("heldout") != first.get("heldout") or any(
+            path in sources and sources[path] != held for path, held in asked.items()
+        ):
+            found.append(
+                f"{name} holds out another part of the text than {names[0]}: it may have learned from what it is "
+                "measured on"
+            )
+        elif sources.keys() - asked.keys():
+            more = sorted(sources.keys() - asked.keys())
+            found.append(
+                f"{name} has also read {more[0]}{' and more' if len(more) > 1 else ''}: if that holds the held-out "
+                f"text of {names[0]}, its figures are too good"
+            )
+    return found
+
+
+def _measured(model: Path, data: DataConfig, texts: Texts, pairs: int, seed: int, device: str) -> Measured:
+    return measure_run(load_subject(str(model), pick_device(device)), data, texts, pairs, seed)
+
+
+def _figures(
+    name: str, settings: Mapping[str, str], run: Path, own: Measured, first: Measured, seed: int
+) -> RunFigures:
+    metrics = [row for row in read_jsonl(run / METRICS) if row["stage"] == "pretrain"]
+    samples = [row for row in read_jsonl(run / SAMPLES) if row["stage"] == "pretrain"]
+    return RunFigures(
+        name=name,
+        settings=settings,
+        parameters=own.parameters,
+        bits=bits_beside(own.losses, first.losses, seed),
+        pairs=accuracies(own.pairs),
+        timescales=own.timescales,
+        metrics=metrics,
+        samples={row["prompt"]: row["text"] for row in samples},  # the last one of each prompt
+    )
+
+
+def differences(recipes: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Of each recipe's values the keys, dotted, in which they aren't all the same, and what stands there."""
+    flat = [dict(_leaves({key: value for key, value in each.items() if key not in NOT_SETTINGS})) for each in recipes]
+    keys = list(dict.fromkeys(key for each in flat for key in each))
+    other = [key for key in keys if len({each.get(key, "–") for each in flat}) > 1]
+    return [{key: each.get(key, "–") for key in other} for each in flat]
+
+
+def _leaves(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+    found = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += _leaves(value, f"{before}{key}.")
+        else:
+            found.append((before + key, "–" if value is None else str(value)))
+    return found

@@ -1,0 +1,133 @@
+"""Several runs beside each other: the same text for all, differences with intervals, a page in two languages."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sioconv.cli import main as cli
+from sioconv.errors import UserError
+from sioconv.model import load_model_folder, save_model_folder
+from sioconv.recipe.schema import load_recipe, save_recipe
+from sioconv.run.compare import compare, differences
+from sioconv.train.metrics import KEYS
+
+PLACES = ("宮城県", "福島県", "山形県", "秋田県", "岩手県", "青森県")
+
+
+def row(step: int, split: str, loss: float, bpb: float | None = None) -> dict[str, Any]:
+    values = {"stage": "pretrain", "step": step, "tokens": step * 512, "split": split, "loss": loss, "bpb": bpb}
+    return dict.fromkeys(KEYS) | values | {"seconds": float(step), "source": None if bpb is None else "rivers"}
+
+
+@pytest.fixture
+def runs(tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two runs on the same text; the second one's weights are another draw, and its recipe has another rate."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"{place}の第{n}の川は、山から海へ流れる。"} for place in PLACES for n in range(10)]
+    Path("rivers.jsonl").write_text("\n".join(json.dumps(each) for each in rows), encoding="utf-8")
+    made = []
+    for number, name in enumerate(("first", "二つ目")):
+        settings = ["--data.sources.rivers.path=rivers.jsonl", "--data.heldout=0.3", f"--name={name}"]
+        recipe = load_recipe([], [*settings, "--train.tokens=1024", f"--train.lr={1e-3 * (1 + number)}"])
+        run = Path("runs") / name
+        run.mkdir(parents=True)
+        save_recipe(recipe, run / "recipe.yaml")
+        shutil.copytree(tiny_model_folder, run / "base")
+        if number:
+            model, tokenizer = load_model_folder(run / "base")
+            shutil.rmtree(run / "base")
+            with torch.no_grad():
+                model.lm_head.weight.mul_(1.5)
+            save_model_folder(model, tokenizer, run / "base", [tokenizer.eos_token_id])
+        metrics = [row(1, "train", 6.0), row(2, "train", 5.0 - number), row(2, "heldout", 3.0, 2.0 - number / 10)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in metrics), encoding="utf-8")
+        sample = {"stage": "pretrain", "step": 2, "tokens": 1024, "seconds": 2.0, "label": "end"}
+        texts = [sample | {"prompt": "宮城県(", "text": "みやぎけん)<b>は"}]
+        (run / "samples.jsonl").write_text("".join(json.dumps(each) + "\n" for each in texts), encoding="utf-8")
+        made.append(str(run))
+    return made
+
+
+def test_the_page_has_the_figures_in_both_languages(runs: list[str]) -> None:
+    found = compare(runs, Path("page"), pairs=2)
+    assert json.loads(Path("page/comparison.json").read_text(encoding="utf-8")) == found
+    assert {path.name for path in Path("page").iterdir()} == {
+        *("index.html", "index.ja.html", "comparison.json"),
+        *("curves.svg", "curves.png", "timescales.svg", "timescales.png"),
+    }
+    first, second = found["runs"]
+    assert (first["name"], second["name"]) == ("first", "二つ目")
+    assert second["settings"] == {"train.lr": "0.002"}
+    assert set(first["bits"]) == {"ja", "rivers"}
+    for name in first["bits"]:
+        one, two = first["bits"][name], second["bits"][name]
+        assert one["change"] == 0
+        assert two["change"] == pytest.approx(two["bpb"] - one["bpb"])
+        assert two["change_interval"][0] <= two["change"] <= two["change_interval"][1]
+        # Pairs of the same documents tell two models apart far better than their own intervals do.
+        width = two["change_interval"][1] - two["change_interval"][0]
+        assert width < two["interval"][1] - two["interval"][0]
+    pages = [Path("page", name).read_text(encoding="utf-8") for name in ("index.html", "index.ja.html")]
+    for page in pages:
+        assert f"{second['bits']['ja']['change']:+.4f}" in page
+        assert "&lt;b&gt;" in page
+        assert "<b>" not in page
+        assert page.count("data:image/svg+xml;base64,") == 4
+    assert "Runs compared" in pages[0]
+    assert "学習の比較" in pages[1]
+
+
+def test_the_command_shows_the_change_and_names_the_page(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["compare", *runs, "--pairs", "1"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "二つ目" in out
+    assert "(" in out
+    assert out.endswith("page:  comparison/index.html\n")
+
+
+def test_runs_that_may_have_read_the_held_out_text_are_named(
+    runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe([f"{runs[1]}/recipe.yaml"])
+    recipe.data.heldout = 0.01
+    save_recipe(recipe, Path(runs[1], "recipe.yaml"))
+    found = compare(runs, Path("page"), pairs=1)
+    assert "二つ目 holds out another part of the text" in found["warnings"][0]
+    assert "二つ目 holds out another part of the text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda runs: runs[:1], "1 different runs are named: name two or more"),
+        (lambda runs: [runs[0], runs[0]], "each once"),
+        (lambda runs: [runs[0], "runs"], "no run at runs, but below it"),
+    ],
+)
+def test_what_can_t_be_compared_is_said(runs: list[str], change: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compare(change(runs), Path("page"))
+    assert not Path("page").exists()
+
+
+def test_another_folder_is_not_overwritten(runs: list[str]) -> None:
+    Path("mine").mkdir()
+    Path("mine/diary.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(UserError, match="holds no comparison"):
+        compare(runs, Path("mine"))
+
+
+def test_only_what_differs_is_shown() -> None:
+    one = {"name": "a", "seed": 0, "model": {"num_heads": 4, "preset": "x"}, "finetune": {"base": None}}
+    two = copy.deepcopy(one) | {"name": "b", "model": {"num_heads": 8, "preset": "x", "trapezoid": True}}
+    assert differences([one, two]) == [
+        {"model.num_heads": "4", "model.trapezoid": "–"},
+        {"model.num_heads": "8", "model.trapezoid": "True"},
+    ]
