@@ -23,7 +23,7 @@ def test_the_figures_are_printed_and_stored(
     tiny_model_folder: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "few"
-    run(["quantize", str(tiny_model_folder), str(out), "--text", str(text), "--parts=text", "--json"])
+    run(["quantize", str(tiny_model_folder), str(out), "--text", str(text), "--json"])
     done = json.loads(capsys.readouterr().out)
     kept = json.loads((out / "config.json").read_text())["quantization_config"]
     assert kept["bits"] == 8 and kept["bits_per_byte"] == done["bits_per_byte"]
@@ -32,7 +32,7 @@ def test_the_figures_are_printed_and_stored(
     assert done["change"] == pytest.approx(done["bits_per_byte"] / done["bits_per_byte_before"] - 1)
     assert {file.name for file in out.iterdir()} == {file.name for file in tiny_model_folder.iterdir()}
     assert load_model_folder(out)[0].generation_config.eos_token_id is not None
-    run(["evaluate", str(out), "--text", str(text), "--json"])
+    run(["evaluate", str(out), "--text", str(text), "--json", "--parts=text"])
     assert json.loads(capsys.readouterr().out)["sources"][str(text)]["bpb"] == pytest.approx(done["bits_per_byte"])
     with pytest.raises(UserError, match="quantised already"):
         quantise(str(out), tmp_path / "fewer", "int8", str(text))
