@@ -101,6 +101,18 @@ def test_runs_that_may_have_read_the_held_out_text_are_named(
     found = compare(runs, Path("page"), pairs=1)
     assert "二つ目 holds out another part of the text" in found["warnings"][0]
     assert "二つ目 holds out another part of the text" in capsys.readouterr().err
+    page = Path("page/index.ja.html").read_text(encoding="utf-8")
+    assert "二つ目 は、文章の別の部分を評価用に取り分けています。" in page
+
+
+def test_a_run_that_has_read_more_is_named_and_its_source_is_one_line(runs: list[str]) -> None:
+    recipe = load_recipe([f"{runs[1]}/recipe.yaml"], ["--data.sources.more.path=more.jsonl"])
+    save_recipe(recipe, Path(runs[1], "recipe.yaml"))
+    found = compare(runs, Path("page"), pairs=1)
+    assert found["warnings"] == [
+        "二つ目 has also read more.jsonl: if that holds the held-out text of first, its figures are too good"
+    ]
+    assert set(found["runs"][1]["settings"]) == {"train.lr", "data.sources.more.weight"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from sioconv.checksums import check_sums
 from sioconv.data.config import DataConfig
 from sioconv.errors import UserError
 from sioconv.evaluate.comparison.figures import Measured, RunFigures, accuracies, bits_beside, measure_run
-from sioconv.evaluate.comparison.page import check_folder, write_comparison
+from sioconv.evaluate.comparison.page import Doubt, check_folder, write_comparison
 from sioconv.evaluate.heldout import Texts, heldout_texts
 from sioconv.evaluate.subject import load_subject
 from sioconv.hardware import pick_device
@@ -52,16 +52,16 @@ def compare(
     if not any(texts.values()):
         raise UserError(f"no held-out text: the sources of {runs[0]} hold nothing out: name another run first")
     names = _names(runs, recipes)
-    warnings = _warnings(names, recipes)
-    for warning in warnings:
-        say(f"warning: {warning}")
+    doubts = _doubts(names, recipes)
+    for doubt in doubts:
+        say(f"warning: {doubt.said(names[0])}")
     measured = []
     for name, model in zip(names, models, strict=True):
         say(f"compare: {name} ({model})")
         measured.append(_measured(model, recipes[0].data, texts, pairs, seed, device))
     settings = differences([as_values(recipe) for recipe in recipes])
     figures = [_figures(names[i], settings[i], runs[i], each, measured[0], seed) for i, each in enumerate(measured)]
-    return write_comparison(out, figures, warnings)
+    return write_comparison(out, figures, doubts)
 
 
 def _recipe(run: Path) -> Recipe:
@@ -84,27 +84,18 @@ def _names(runs: Sequence[Path], recipes: Sequence[Recipe]) -> list[str]:
     return [name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)]
 
 
-def _warnings(names: Sequence[str], recipes: Sequence[Recipe]) -> list[str]:
+def _doubts(names: Sequence[str], recipes: Sequence[Recipe]) -> list[Doubt]:
     """What makes the figures less comparable than they look."""
     found = []
-    first = as_values(recipes[0])["data"]
+    first = recipes[0].data
+    asked = {source.path: source.heldout for source in first.sources.values()}
     for name, recipe in zip(names[1:], recipes[1:], strict=True):
-        other = as_values(recipe)["data"]
-        sources = {source["path"]: source.get("heldout") for source in other["sources"].values()}
-        asked = {source["path"]: source.get("heldout") for source in first["sources"].values()}
-        if other.get("heldout") != first.get("heldout") or any(
-            path in sources and sources[path] != held for path, held in asked.items()
-        ):
-            found.append(
-                f"{name} holds out another part of the text than {names[0]}: it may have learned from what it is "
-                "measured on"
-            )
-        elif sources.keys() - asked.keys():
-            more = sorted(sources.keys() - asked.keys())
-            found.append(
-                f"{name} has also read {more[0]}{' and more' if len(more) > 1 else ''}: if that holds the held-out "
-                f"text of {names[0]}, its figures are too good"
-            )
+        read = {source.path: source.heldout for source in recipe.data.sources.values()}
+        others = any(path in read and read[path] != held for path, held in asked.items())
+        if recipe.data.heldout != first.heldout or others:
+            found.append(Doubt("other_heldout", name))
+        elif more := sorted(read.keys() - asked.keys()):
+            found.append(Doubt("more_text", name, ", ".join(more)))
     return found
 
 
@@ -130,10 +121,18 @@ def _figures(
 
 
 def differences(recipes: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Of each recipe's values the keys, dotted, in which they aren't all the same, and what stands there."""
+    """Of each recipe's values the keys, dotted, in which they aren't all the same, and what stands there.
+
+    Of a source that not all of them have only the weight is told.
+    """
     flat = [dict(_leaves({key: value for key, value in each.items() if key not in NOT_SETTINGS})) for each in recipes]
     keys = list(dict.fromkeys(key for each in flat for key in each))
-    other = [key for key in keys if len({each.get(key, "–") for each in flat}) > 1]
+    other = [
+        key
+        for key in keys
+        if len({each.get(key, "–") for each in flat}) > 1
+        and (not key.startswith("data.sources.") or key.endswith(".weight") or all(key in each for each in flat))
+    ]
     return [{key: each.get(key, "–") for key in other} for each in flat]
 
 

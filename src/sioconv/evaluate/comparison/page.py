@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,43 @@ FIGURES = "comparison.json"
 LEFT_OUT = ("metrics",)  # of the JSON: the runs' own files hold it
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """Why a run's figures may be better than they should be.
+
+    Args:
+        kind: of `WORDS`: `other_heldout` or `more_text`.
+        run: its name.
+        source: what else it has read.
+    """
+
+    kind: str
+    run: str
+    source: str = ""
+
+    def said(self, first: str, language: str = "en") -> str:
+        """In a sentence; `first` is the run that the others are compared with."""
+        return WORDS[language][self.kind].format(run=self.run, source=self.source, first=first)
+
+
 def check_folder(folder: Path) -> None:
     """Raises UserError where the folder holds something else than an earlier comparison, which would be lost."""
     if folder.exists() and not (folder / FIGURES).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and holds no comparison: give --out the name of a new folder")
 
 
-def summarise(runs: Sequence[RunFigures], warnings: Sequence[str]) -> dict[str, Any]:
+def summarise(runs: Sequence[RunFigures], doubts: Sequence[Doubt]) -> dict[str, Any]:
     """What comparison.json holds: every figure; one that isn't finite is null there."""
     rows = [
         {key: value for key, value in asdict(run).items() if key not in LEFT_OUT}
         | {"tokens": run.tokens, "minutes": run.minutes, "tokens_per_second": run.tokens_per_second}
         for run in runs
     ]
-    values: dict[str, Any] = finite({"runs": rows, "warnings": list(warnings)})
+    values: dict[str, Any] = finite({"runs": rows, "warnings": [doubt.said(runs[0].name) for doubt in doubts]})
     return values
 
 
-def write_comparison(folder: Path, runs: Sequence[RunFigures], warnings: Sequence[str]) -> dict[str, Any]:
+def write_comparison(folder: Path, runs: Sequence[RunFigures], doubts: Sequence[Doubt]) -> dict[str, Any]:
     """Writes index.html, index.ja.html, the pictures and comparison.json into `folder`, whole or not at all.
 
     Returns:
@@ -46,7 +65,7 @@ def write_comparison(folder: Path, runs: Sequence[RunFigures], warnings: Sequenc
         UserError: the folder holds something else, or can't be written.
     """
     check_folder(folder)
-    summary = summarise(runs, warnings)
+    summary = summarise(runs, doubts)
     pictures = {"curves": curves(runs), "curves_narrow": curves(runs, narrow=True)}
     if any(run.timescales for run in runs):
         pictures |= {"timescales": remembered(runs), "timescales_narrow": remembered(runs, narrow=True)}
@@ -60,7 +79,8 @@ def write_comparison(folder: Path, runs: Sequence[RunFigures], warnings: Sequenc
                 for form, data in forms.items():
                     (new / f"{name}.{form}").write_bytes(data)
         for language, file in PAGES.items():
-            words = {key: text.format(first=runs[0].name) for key, text in WORDS[language].items()}
+            words = {key: text.replace("{first}", runs[0].name) for key, text in WORDS[language].items()}
+            warnings = [doubt.said(runs[0].name, language) for doubt in doubts]
             other = PAGES["ja" if language == "en" else "en"]
             page = render(
                 "comparison.html", language=language, other=other, words=words, runs=runs, pictures=embedded,

@@ -31,6 +31,10 @@ WORDS: dict[str, dict[str, str]] = {
         "none": "The runs share no prompt of `sample_prompts`.",
         "warnings": "To be kept in mind",
         "language": "language",
+        "other_heldout": "{run} holds out another part of the text than {first}: it may have learned from what it is "
+        "measured on",
+        "more_text": "{run} has also read {source}: if that holds the held-out text of {first}, its figures are too "
+        "good",
     },
     "ja": {
         "title": "学習の比較",
@@ -64,6 +68,8 @@ WORDS: dict[str, dict[str, str]] = {
         "none": "共通の `sample_prompts` がありません。",
         "warnings": "注意",
         "language": "言語",
+        "other_heldout": "{run} は、文章の別の部分を評価用に取り分けています。測る文章を学んだかもしれません。",
+        "more_text": "{run} は {source} も読みました。そこに {first} の評価用の文章があれば、値は良すぎます。",
     },
 }
 PAGES = {"en": "index.html", "ja": "index.ja.html"}
