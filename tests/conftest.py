@@ -1,5 +1,6 @@
 """A whole model folder small enough to be made anew for every test run."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from sioconv.data.config import TokenizerConfig
 from sioconv.data.tokenizer.tokenizer import END_OF_TURN, EOS, train_tokenizer
 from sioconv.model import SioConvConfig, SioConvForCausalLM, load_model_folder, save_model_folder
 
+os.environ["SIOCONV_LANG"] = "en"  # whatever the locale, also of the commands that tests start
 settings.register_profile("sioconv", deadline=None)  # a busy machine must not decide whether a test passes
 settings.load_profile("sioconv")
 

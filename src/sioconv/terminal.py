@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any, TextIO
 
 from sioconv.errors import UserError
+from sioconv.language import translated
 
 # C0 and C1 controls, delete, the line separators that are no line feed, directional overrides and isolates, halves of
 # surrogate pairs: what a terminal obeys, what makes text read as another text, and what no encoding can hold.
@@ -108,6 +109,11 @@ def show(text: str, end: str = "\n") -> None:
     write_out((visible(text) if sys.stdout.isatty() else text) + end)
 
 
+def tell(message: str, end: str = "\n") -> None:
+    """Writes a message of this program's own to standard output, in the user's language."""
+    show(translated(message), end)
+
+
 def show_json(values: Any) -> None:
     """Writes one JSON object to standard output; controls, and what its encoding may lack, as the escapes of JSON."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
@@ -127,8 +133,8 @@ class VisibleFormatter(logging.Formatter):
     """Messages of a log, fit for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message with signs for controls."""
-        return visible(super().format(record))
+        """The message in the user's language, with signs for controls."""
+        return visible(translated(super().format(record)))
 
 
 def read_prompt() -> str:

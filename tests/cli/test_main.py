@@ -127,7 +127,6 @@ def test_version(main: Main) -> None:
         (["generate", "model", "text", "--temperature", "hot"], "temperature"),
         (["generate", "model", "text", "--top-p", "7"], "top_p out of range: 7"),
         (["generate", "model", "text", "--threads", "0"], "threads out of range: 0"),
-        (["chat"], "arguments are required: model"),
         (["chat", "model", "--max-new-tokens", "0"], "max_new_tokens out of range: 0"),
         (["report"], "arguments are required: run"),
         (["report", "runs/nothing"], "no run at runs/nothing: there is no runs in .*: give a folder"),

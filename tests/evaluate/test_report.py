@@ -25,7 +25,7 @@ from sioconv.evaluate.figures import (
 from sioconv.evaluate.report import escape_markdown, language_tag, printable, write_report
 
 HOSTILE = "<script>alert('悪い')</script>\n|*[x](javascript:1)`\x00\ud800"
-VOID = {"meta", "img", "br", "link", "hr", "input"}
+VOID = {"source", "meta", "img", "br", "link", "hr", "input"}
 
 
 def an_answer(why: str = "reading", *, right: bool = True, text: str = "みやぎけんと読みます。") -> Answer:

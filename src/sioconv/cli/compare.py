@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sioconv.cli.options import device_option, json_option
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
-from sioconv.terminal import show, show_json
+from sioconv.terminal import show, show_json, tell
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -59,7 +59,8 @@ def _show(found: dict[str, Any], out: Path) -> None:
             if change and ends is not None:
                 change += f" ({ends[0]:+.4f} … {ends[1]:+.4f})"
             show(f"  {run['name']:<{width}}  {bits['bpb']:.4f}{change}")
-    show(f"\npage:  {out / 'index.html'}")
+    show("")
+    tell(f"page:  {out / 'index.html'}")
 
 
 COMPARE = OptionVerb(

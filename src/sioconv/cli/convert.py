@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sioconv.cli.options import device_option, json_option
 from sioconv.cli.verb import OptionVerb
-from sioconv.terminal import show, show_json
+from sioconv.terminal import show, show_json, tell
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -45,7 +45,7 @@ def convert(arguments: "Namespace") -> None:
         return
     show(", ".join(f"{name} {value:,}" for name, value in done.items() if isinstance(value, int)))
     if done["tokenizer_tokens"] is None:
-        show(f"no tokenizer: put its tokenizer.json and tokenizer_config.json into {done['model']} before using it")
+        tell(f"no tokenizer: put its tokenizer.json and tokenizer_config.json into {done['model']} before using it")
 
 
 def quantize_options(parser: "ArgumentParser") -> None:
@@ -85,7 +85,7 @@ def quantize(arguments: "Namespace") -> None:
         show_json(done)
         return
     before, after = done["bits_per_byte_before"], done["bits_per_byte"]
-    show(
+    tell(
         f"{done['model']}: {done['to']}: {done['weight_bytes_before']:,} → {done['weight_bytes']:,} bytes of weights, "
         f"{before:.4f} → {after:.4f} bits per byte ({done['change']:+.2%}) over {done['bytes_measured']:,} bytes"
     )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sioconv.cli.options import device_option, json_option, model_options, set_threads
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
-from sioconv.terminal import show, show_json
+from sioconv.language import translated
+from sioconv.terminal import show, show_json, tell
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -38,6 +39,8 @@ def report(arguments: "Namespace") -> None:
     figures = stages.report(recipe, run)
     if arguments.json:
         show_json(summarise(figures))
+    else:
+        tell(f"report → {run / 'report' / 'index.html'}")
 
 
 def evaluate_options(parser: "ArgumentParser") -> None:
@@ -131,7 +134,7 @@ def _as_text(result: dict[str, Any]) -> str:
     from sioconv.evaluate.parts.tables import tables_of
 
     console = Console(file=io.StringIO(), width=None if sys.stdout.isatty() else 120, color_system=None)
-    console.print(Text(f"{result['model']}: {result['parameters']:,} parameters"))
+    console.print(Text(f"{result['model']}: " + translated(f"{result['parameters']:,} parameters")))
     for table in tables_of(result):
         shown = Table(box=None, pad_edge=False)
         for number, column in enumerate(table.columns):

@@ -28,12 +28,14 @@ from sioconv.cli.recipe_verbs import RECIPE_VERBS
 from sioconv.cli.serve import SERVE, SERVE_KEY
 from sioconv.cli.verb import Verb
 from sioconv.errors import UserError
+from sioconv.language import choose_language, translated
 from sioconv.terminal import VisibleFormatter, prepare_streams, show
 
 HEAD = "sioconv: build your own language model on the recurrence c_t = a_t * c_{t-1} + z_t"
 FOOT = """\
 `sioconv VERB --help` explains a verb. RECIPE is one or more YAML files (demo.yaml is in the package) and overrides such
-as --train.lr 1e-3; RUN is a folder under runs/; MODEL is a model folder or a Hub id."""
+as --train.lr 1e-3; RUN is a folder under runs/; MODEL is a model folder or a Hub id. --lang ja, SIOCONV_LANG=ja or the
+locale makes it speak Japanese."""
 _TOKENIZER, _DATA, *_TRAINING = RECIPE_VERBS
 VERBS: dict[str, Verb] = {
     verb.name: verb
@@ -46,8 +48,8 @@ VERBS: dict[str, Verb] = {
 
 def usage() -> str:
     """What `sioconv --help` prints: a line for each verb."""
-    lines = [f"  {f'sioconv {verb.name} {verb.operands}':<35} {verb.summary}" for verb in VERBS.values()]
-    return "\n".join([HEAD, "", *lines, "", FOOT, ""])
+    lines = [f"  {f'sioconv {verb.name} {verb.operands}':<35} {translated(verb.summary)}" for verb in VERBS.values()]
+    return "\n".join([translated(HEAD), "", *lines, "", translated(FOOT), ""])
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -65,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> None:
     """Runs one verb. Raises UserError for everything that is wrong with the arguments."""
+    try:
+        arguments = choose_language(arguments)
+    except ValueError as error:
+        raise UserError(f"--lang: {str(error)!r} is none that is spoken here: give ja or en") from error
     threads = os.environ.get("NUMBA_NUM_THREADS", "1").strip()
     if threads.isascii() and threads.lstrip("-").isdigit() and int(threads) < 1:  # numba's import would raise
         raise UserError(f"NUMBA_NUM_THREADS is {threads} in the environment: unset it or give a positive number")

@@ -97,6 +97,7 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
     set_threads(arguments.threads)
     from sioconv.hardware import pick_device
     from sioconv.model import load_model_folder
+    from sioconv.progress import busy
 
     device = pick_device(arguments.device)
     model = arguments.model
@@ -104,7 +105,9 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
         from sioconv.model.in_package import packaged_model
 
         model = packaged_model()
-    return *load_model_folder(model, device, state=arguments.state), sampling
+    with busy(f"loading {model}"):
+        loaded, tokenizer = load_model_folder(model, device, state=arguments.state)
+    return loaded, tokenizer, sampling
 
 
 def set_threads(threads: int | None) -> None:

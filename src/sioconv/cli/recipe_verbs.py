@@ -5,6 +5,7 @@ Their arguments are recipe files and overrides, which `sioconv.recipe` reads.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sioconv.cli.verb import Verb
@@ -73,6 +74,9 @@ class TrainingVerb(RecipeVerb):
         """Trains. Raises UserError for a bad recipe, run or key."""
         if not arguments or arguments[0].startswith("-"):
             raise UserError(f"no recipe: sioconv {self.name} RECIPE, or RUN; the package has demo.yaml")
+        if not _may_name_a_run(arguments):
+            self.stage(self.recipe(arguments), None)
+            return
         from sioconv.run.longer import More, find_run, recipe_of, take_more
 
         more, arguments = take_more(self.name, arguments)
@@ -83,6 +87,16 @@ class TrainingVerb(RecipeVerb):
         count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
         recipe = recipe_of(run, self.name, arguments[1:count], _with_strict(arguments[count:]))
         self.stage(recipe, more or More())
+
+
+def _may_name_a_run(arguments: list[str]) -> bool:
+    """Whether a run may be named or asked to train longer; what finds that out brings torch, and a typo shouldn't."""
+    name, *_ = arguments
+    return (
+        Path(name).is_dir()
+        or (Path("runs") / name).is_dir()
+        or any(word.startswith("+") or word.partition("=")[2].startswith("+") for word in arguments)
+    )
 
 
 @dataclass(frozen=True)

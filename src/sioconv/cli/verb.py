@@ -2,17 +2,20 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, get_args
 
 from sioconv.errors import UserError
+from sioconv.language import language, translated, wrapped
 from sioconv.terminal import show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+# What jsonargparse puts behind an option's help.
+LIBRARY_WORDS = (("(required, ", "(必須、"), ("(type: ", "(型: "), ("type: ", "型: "), ("default: ", "既定値: "))
 WHOLE = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE]\+?[0-9]{1,2})?", re.ASCII)  # if it is one
 
 
@@ -52,7 +55,40 @@ class Verb(ABC):
 
     def help(self) -> str:
         """Its `--help`. The purpose isn't given to the parser, which would break the example's lines."""
-        return f"{self.purpose}\n\nExample: {self.example}\n\n{self.parser().format_help()}"
+        example = translated(f"Example: {self.example}")
+        return f"{translated(self.purpose)}\n\n{example}\n\n{_in_language(self.parser())}"
+
+    def parts(self) -> Iterator[str]:
+        """What its help says of the options, for translators."""
+        parser = self.parser()
+        for group in parser._action_groups:
+            yield from (text for text in (group.title, group.description) if text)
+        yield from (action.help for action in parser._actions if action.help and action.help != "==SUPPRESS==")
+
+
+def _in_language(parser: "ArgumentParser") -> str:
+    """The help of a parser; in Japanese what the libraries say too, in lines of the right width."""
+    if language() == "en":
+        return parser.format_help()
+    for group in parser._action_groups:
+        group.title = group.title and translated(group.title)
+        group.description = group.description and translated(group.description)
+    for action in parser._actions:
+        if action.help and action.help != "==SUPPRESS==":
+            action.help = translated(" ".join(action.help.split()))
+    usual = parser.formatter_class
+
+    class Formatter(usual):  # type: ignore[misc, valid-type]
+        """The usual one, which counts letters where a terminal has columns."""
+
+        def _split_lines(self, text: str, width: int) -> list[str]:
+            for english, ours in LIBRARY_WORDS:
+                text = text.replace(english, ours)
+            text = re.sub(r"(?<=[ぁ-ん一-鿿])\.$", "。", text)
+            return list(wrapped(text, width))
+
+    parser.formatter_class = Formatter
+    return parser.format_help().replace("usage:", translated("usage:"), 1)
 
 
 @dataclass(frozen=True)

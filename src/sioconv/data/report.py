@@ -9,6 +9,7 @@ from sioconv.checksums import read_sealed, write_sealed
 from sioconv.data.tally import REASONS_SAID, Counted, Tally, as_json, examples_of
 from sioconv.errors import UserError
 from sioconv.files import atomic_write
+from sioconv.language import translated
 from sioconv.terminal import one_line
 
 STATISTICS, REPORT = "statistics.json", "report.md"
@@ -117,18 +118,20 @@ def summary(statistics: Mapping[str, Any], out: Path) -> str | None:
     beside = statistics["steps"][0].get("beside")
     if kept == statistics["rows"] and not (ids and ids["count"]) and not statistics["files_left_out"] and not beside:
         return None
-    line = f"data {statistics['source']}: {kept:,} of {statistics['rows']:,} rows became documents"
+    line = translated(f"data {statistics['source']}: {kept:,} of {statistics['rows']:,} rows became documents")
     if bad := statistics["bad_rows"]:
-        line += f"; {bad:,} can't be used, such as {first_bad(statistics)}"
+        line += translated(f"; {bad:,} can't be used, such as {first_bad(statistics)}")
     if ids and ids["count"]:
-        line += f"; {ids['count']:,} have an id that came before"
+        line += translated(f"; {ids['count']:,} have an id that came before")
     if files := statistics["files_left_out"]:
-        line += f"; files left out: {_of_each_reason(files)}"
+        line += translated(f"; files left out: {_of_each_reason(files)}")
     if beside:
         names = sorted(beside, key=lambda name: -beside[name]["count"])
         said = ", ".join(f"{one_line(name)} ({beside[name]['count']:,} rows)" for name in names[:REASONS_SAID])
         said += f" and {len(names) - REASONS_SAID} more" * (len(names) > REASONS_SAID)
-        line += f"; text beside the turns isn't learned: {said}: put it into a turn, or name it in ignore_columns"
+        line += translated(
+            f"; text beside the turns isn't learned: {said}: put it into a turn, or name it in ignore_columns"
+        )
     return f"{line} → {out / REPORT}"
 
 

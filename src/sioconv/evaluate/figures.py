@@ -21,6 +21,7 @@ class Answer:
         in_language: the answer is in the language it should be in.
         no_repeat: no 8 tokens in a row come twice.
         right: the answer holds the true answer.
+        judged: whether it is known what a right answer holds; of a user's own questions it isn't.
     """
 
     question: str
@@ -31,6 +32,7 @@ class Answer:
     in_language: bool
     no_repeat: bool
     right: bool
+    judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class ReportFigures:
         minutes: time spent.
         machine: what it ran on, in words.
         versions: package → version.
+        window: tokens in a window of pretraining.
     """
 
     name: str
@@ -136,6 +139,7 @@ class ReportFigures:
     minutes: Minutes = field(default_factory=Minutes)
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    window: int | None = None
 
     def last(self, stage: str, key: str) -> float | None:
         """The last value of `key` in the training rows of `stage`."""
@@ -157,7 +161,12 @@ class ReportFigures:
 def shares(answers: Iterable[Answer]) -> dict[str, Any]:
     """How many answers there are and which share of them ends, is in its language, repeats nothing, and is right."""
     listed = list(answers)
-    values = {name: sum(getattr(answer, name) for answer in listed) / len(listed) for name in SHARES if listed}
+    values: dict[str, float | None] = {
+        name: sum(getattr(answer, name) for answer in listed) / len(listed) for name in SHARES if listed
+    }
+    judged = [answer.right for answer in listed if answer.judged]
+    if listed:
+        values["right"] = sum(judged) / len(judged) if judged else None
     return {"questions": len(listed)} | values
 
 

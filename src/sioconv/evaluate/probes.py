@@ -57,6 +57,7 @@ def _answer(
         in_language=in_language(text, question.language),
         no_repeat=not repeats(encode_texts(tokenizer, [text])[0]),
         right=is_right(question, text),
+        judged=bool(question.key),
     )
 
 

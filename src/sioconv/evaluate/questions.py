@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from typing import Literal
 
 from sioconv.data.cleaning.splits import read_split
@@ -116,7 +116,22 @@ def build_questions(
         unseen[group] += _paraphrases(fact, training, name, dice)
     for relation, at in (("prefecture", 1), ("reading", 0)):
         unseen[f"unseen {relation}"] += _on_unnamed(relation, at, training, dice)
-    return [*_deal(seen.values(), n), *_deal(unseen.values(), n)]
+    found = [*_deal(seen.values(), n), *_deal(unseen.values(), n)]
+    missing = n - sum(question.kind == "unseen" for question in found)
+    return found + list(islice(_held_out(chat_sources, heldout, training), max(0, missing)))
+
+
+def _held_out(sources: Mapping[str, SourceConfig], heldout: float, training: Training) -> Iterator[Question]:
+    """First questions of held-out conversations of files; what a right answer to them holds isn't known."""
+    for source in sources.values():
+        if source.origin != "files":
+            continue
+        for row in read_split(source, "heldout", source.heldout_or(heldout)):
+            turns = [message for message in row.messages or [] if message["role"] != "system"]
+            if [turn["role"] for turn in turns[:2]] == ["user", "assistant"]:
+                question, answer = (turn["content"] for turn in turns[:2])
+                if question not in training.asked:
+                    yield Question(question, answer, (), source.language or "ja", "unseen", "held-out question")
 
 
 def is_right(question: Question, reply: str) -> bool:

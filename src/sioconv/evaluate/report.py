@@ -15,14 +15,16 @@ from sioconv.evaluate.figures import Answer, ReportFigures, shares, summarise
 from sioconv.evaluate.parts.tables import tables_of
 from sioconv.evaluate.pictures import loss_picture, timescale_picture
 from sioconv.files import atomic_folder
+from sioconv.language import language, translated
 
 # What is said of one answer, and of a share of many.
 MARKS = {
-    "ended": ("ended by itself", "end by themselves"),
-    "in_language": ("in the right language", "are in the right language"),
-    "no_repeat": ("repeats no 8-gram", "repeat no 8-gram"),
-    "right": ("right", "are right"),
+    "ended": ("ended by itself", "{share} end by themselves"),
+    "in_language": ("in the right language", "{share} are in the right language"),
+    "no_repeat": ("repeats no 8-gram", "{share} repeat no 8-gram"),
+    "right": ("right", "{share} are right"),
 }
+SHOWN = 60  # characters of an answer that is no good
 JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
 UNPRINTABLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
@@ -41,22 +43,25 @@ def write_report(run: Path, figures: ReportFigures) -> dict[str, Any]:
     """
     summary = summarise(figures)
     pictures = {}
-    if figures.metrics:
-        pictures["loss"] = loss_picture(figures.metrics)
-    if figures.timescales:
-        pictures["timescales"] = timescale_picture(figures.timescales)
+    for narrow, suffix in ((False, ""), (True, "-narrow")):
+        if figures.metrics:
+            pictures[f"loss{suffix}"] = loss_picture(figures.metrics, narrow)
+        if figures.timescales:
+            pictures[f"timescales{suffix}"] = timescale_picture(figures.timescales, figures.window, narrow)
     with atomic_folder(run / "report") as folder:
         for name, data in pictures.items():
+            if name.endswith("-narrow"):
+                continue
             (folder / f"{name}.svg").write_bytes(data)
         embedded = {
             name: "data:image/svg+xml;base64," + base64.b64encode(data).decode() for name, data in pictures.items()
         }
-        beside = {name: f"{name}.svg" for name in pictures}
+        beside = {name: f"{name}.svg" for name in pictures if not name.endswith("-narrow")}
         for file, template, links in (("index.html", "report.html", embedded), ("report.md", "report.md", beside)):
             page = render(
                 template, figures=figures, pictures=links, marks=MARKS, scale=_scale(figures),
                 strip=_strip(figures.samples), answers=_answer_tables(figures), speed=figures.tokens_per_second,
-                tables=tables_of(figures.evaluation),
+                tables=tables_of(figures.evaluation), tuned_tokens=figures.last("finetune", "tokens"),
             )  # fmt: skip
             (folder / file).write_text(page, encoding="utf-8", newline="\n")
         text = json.dumps(summary, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
@@ -96,9 +101,11 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     filters: dict[str, Callable[..., Any]] = {
-        "number": _number, "count": _count, "size": _size, "percent": _percent, "tag": language_tag
+        "number": _number, "count": _count, "size": _size, "percent": _percent, "tag": language_tag,
+        "short": _short,
     }  # fmt: skip
     environment.filters |= filters
+    environment.globals |= {"language": language(), "_": _sentence, "word": translated}
     return environment.get_template(template).render(values)
 
 
@@ -110,7 +117,10 @@ def _strip(samples: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
     """Prompt → what the model wrote after it, moment by moment."""
     prompts: dict[str, list[dict[str, Any]]] = {}
     for row in samples:
-        prompts.setdefault(row["prompt"], []).append(row)
+        rows = prompts.setdefault(row["prompt"], [])
+        # Tuning begins with the model that pretraining has ended with, and would show the same line again.
+        if not (rows and row["label"] == "start" and rows[-1]["text"] == row["text"]):
+            rows.append(row)
     return prompts
 
 
@@ -118,8 +128,8 @@ def _answer_tables(figures: ReportFigures) -> list[tuple[str, str, Sequence[Answ
     if figures.chat is None:
         return []
     tables = (
-        ("Seen questions", "The tuning conversations hold them.", figures.chat.seen),
-        ("Unseen questions", "The tuning conversations don't hold them.", figures.chat.unseen),
+        (_sentence("Seen questions"), _sentence("The tuning conversations hold them."), figures.chat.seen),
+        (_sentence("Unseen questions"), _sentence("The tuning conversations don't hold them."), figures.chat.unseen),
     )
     return [(title, note, answers, shares(answers)) for title, note, answers in tables if answers]
 
@@ -138,6 +148,17 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _count(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:,.0f}"
+
+
+def _sentence(message: str) -> Markup:
+    """A sentence of the templates' own in the user's language; values that are put into it are escaped."""
+    return Markup(translated(message))
+
+
+def _short(answer: Answer) -> str:
+    """What was answered; the beginning alone where the answer repeats itself or didn't end."""
+    bad = len(answer.text) > SHOWN and not (answer.ended and answer.no_repeat)
+    return f"{answer.text[:SHOWN]}…" if bad else answer.text
 
 
 def _percent(value: float | None) -> str:

@@ -29,6 +29,7 @@ from sioconv.evaluate.heldout import (
     with_tuned,
 )
 from sioconv.evaluate.parts.measure import measure
+from sioconv.evaluate.parts.prompts import own_prompts
 from sioconv.evaluate.parts.settings import Settings
 from sioconv.evaluate.probes import answer_questions
 from sioconv.evaluate.questions import build_questions
@@ -56,6 +57,7 @@ def evaluate_run(
     minutes: Minutes | None = None,
     device: str = "auto",
     base: str | None = None,
+    window: int | None = None,
 ) -> ReportFigures:
     """Measures what a run has made and writes its `report/`.
 
@@ -69,6 +71,7 @@ def evaluate_run(
         minutes: time spent before; `total` grows by the time of this evaluation, `train` is taken from the metrics.
         device: where to compute.
         base: the model folder that tuning started from, where it isn't the run's own `base/`.
+        window: tokens in a window of pretraining.
 
     Returns:
         The figures that the report shows; `figures.summarise` makes the content of summary.json of them.
@@ -102,7 +105,7 @@ def evaluate_run(
         languages=language_totals(sources),
         yardsticks=measure_language_yardsticks(data, texts, config.yardstick_bytes) if config.yardsticks else {},
         chat=talk,
-        continuations=continuations(model, tokenizer, config),
+        continuations=continuations(model, tokenizer, config, own_prompts(config.prompts, data, texts)),
         timescales=timescales(model, tokenizer, _some_of_each(texts)),
         evaluation=measure(
             Subject(name, model, tokenizer), data, texts, config.settings(with_text=any(texts.values()))
@@ -111,6 +114,7 @@ def evaluate_run(
         samples=read_jsonl(run / "samples.jsonl"),
         machine=describe_machine(),
         versions=describe_versions(),
+        window=window,
     )
     figures = replace(figures, minutes=_add_up(figures, minutes or Minutes(), time.monotonic() - start))
     write_report(run, figures)
@@ -217,11 +221,11 @@ def ask(
 
 
 def continuations(
-    model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, config: EvaluateConfig
+    model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, config: EvaluateConfig, prompts: Sequence[str]
 ) -> dict[str, str]:
     """What the model writes after each prompt, with the settings of `sioconv generate` and a fixed seed."""
     sampling = SamplingConfig(max_new_tokens=config.max_new_tokens, seed=SEED)
-    return {prompt: generate_text(model, tokenizer, prompt, sampling).text for prompt in config.prompts}
+    return {prompt: generate_text(model, tokenizer, prompt, sampling).text for prompt in prompts}
 
 
 @torch.inference_mode()

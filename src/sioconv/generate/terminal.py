@@ -17,6 +17,7 @@ from sioconv.generate.conversation import Conversation
 from sioconv.generate.sampling import random_seed
 from sioconv.generate.session import Session
 from sioconv.generate.states.store import StateStore
+from sioconv.language import translated
 from sioconv.model import SioConvForCausalLM
 from sioconv.terminal import decode_utf8, show, show_json, visible, write_out
 
@@ -145,9 +146,9 @@ def answer(conversation: Conversation, messages: Iterable[str], sampling: Sampli
 
 
 def _history(conversation: Conversation) -> str:
-    signs = {"user": PROMPT, "system": "[system] "}
+    signs = {"user": PROMPT, "system": translated("[system] ")}
     turns = [f"{signs.get(role, '')}{text}" for role, text in conversation.session.transcript]
-    return "\n".join(turns) or "[nothing was said, or the file that was loaded doesn't hold it]"
+    return "\n".join(turns) or translated("[nothing was said, or the file that was loaded doesn't hold it]")
 
 
 def _reply(reply: Generator[str, None, None], output: TextIO) -> None:
@@ -166,13 +167,13 @@ def _command(conversation: Conversation, line: str) -> str:
     try:
         match name:
             case "/help" if not said:
-                return HELP
+                return translated(HELP)
             case "/reset" if not said:
                 conversation.reset()
-                return "[a new conversation]"
+                return translated("[a new conversation]")
             case "/undo" if not said:
                 conversation.undo()
-                return f"[taken back: {_extent(conversation.session)}]"
+                return translated(f"[taken back: {_extent(conversation.session)}]")
             case "/history" if not said:
                 return _history(conversation)
             case "/memory" if not said:
@@ -180,40 +181,42 @@ def _command(conversation: Conversation, line: str) -> str:
             case "/save" | "/load" | "/fork" | "/system":
                 return _command_with_argument(conversation, name, said)
     except (UserError, RuntimeError) as error:  # RuntimeError: ~ of a user who doesn't exist
-        return f"[{error}]"
-    return f"[no such command: {name}: /help lists them; a message may begin with / after a space]"
+        return f"[{translated(str(error))}]"
+    return translated(f"[no such command: {name}: /help lists them; a message may begin with / after a space]")
 
 
 def _command_with_argument(conversation: Conversation, name: str, said: str) -> str:
     if name == "/fork":
         if not said:
-            return f"[{', '.join(each + ' (this one)' * (each == conversation.name) for each in conversation.names)}]"
+            here = translated(" (this one)")
+            return f"[{', '.join(each + here * (each == conversation.name) for each in conversation.names)}]"
         made = conversation.fork(said)
-        return f"[{'a copy called' if made else 'now in'} {said}: {_extent(conversation.session)}]"
+        extent = _extent(conversation.session)
+        return translated(f"[a copy called {said}: {extent}]" if made else f"[now in {said}: {extent}]")
     if name == "/system":
         if not said:
-            return f"[{'no instructions' if conversation.system is None else conversation.system}]"
+            return translated("[no instructions]") if conversation.system is None else f"[{conversation.system}]"
         conversation.system = said
         conversation.reset()
-        return "[a new conversation with these instructions]"
+        return translated("[a new conversation with these instructions]")
     if not said:
-        return f"[{name} needs the name of a file: {name} FILE]"
+        return translated(f"[{name} needs the name of a file: {name} FILE]")
     path = Path(said).expanduser()
     if name == "/save":
         conversation.save(path)
-        return f"[saved to {path}]"
+        return translated(f"[saved to {path}]")
     conversation.load(path)
-    return f"[loaded from {path}: {_extent(conversation.session)}]"
+    return translated(f"[loaded from {path}: {_extent(conversation.session)}]")
 
 
 def _extent(session: Session) -> str:
-    return f"replies {session.turns}, tokens {session.tokens_seen}"
+    return translated(f"replies {session.turns}, tokens {session.tokens_seen}")
 
 
 def _memory(conversation: Conversation) -> str:
     session = conversation.session
     reading, (snapshots, size) = session.reading, session.snapshots
-    return (
+    return translated(
         f"[state {session.state.bytes / 1000:.1f} kB, {_extent(session)}; last reply: tokens reused {reading.reused}, "
         f"read {reading.read}, written {session.reply_tokens} at {conversation.tokens_per_second:.0f}/s; "
         f"snapshots {snapshots}, {size / 1000:.1f} kB]"
@@ -225,7 +228,7 @@ def _lines(input: TextIO, output: TextIO) -> Iterator[str]:
     terminal = input.isatty()
     ask: Callable[[], str] = input.readline
     if terminal:
-        _print(output, "/help lists the commands\n")
+        _print(output, translated("/help lists the commands") + "\n")
         ask = _questions(input, output)
     for line in _messages(ask):
         if not terminal:

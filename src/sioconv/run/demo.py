@@ -15,6 +15,7 @@ from rich.text import Text
 from sioconv.data.sources.identity import check_name
 from sioconv.errors import UserError
 from sioconv.evaluate.figures import Minutes, ReportFigures
+from sioconv.language import translated
 from sioconv.progress import say
 from sioconv.recipe.files import first_difference
 from sioconv.recipe.schema import Recipe, as_values, load_recipe, saved_values
@@ -96,14 +97,19 @@ def show_results(recipe: Recipe, figures: ReportFigures) -> None:
             console.print()
             for answer in [*figures.chat.seen[:SHOWN_ANSWERS], *figures.chat.unseen[: SHOWN_ANSWERS // 2]]:
                 mark = "✓" if answer.right else "✗"
-                asked = f"{mark} [{answer.why}] {answer.question}\n    {answer.text}"
+                asked = f"{mark} [{translated(answer.why)}] {answer.question}\n    {answer.text}"
                 console.print(visible(asked), markup=False, soft_wrap=True)
         command = own_command()
-        console.print(visible(f"\nreport:    {recipe.folder / 'report' / 'index.html'}"), markup=False)
+        console.print()
+        page = translated(f"report:    {recipe.folder / 'report' / 'index.html'}")
+        console.print(visible(page), markup=False, soft_wrap=True)
         model, state = trained(recipe)
         if recipe.finetune.data.sources:
-            console.print(visible(f"talk:      {command} chat {model}{state}"), markup=False, soft_wrap=True)
-        console.print(visible(f'continue:  {command} generate {model} "宮城県("{state}'), markup=False, soft_wrap=True)
+            console.print(
+                visible(translated(f"talk:      {command} chat {model}{state}")), markup=False, soft_wrap=True
+            )
+        generate = translated(f'continue:  {command} generate {model} "宮城県("{state}')
+        console.print(visible(generate), markup=False, soft_wrap=True)
     write_out(captured.get())
 
 
@@ -123,8 +129,9 @@ def trained(recipe: Recipe) -> tuple[Path, str]:
 
 
 def _table(figures: ReportFigures) -> Table:
-    table = Table(title="held-out text, bits per byte (lower is better)")
-    for heading in ("", "model", "after tuning", "xz -9e, primed", "byte 7-gram"):
+    table = Table(title=translated("held-out text, bits per byte (lower is better)"))
+    columns = ("model", "after tuning", "xz -9e, primed", "byte 7-gram")
+    for heading in ("", *(translated(column) for column in columns)):
         table.add_column(heading, justify="left" if not heading else "right")
     rows: list[tuple[str, Any]] = [*figures.languages.items()]
     rows += [(name, bits) for name, bits in figures.sources.items() if bits.templated]
@@ -139,17 +146,15 @@ def _table(figures: ReportFigures) -> Table:
         )
     speed = figures.tokens_per_second
     minutes = figures.minutes
-    caption = f"{figures.sizes.parameters:,} parameters, state of {figures.sizes.state_bytes:,} bytes"
-    caption += f", {figures.tokens:,} tokens seen"
-    caption += f", {speed:,.0f} tokens/s" if speed else ""
-    caption += "".join(
-        f", {value:.1f} min {what}"
-        for what, value in (
-            ("install", minutes.install),
-            ("training", minutes.train),
-            ("in all", minutes.total),
-        )
-        if value is not None
-    )
+    size, state = f"{figures.sizes.parameters:,}", f"{figures.sizes.state_bytes:,}"
+    parts = [
+        translated(f"{size} parameters, state of {state} bytes"),
+        translated(f"{figures.tokens:,} tokens seen"),
+        translated(f"{speed:,.0f} tokens/s") if speed else "",
+        "" if minutes.install is None else translated(f"{minutes.install:.1f} min install"),
+        "" if minutes.train is None else translated(f"{minutes.train:.1f} min training"),
+        "" if minutes.total is None else translated(f"{minutes.total:.1f} min in all"),
+    ]
+    caption = ", ".join(part for part in parts if part)
     table.caption = caption
     return table

@@ -466,5 +466,6 @@ def report(recipe: Recipe, run: Path, minutes: Minutes | None = None) -> ReportF
         )
         chats = recipe.finetune.data if recipe.finetune.data.sources and tuned else None
         return evaluate_run(
-            run, recipe.name, recipe.data, chats, recipe.evaluate, minutes, recipe.train.device, recipe.finetune.base
-        )
+            run, recipe.name, recipe.data, chats, recipe.evaluate, minutes, recipe.train.device, recipe.finetune.base,
+            recipe.train.sequence_length if recipe.data.sources else None,
+        )  # fmt: skip

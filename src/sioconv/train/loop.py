@@ -29,6 +29,7 @@ from sioconv.hardware import (
     pick_precision,
     synchronize,
 )
+from sioconv.language import translated
 from sioconv.ops.linear import takes_onednn
 from sioconv.progress import say
 from sioconv.train.budget import PLAN, Budget, make_budget, read_budget, write_budget
@@ -123,8 +124,8 @@ class Trainer:
                 self._checkpointer.keep = replace(self._checkpointer.keep, one=one)
             self._place = Whereabouts(self.run_folder)
             progress = self._resume()
-            by_onednn = " by oneDNN" if takes_onednn(self.world.device, budget.dtype) else ""
-            device = f"{describe_device(self.world.device)}{self._processes()}"
+            by_onednn = translated(" by oneDNN") if takes_onednn(self.world.device, budget.dtype) else ""
+            device = translated(describe_device(self.world.device)) + self._processes()
             say(
                 f"{self.stage}: {device}, {budget.precision}{by_onednn}, "
                 f"{budget.steps:,} steps of {self.tokens_per_step:,} tokens, {self._parameters()}"
@@ -218,11 +219,15 @@ class Trainer:
             tokens_per_second=per_second, seconds=progress.seconds,
         )  # fmt: skip
         used = self.stepper.operations_per_token * per_second / speed
-        bits = f" (~{mean / math.log(2) / self._bytes_per_token:.2f} bits/byte)" if self._bytes_per_token else ""
+        per_byte = mean / math.log(2) / self._bytes_per_token if self._bytes_per_token else math.nan
+        loss = f"loss {mean:.3f} (~{per_byte:.2f} bits/byte)" if self._bytes_per_token else f"loss {mean:.3f}"
+        memory = f"{memory_used(self.world.device) / 2**30:.1f} GiB"
         bar.update(
             progress.step,
-            f"loss {mean:.3f}{bits} · {per_second:,.0f} tokens/s · {used:.0%} of matrix speed · "
-            f"{memory_used(self.world.device) / 2**30:.1f} GiB",
+            translated(loss),
+            translated(f"{per_second:,.0f} tokens/s"),
+            translated(f"{used:.0%} of matrix speed"),
+            memory,
         )
 
     def budget(self) -> Budget:
@@ -283,11 +288,12 @@ class Trainer:
         return old
 
     def _processes(self) -> str:
-        return "" if self.world.size == 1 else f" × {self.world.size} processes"
+        return "" if self.world.size == 1 else translated(f" × {self.world.size} processes")
 
     def _parameters(self) -> str:
         trained, parameters = self.stepper.trained, self.stepper.parameters
-        return f"{parameters:,} parameters" + (f", {trained:,} of them trained" if trained < parameters else "")
+        of_them = translated(f", {trained:,} of them trained") if trained < parameters else ""
+        return translated(f"{parameters:,} parameters") + of_them
 
 
 def is_due(step: int, every: int) -> bool:

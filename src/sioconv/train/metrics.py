@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar, text
@@ -18,7 +18,8 @@ from torch.utils.tensorboard.summary import scalar, text
 from sioconv.checksums import read_sums, set_sum, summed, unlike
 from sioconv.errors import UserError
 from sioconv.files import atomic_write, disk_errors
-from sioconv.progress import console, say
+from sioconv.language import translated
+from sioconv.progress import console, fitting, room_beside, say, share_and_time
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 KEYS = (
@@ -227,20 +228,15 @@ def _start_wandb(run: Path, stage: str) -> Any:
 
 
 class TrainingBar:
-    """Loss, speed, utilisation and time left: a bar on a terminal, a line now and then elsewhere."""
+    """Share done, time left, loss, speed and utilisation: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, stage: str, steps: int, done: int) -> None:
         self.stage, self.steps, self._start, self._done = stage, steps, time.monotonic(), done
         self._last_line = self._start
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, TextColumn("{task.fields[figures]}", markup=False), console=console)
+            figures = TextColumn("{task.fields[figures]}", markup=False)
+            self._bar = Progress(*share_and_time(), figures, console=console)
             self._task = self._bar.add_task(stage, total=steps, completed=done, figures="")
 
     def __enter__(self) -> Self:
@@ -254,13 +250,15 @@ class TrainingBar:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, step: int, figures: str) -> None:
-        """`step` steps are done; `figures` is what to show of them."""
+    def update(self, step: int, *figures: str) -> None:
+        """`step` steps are done; `figures` are what to show of them, the most telling first."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, figures=figures)
+            shown = fitting(figures, room_beside(self.stage))
+            self._bar.update(self._task, completed=step, figures=shown)
             return
         now = time.monotonic()
         if now - self._last_line >= SECONDS_BETWEEN_LINES or step == self.steps:
             self._last_line = now
             left = (now - self._start) / max(1, step - self._done) * (self.steps - step)
-            say(f"{self.stage} {step:,}/{self.steps:,} steps · {figures} · {left:.0f} s left")
+            place = translated(f"{self.stage} {step:,}/{self.steps:,} steps")
+            say(" · ".join([place, *figures, translated(f"{left:.0f} s left")]))

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from sioconv.language import translated
 from sioconv.progress import say
 from sioconv.terminal import one_line
 from sioconv.train.budget import Budget
@@ -89,7 +90,7 @@ class Watch:
         prompts = self.config.sample_prompts
         texts = self._on_the_whole(lambda model: [self._sample(model, prompt) for prompt in prompts])
         for prompt, text in zip(prompts, texts, strict=True):
-            say(one_line(f"[{self.stage}, {label}] {prompt}{text}"))
+            say(one_line(f"[{self.stage}, {translated(label)}] {prompt}{text}"))
             if self.log is not None:
                 self.log.write_sample(
                     {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds, "label": label,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from sioconv.cli.options import json_option
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
-from sioconv.terminal import one_line, show, show_json, visible
+from sioconv.language import translated
+from sioconv.terminal import one_line, show, show_json, tell, visible
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -73,15 +74,16 @@ def import_files(arguments: "Namespace") -> None:
         _show(account, arguments.json)
         if arguments.yes or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
             return True
-        over = " over the one that is there" if out is not None and out.exists() else ""
-        print(visible(f"Write {last}{over}? [Y/n] "), end="", file=sys.stderr, flush=True)
+        over = out is not None and out.exists()
+        question = translated(f"Write {last} over the one that is there? [Y/n] " if over else f"Write {last}? [Y/n] ")
+        print(visible(question), end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("", "y", "yes", "はい")
 
     account = run.import_files([Path(file) for file in files], None if arguments.dry_run else out, given, agreed)
     if arguments.dry_run:
         _show(account, arguments.json)
     elif not arguments.json:
-        show(f"→ {last}: a source of a recipe with kind: {account.kind}; or: sioconv tune {last} --name NAME")
+        tell(f"→ {last}: a source of a recipe with kind: {account.kind}; or: sioconv tune {last} --name NAME")
 
 
 def _show(account: "Account", as_json: bool) -> None:
@@ -90,21 +92,26 @@ def _show(account: "Account", as_json: bool) -> None:
         show_json(asdict(account))
         return
     for file in account.files:
-        encoding = f", read as {file.encoding}" if file.encoding else ""
-        messages = f", {file.messages:,} messages" if file.messages else ""
-        show("; ".join([f"{file.name}: {file.form}{encoding}{messages}", *file.notes]))
+        encoding = translated(f", read as {file.encoding}") if file.encoding else ""
+        messages = translated(f", {file.messages:,} messages") if file.messages else ""
+        notes = [translated(note) for note in file.notes]
+        show("; ".join([f"{file.name}: {translated(file.form)}{encoding}{messages}", *notes]))
     if account.speakers:
-        show("speakers: " + ", ".join(f"{name} {count:,}" for name, count in list(account.speakers.items())[:8])
-             + f" and {len(account.speakers) - 8:,} others" * (len(account.speakers) > 8))  # fmt: skip
-    what = f"conversations with {account.turns:,} turns" if account.kind == "chat" else "documents"
-    show(f"taken: {account.rows:,} {what}, {account.characters:,} characters")
+        named = ", ".join(f"{name} {count:,}" for name, count in list(account.speakers.items())[:8])
+        more = len(account.speakers) - 8
+        tell(f"speakers: {named} and {more:,} others" if more > 0 else f"speakers: {named}")
+    amount, of = f"{account.rows:,}", f"{account.characters:,} characters"
+    if account.kind == "chat":
+        tell(f"taken: {amount} conversations with {account.turns:,} turns, {of}")
+    else:
+        tell(f"taken: {amount} documents, {of}")
     for reason, counted in account.left_out.items():
-        show(f"left out: {counted.count:,} {reason} ({counted.examples[0][0]})")
+        tell(f"left out: {counted.count:,} {translated(reason)} ({counted.examples[0][0]})")
     for kind, count in account.masked.items():
-        show(f"masked: {count:,} {kind}")
+        tell(f"masked: {count:,} {translated(kind)}")
     for note in account.notes:
-        show(f"note: {note}")
-    show("the first of it:")
+        tell(f"note: {note}")
+    tell("the first of it:")
     for row in account.preview:
         for turn in row.get("messages", [])[:6]:
             show(f"  {turn['role']}: {_short(turn['content'])}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from sioconv.cli.options import json_option
 from sioconv.cli.personal.import_files import import_options, options_of
 from sioconv.cli.verb import OptionVerb
-from sioconv.terminal import one_line, show, show_json
+from sioconv.language import columns, translated
+from sioconv.terminal import one_line, show, show_json, tell
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -49,15 +50,19 @@ def tune(arguments: "Namespace") -> None:
 def _show(done: "Tuned") -> None:
     from sioconv.run.demo import own_command
 
+    titles = translated("before"), translated("after"), translated("yours")
+    width = max(map(columns, titles))
     for number, answer in enumerate(done.answers, start=1):
         show(f"\n{number}. {one_line(answer.question)}")
-        for what, text in (("before", answer.before), ("after", answer.after), ("yours", answer.own)):
-            show(f"   {what:<6}  {one_line(text)}")
+        for title, text in zip(titles, (answer.before, answer.after, answer.own), strict=True):
+            show(f"   {title}{' ' * (width - columns(title))}  {one_line(text)}")
     before, after = done.loss
     if before is not None and after is not None:
-        show(f"\nheld-out conversations, nats a token: {before:.3f} before, {after:.3f} after")
+        show("")
+        tell(f"held-out conversations, nats a token: {before:.3f} before, {after:.3f} after")
     model = [done.base, "--state", done.model] if done.model.endswith(".safetensors") else [done.model]
-    show(f"\ntalk:  {own_command()} chat {shlex.join(model)}")
+    show("")
+    tell(f"talk:  {own_command()} chat {shlex.join(model)}")
 
 
 TUNE = OptionVerb(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from sioconv.cli.options import json_option
 from sioconv.cli.verb import OptionVerb
 from sioconv.files import shown
-from sioconv.terminal import show, show_json
+from sioconv.terminal import show, show_json, tell
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -41,9 +41,9 @@ def export_onnx(arguments: "Namespace") -> None:
         show_json(done)
         return
     for name, facts in done["files"].items():
-        show(f"{name}: {facts['bytes']:,} bytes; no logit differs from PyTorch's by more than {difference(facts)}")
+        tell(f"{name}: {facts['bytes']:,} bytes; no logit differs from PyTorch's by more than {difference(facts)}")
     if done.get("bits_per_byte") is not None:
-        show(bits(done))
+        tell(bits(done))
 
 
 def difference(facts: dict[str, float]) -> str:
@@ -108,11 +108,12 @@ def export_page(arguments: "Namespace") -> None:
         return
     for name, size in done["files"].items():
         show(f"{size:>14,}  {name}")
-    show(f"{sum(done['files'].values()):>14,}  bytes in {len(done['files'])} files")
-    show(f"no logit differs from PyTorch's by more than {difference(done)}")
+    size = f"{sum(done['files'].values()):>14,}"
+    tell(f"{size}  bytes in {len(done['files'])} files")
+    tell(f"no logit differs from PyTorch's by more than {difference(done)}")
     if done.get("bits_per_byte") is not None:
-        show(bits(done))
-    show(f"to try it: python -m http.server --directory {shown(arguments.out)}")
+        tell(bits(done))
+    tell(f"to try it: python -m http.server --directory {shown(arguments.out)}")
 
 
 EXPORT_PAGE = OptionVerb(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sioconv.cli.options import json_option
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
-from sioconv.terminal import show, show_json
+from sioconv.terminal import show, show_json, tell
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -75,15 +75,16 @@ def _finish(folder: Path, arguments: "Namespace", push: Callable[..., str] | Non
     if not arguments.json:
         for name, size in files:
             show(f"{size:>14,}  {name}")
-        show(f"{sum(size for _, size in files):>14,}  bytes in {len(files)} files")
+        total = f"{sum(size for _, size in files):>14,}"
+        tell(f"{total}  bytes in {len(files)} files")
     address = None if push is None else push(folder, arguments.repo, arguments.public, arguments.update)
     if arguments.json:
         place = arguments.out or (arguments.model if push is None and arguments.repo is None else None)
         show_json({"folder": place, "files": dict(files), "repository": address})
     elif address is not None:
-        show(f"pushed: {address}")
+        tell(f"pushed: {address}")
     elif arguments.repo is not None:
-        show(f"dry run: nothing was pushed to {arguments.repo}")
+        tell(f"dry run: nothing was pushed to {arguments.repo}")
 
 
 PUBLISH = OptionVerb(

@@ -12,6 +12,7 @@ from sioconv.data.batches.order import Turns, permuted
 from sioconv.data.batches.whole_documents import Cuts, whole_document_windows
 from sioconv.data.shards.shard_set import ShardSet
 from sioconv.errors import UserError
+from sioconv.language import translated
 
 IGNORED = -100
 PADDING = 0  # any id does: no target follows it, and what comes before it doesn't see it
@@ -93,7 +94,7 @@ class Mixture:
     def notes(self) -> Iterator[str]:
         """What a user should know of how documents are cut, one line for each source that it happens to."""
         for name, shards in zip(self._names, self._sets, strict=True):
-            window = f"of {self.sequence_length:,} tokens"
+            window = translated(f"of {self.sequence_length:,} tokens")
             if name not in self.cuts:
                 if shards.masked:
                     yield (

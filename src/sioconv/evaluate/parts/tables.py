@@ -1,8 +1,21 @@
 """The figures of an evaluation as tables: the terminal, Markdown and HTML show the same ones."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from sioconv.language import translated
+
+# What of a model's texts is shown beside a person's.
+WRITING = {
+    "repetition": "4-grams that stood before",
+    "distinct_1": "distinct 1-grams",
+    "distinct_2": "distinct 2-grams",
+    "distinct_3": "distinct 3-grams",
+    "broken": "texts with U+FFFD",
+    "unclosed": "texts with an unclosed bracket",
+    "ended": "texts that end by themselves",
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,7 @@ class Table:
 
 
 def tables_of(found: Mapping[str, Any]) -> list[Table]:
-    """A table for each part that `measure` has measured, in the order of the parts."""
+    """A table for each part that `measure` has measured, in their order and in the user's language."""
     makers: dict[str, Callable[[Any], Iterator[Table]]] = {
         "positions": _positions, "frequency": _frequency, "context": _context, "copying": _copying, "pairs": _pairs,
         "writing": _writing, "speed": _speed, "tasks": _tasks, "pfgen": _pfgen,
@@ -32,7 +45,13 @@ def tables_of(found: Mapping[str, Any]) -> list[Table]:
     for key, make in makers.items():
         if found.get(key):
             tables += [table for table in make(found[key]) if table.rows]
-    return tables
+    return [_in_language(table) for table in tables]
+
+
+def _in_language(table: Table) -> Table:
+    """The table with our words in the user's language; names in its rows stay as they are."""
+    columns = [translated(column) for column in table.columns]
+    return replace(table, title=translated(table.title), note=translated(table.note), columns=columns)
 
 
 def _bits(found: Mapping[str, Any]) -> Iterator[Table]:
@@ -123,29 +142,24 @@ def _accuracy(row: Mapping[str, Any]) -> list[str]:
 
 
 def _writing(groups: Mapping[str, Any]) -> Iterator[Table]:
-    names = {
-        "repetition": "4-grams that stood before", "distinct_1": "distinct 1-grams", "distinct_2": "distinct 2-grams",
-        "distinct_3": "distinct 3-grams", "broken": "texts with U+FFFD", "unclosed": "texts with an unclosed bracket",
-        "ended": "texts that end by themselves",
-    }  # fmt: skip
     yield Table(
         "What it writes",
         "Beginnings of held-out documents, continued; beside them what a person wrote there, as long.",
         ("text", "model", "person"),
         [
-            [f"{name}: {words}", _share(group["model"].get(key)), _share(group["human"].get(key))]
+            [f"{name}: {translated(words)}", _share(group["model"].get(key)), _share(group["human"].get(key))]
             for name, group in groups.items()
-            for key, words in names.items()
+            for key, words in WRITING.items()
         ],
     )
 
 
 def _speed(found: Mapping[str, Any]) -> Iterator[Table]:
     rows = [
-        [f"reading {found['read_tokens']:,} tokens", f"{found['read_per_second']:,.0f} tokens a second"],
-        [f"writing {found['written_tokens']:,} tokens", f"{found['written_per_second']:,.0f} tokens a second"],
-        *([f"state after {n} tokens", _bytes(size)] for n, size in found["state_bytes"].items()),
-        ["most memory", _bytes(found["peak_bytes"])],
+        [translated(f"reading {found['read_tokens']:,} tokens"), _rate(found["read_per_second"])],
+        [translated(f"writing {found['written_tokens']:,} tokens"), _rate(found["written_per_second"])],
+        *([translated(f"state after {n} tokens"), _bytes(size)] for n, size in found["state_bytes"].items()),
+        [translated("most memory"), _bytes(found["peak_bytes"])],
     ]
     where = f"{found['device']}, {found['dtype']}"
     yield Table("Speed and memory", f"One text at a time; {where}. Other work slows it down.", ("what", "figure"), rows)
@@ -187,4 +201,10 @@ def _share(value: float | None) -> str:
 
 
 def _bytes(size: int | None) -> str:
-    return "unknown" if size is None else f"{size:,} bytes" if size < 10**6 else f"{size / 2**20:,.1f} MiB"
+    if size is None:
+        return translated("unknown")
+    return translated(f"{size:,} bytes") if size < 10**6 else f"{size / 2**20:,.1f} MiB"
+
+
+def _rate(speed: float) -> str:
+    return translated(f"{speed:,.0f} tokens a second")
