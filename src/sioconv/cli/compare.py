@@ -19,11 +19,9 @@ by side."""
 
 def options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
-    from sioconv.run.compare import MOST_BYTES
-
     parser.add_argument("runs", type=str, nargs="+", help="the runs' folders; the first is what others are compared to")
     parser.add_argument("--out", type=str, default="comparison", help="the page's folder")
-    parser.add_argument("--bytes", type=int, default=MOST_BYTES, help="most bytes read from one source; 0 for all")
+    parser.add_argument("--bytes", type=int, default=200_000, help="most bytes read from one source; 0 for all")
     parser.add_argument("--pairs", type=int, default=100, help="minimal pairs of each phenomenon")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     device_option(parser)

@@ -17,12 +17,11 @@ from sioconv.recipe.schema import Recipe, as_values, load_recipe
 from sioconv.run.folder import BASE, MODEL, RECIPE, why_no_run
 from sioconv.train.metrics import METRICS, SAMPLES, read_jsonl
 
-MOST_BYTES = 200_000  # of each source
 NOT_SETTINGS = ("name", "finetune", "evaluate")  # parts of a recipe that pretraining doesn't depend on
 
 
 def compare(
-    folders: Sequence[str], out: Path, max_bytes: int | None = MOST_BYTES, pairs: int = 100, seed: int = 0,
+    folders: Sequence[str], out: Path, max_bytes: int | None = 200_000, pairs: int = 100, seed: int = 0,
     device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
     """Measures the pretrained models of runs on common text, and writes the page.
