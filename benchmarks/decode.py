@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.decode_models import CANDIDATES, SHAPES, Candidate, TooLargeError, random_ids
 from sioconv.files import atomic_write
 from sioconv.hardware import describe_machine, describe_versions
-from sioconv.ops.cpu.decode_products import LANES, PIECES
+from sioconv.ops.cpu.decode_products import LANES, REGISTERS
 from sioconv.ops.cpu.vectors import load, tree_sum, zeros
 from sioconv.progress import say, track
 
@@ -42,12 +42,17 @@ def _read(numbers: Any, parts: int, sums: Any) -> None:
     """Adds up an array by vectors, with all threads: four sums at once, so that none waits for another."""
     size = numbers.size // parts // (4 * LANES) * (4 * LANES)
     for part in numba.prange(parts):
-        a, b, c, d = zeros(numbers, PIECES), zeros(numbers, PIECES), zeros(numbers, PIECES), zeros(numbers, PIECES)
+        a, b, c, d = (
+            zeros(numbers, REGISTERS),
+            zeros(numbers, REGISTERS),
+            zeros(numbers, REGISTERS),
+            zeros(numbers, REGISTERS),
+        )
         for at in range(part * size, (part + 1) * size, 4 * LANES):
-            a = a + load(numbers, at, None, PIECES)
-            b = b + load(numbers, at + LANES, None, PIECES)
-            c = c + load(numbers, at + 2 * LANES, None, PIECES)
-            d = d + load(numbers, at + 3 * LANES, None, PIECES)
+            a = a + load(numbers, at, None, REGISTERS)
+            b = b + load(numbers, at + LANES, None, REGISTERS)
+            c = c + load(numbers, at + 2 * LANES, None, REGISTERS)
+            d = d + load(numbers, at + 3 * LANES, None, REGISTERS)
         sums[part] = tree_sum((a + b) + (c + d))
 
 

@@ -64,9 +64,9 @@ def tiny_model(tiny_model_folder: Path) -> tuple[SioConvForCausalLM, PreTrainedT
     return load_model_folder(tiny_model_folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, driven by Playwright."""
+    """Debian's Chromium, driven by Playwright; for one file, as nobody can call asyncio.run while it is there."""
     playwright = pytest.importorskip("playwright.sync_api")
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:

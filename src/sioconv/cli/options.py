@@ -93,7 +93,7 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
     from sioconv.generate.config import SamplingConfig
 
     values = {item.name: arguments[item.name] for item in fields(SamplingConfig)}
-    sampling = SamplingConfig(**values | {"stop": [string for given in arguments.stop for string in _strings(given)]})
+    sampling = SamplingConfig(**values | {"stop": [string for given in arguments.stop for string in strings_of(given)]})
     set_threads(arguments.threads)
     from sioconv.hardware import pick_device
     from sioconv.model import load_model_folder
@@ -123,8 +123,8 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-def _strings(text: str) -> list[str]:
-    """The strings of one `--stop`: a list in brackets, else the text as it is."""
+def strings_of(text: str) -> list[str]:
+    """The strings of an option that may be given several times: a list in brackets, else the text as it is."""
     if text.startswith("[") and text.endswith("]"):
         try:
             values = json.loads(text)

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sioconv.cli.options import json_option
+from sioconv.cli.options import json_option, strings_of
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
 from sioconv.terminal import show, show_json, tell
@@ -13,7 +13,7 @@ from sioconv.terminal import show, show_json, tell
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-# Options that may be given several times; the parser would take a list in brackets for those of `PublishConfig`.
+# Options that may be given several times, or as a list in brackets, which is all that the parser would take by itself.
 SEVERAL = {
     "source_license": "SOURCE=LICENCE for a source whose licence the recipe doesn't name; may be given several times",
     "state": "NAME=FILE for a persona of this model; may be given several times",
@@ -47,7 +47,8 @@ def publish(arguments: "Namespace") -> None:
     from sioconv.publish.folder import in_temporary_place, is_published, publish_folder
     from sioconv.publish.push import check_target, push_folder
 
-    given = PublishConfig(**{item.name: arguments[item.name] for item in fields(PublishConfig)})
+    several = {name: [value for text in arguments[name] for value in strings_of(text)] for name in SEVERAL}
+    given = PublishConfig(**{item.name: arguments[item.name] for item in fields(PublishConfig)} | several)
     pushes = arguments.repo is not None and not arguments.dry_run
     if pushes:
         from huggingface_hub import HfApi
