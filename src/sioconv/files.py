@@ -60,6 +60,12 @@ def refuse_pointer(file: Path) -> None:
                 raise UserError(f"{shown(file)} is {pointer[0]}: {pointer[1]}")
 
 
+def refuse_existing(out: Path) -> None:
+    """Raises UserError where something is in the place of a folder that is to be new."""
+    if os.path.lexists(out):
+        raise UserError(f"{shown(out)} is already there: choose another name, or remove it")
+
+
 def missing(path: str | os.PathLike[str]) -> str:
     """What is not there of a path, where it was looked for, and names there that are like it."""
     place = Path(path)

@@ -1,6 +1,7 @@
 """Options that several verbs share."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
     from sioconv.generate.config import SamplingConfig
 
     values = {item.name: arguments[item.name] for item in fields(SamplingConfig)}
-    sampling = SamplingConfig(**values | {"stop": [string for given in arguments.stop for string in strings_of(given)]})
+    sampling = SamplingConfig(**values | {"stop": strings_of(arguments.stop)})
     set_threads(arguments.threads)
     from sioconv.hardware import pick_device
     from sioconv.model import load_model_folder
@@ -123,8 +124,12 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-def strings_of(text: str) -> list[str]:
-    """The strings of an option that may be given several times: a list in brackets, else the text as it is."""
+def strings_of(given: Sequence[str]) -> list[str]:
+    """The strings of an option that may be given several times: of each a list in brackets, else the text as it is."""
+    return [string for text in given for string in _strings(text)]
+
+
+def _strings(text: str) -> list[str]:
     if text.startswith("[") and text.endswith("]"):
         try:
             values = json.loads(text)

@@ -16,6 +16,7 @@ from sioconv.evaluate.yardsticks import measure_yardsticks
 from sioconv.progress import track
 
 Texts = dict[str, list[str]]
+SOME = 4  # documents of each source, where not all are needed
 
 
 def heldout_texts(data: DataConfig, max_bytes: int | None = None) -> Texts:
@@ -35,6 +36,18 @@ def heldout_conversations(data: DataConfig, limit: int | None = None) -> list[li
             rows = read_split(source, "heldout", data.heldout)
             found += [row.messages or [] for row in islice(rows, limit)]
     return found
+
+
+def mean_bits(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, data: DataConfig, texts: Texts, what: str
+) -> float:
+    """Bits per byte over all texts; arguments as for `measure_text`."""
+    return total(list(measure_text(model, tokenizer, data, texts, what).values())).base
+
+
+def some_of_each(texts: Texts) -> list[str]:
+    """The first documents of each source: enough to see how the gates behave."""
+    return [text for documents in texts.values() for text in documents[:SOME]]
 
 
 def measure_text(

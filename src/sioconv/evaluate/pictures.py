@@ -70,7 +70,7 @@ def loss_picture(metrics: Sequence[dict[str, Any]], narrow: bool = False) -> byt
             handles, labels = grid[0][1].get_legend_handles_labels()
             ncols = min(2 if narrow else 6, len(labels))
             figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def _grid(figure: Figure, stages: int, narrow: bool) -> list[tuple[Axes, Axes]]:
@@ -108,7 +108,7 @@ def timescale_picture(layers: Sequence[Sequence[float]], window: int | None = No
         axes.set_xlabel(translated("timescale (tokens)"))
         axes.set_ylabel(translated("layer"))
         axes.grid(True, axis="x")
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def _label(name: str, otherwise: str) -> str:
@@ -147,7 +147,8 @@ def figure_of(width: float, height: float, in_words: bool = False) -> Iterator[F
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def _svg(figure: Figure) -> bytes:
+def as_svg(figure: Figure) -> bytes:
+    """The figure's file, the same bytes each time."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()

@@ -26,6 +26,7 @@ from sioconv.evaluate.heldout import (
     language_totals,
     measure_language_yardsticks,
     measure_text,
+    some_of_each,
     with_tuned,
 )
 from sioconv.evaluate.parts.measure import measure
@@ -45,7 +46,6 @@ from sioconv.progress import say
 from sioconv.train.metrics import read_jsonl
 
 SEED = 1  # of the continuations
-TIMESCALE_DOCUMENTS = 4  # of each source
 
 
 def evaluate_run(
@@ -106,7 +106,7 @@ def evaluate_run(
         yardsticks=measure_language_yardsticks(data, texts, config.yardstick_bytes) if config.yardsticks else {},
         chat=talk,
         continuations=continuations(model, tokenizer, config, own_prompts(config.prompts, data, texts)),
-        timescales=timescales(model, tokenizer, _some_of_each(texts)),
+        timescales=timescales(model, tokenizer, some_of_each(texts)),
         evaluation=measure(
             Subject(name, model, tokenizer), data, texts, config.settings(with_text=any(texts.values()))
         ),
@@ -236,10 +236,6 @@ def state_bytes(model: PreTrainedModel) -> int | None:
         return None
     model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), cache=cache, use_cache=True)
     return sum(tensor.nbytes for tensor in cache.state_dict().values())
-
-
-def _some_of_each(texts: Texts) -> Sequence[str]:
-    return [text for documents in texts.values() for text in documents[:TIMESCALE_DOCUMENTS]]
 
 
 def _add_up(figures: ReportFigures, before: Minutes, seconds: float) -> Minutes:

@@ -1,6 +1,5 @@
 """A model folder → the same model with matrices of 8 or 4 bits, measured before and after."""
 
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from transformers import PreTrainedTokenizerFast
 from sioconv.data.cleaning.splits import read_split
 from sioconv.data.config import DataConfig
 from sioconv.errors import UserError
-from sioconv.evaluate.heldout import Texts, measure_text, total
+from sioconv.evaluate.heldout import mean_bits
 from sioconv.evaluate.run import texts_to_measure
-from sioconv.files import shown
+from sioconv.files import refuse_existing
 from sioconv.generate.quantise import check_quantisable, input_squares, quantise_model
 from sioconv.hardware import pick_device
 from sioconv.model.folder import load_model_folder, write_model_folder
@@ -45,8 +44,7 @@ def quantise(
         UserError: `out` is there, the model or a text can't be read, the model can't have so few bits, or the folder
             can't be written.
     """
-    if os.path.lexists(out):
-        raise UserError(f"{shown(out)} is already there: choose another name, or remove it")
+    refuse_existing(out)
     bits = BITS[to]
     loaded, tokenizer = load_model_folder(model, pick_device(device))
     check_quantisable(loaded, bits)
@@ -55,9 +53,9 @@ def quantise(
     if bits == 4:
         squares = input_squares(loaded, _documents(model, calibration, tokenizer))
     size = _bytes(loaded)
-    before = _measure(loaded, tokenizer, data, texts, "before")
+    before = mean_bits(loaded, tokenizer, data, texts, "before")
     quantise_model(loaded, bits, squares)
-    after = _measure(loaded, tokenizer, data, texts, to)
+    after = mean_bits(loaded, tokenizer, data, texts, to)
     figures = {
         "bits_per_byte_before": before,
         "bits_per_byte": after,
@@ -68,11 +66,6 @@ def quantise(
     vars(loaded.config.quantization_config).update(figures)
     write_model_folder(loaded, tokenizer, out)
     return {"model": str(out), "to": to, "change": after / before - 1, **figures}
-
-
-def _measure(model: Any, tokenizer: PreTrainedTokenizerFast, data: DataConfig, texts: Texts, what: str) -> float:
-    """Bits per byte over all texts."""
-    return total(list(measure_text(model, tokenizer, data, texts, what).values())).base
 
 
 def _bytes(model: Any) -> int:

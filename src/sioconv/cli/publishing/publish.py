@@ -47,7 +47,7 @@ def publish(arguments: "Namespace") -> None:
     from sioconv.publish.folder import in_temporary_place, is_published, publish_folder
     from sioconv.publish.push import check_target, push_folder
 
-    several = {name: [value for text in arguments[name] for value in strings_of(text)] for name in SEVERAL}
+    several = {name: strings_of(arguments[name]) for name in SEVERAL}
     given = PublishConfig(**{item.name: arguments[item.name] for item in fields(PublishConfig)} | several)
     pushes = arguments.repo is not None and not arguments.dry_run
     if pushes:

@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 
 from sioconv.data.config import DataConfig
-from sioconv.evaluate.heldout import Texts
+from sioconv.evaluate.heldout import Texts, some_of_each
 from sioconv.evaluate.intervals import Interval, bootstrap
 from sioconv.evaluate.parts.pairs import measure_pairs
 from sioconv.evaluate.parts.text import Losses, read_texts
 from sioconv.evaluate.subject import Subject
 from sioconv.evaluate.timescales import timescales
 from sioconv.model import SioConvForCausalLM
-
-TIMESCALE_DOCUMENTS = 4  # of each source
 
 
 @dataclass(frozen=True)
@@ -94,10 +92,9 @@ class Measured:
 
 def measure_run(subject: Subject, data: DataConfig, texts: Texts, pairs: int, seed: int) -> Measured:
     """Reads the common text and scores minimal pairs. Raises UserError where the weights are broken."""
-    some = [text for documents in texts.values() for text in documents[:TIMESCALE_DOCUMENTS]]
     remembered: list[list[float]] = []
     if isinstance(subject.model, SioConvForCausalLM):
-        remembered = timescales(subject.model, subject.tokenizer, some)  # type: ignore[arg-type]
+        remembered = timescales(subject.model, subject.tokenizer, some_of_each(texts))  # type: ignore[arg-type]
     return Measured(
         losses=read_texts(subject, data, texts),
         pairs=measure_pairs(subject, pairs, seed),

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sioconv.evaluate.comparison.figures import RunFigures
-from sioconv.evaluate.pictures import COLOURS, GREY, MARKERS, ascii_label, figure_of
+from sioconv.evaluate.pictures import COLOURS, GREY, MARKERS, NARROW, as_svg, ascii_label, figure_of
 
 DOTS = 150  # of a PNG, an inch
 
@@ -26,7 +26,7 @@ def curves(runs: Sequence[RunFigures], narrow: bool = False) -> dict[str, bytes]
     ways = [(split, over) for split in (("train", "heldout") if heldout else ("train",)) for over in ("tokens", "time")]
     columns = 1 if narrow else 2
     rows = -(-len(ways) // columns)
-    with figure_of(4.2 if narrow else 9.5, 2.9 * rows + 0.5) as figure:
+    with figure_of(NARROW if narrow else 9.5, 2.9 * rows + 0.5) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, (split, over) in zip(grid, ways, strict=True):
             for i, run in enumerate(runs):
@@ -66,7 +66,7 @@ def remembered(runs: Sequence[RunFigures], narrow: bool = False) -> dict[str, by
     """A row for each layer of each run, a dot for each head at the tokens after which it has forgotten all but 1/e."""
     shown = [(number, run) for number, run in enumerate(runs) if run.timescales]
     lines = sum(len(run.timescales) for _, run in shown)
-    with figure_of(4.2 if narrow else 9.5, 1.2 + 0.3 * lines) as figure:
+    with figure_of(NARROW if narrow else 9.5, 1.2 + 0.3 * lines) as figure:
         axes, place, labels = figure.subplots(), 0, []
         for number, run in shown:
             for layer, heads in enumerate(run.timescales):
@@ -85,14 +85,9 @@ def remembered(runs: Sequence[RunFigures], narrow: bool = False) -> dict[str, by
 
 
 def _as_bytes(figure: Figure) -> dict[str, bytes]:
-    found = {}
-    for form in ("svg", "png"):
-        stream = io.BytesIO()
-        metadata = {"Date": None} if form == "svg" else {"Software": None}
-        # White behind a PNG: who looks at it alone may have a dark background.
-        figure.savefig(
-            stream, format=form, metadata=metadata, dpi=DOTS, transparent=form == "svg",
-            facecolor="none" if form == "svg" else "white",
-        )  # fmt: skip
-        found[form] = stream.getvalue()
-    return found
+    stream = io.BytesIO()
+    # White behind a PNG: who looks at it alone may have a dark background.
+    figure.savefig(
+        stream, format="png", metadata={"Software": None}, dpi=DOTS, transparent=False, facecolor="white"
+    )  # fmt: skip
+    return {"svg": as_svg(figure), "png": stream.getvalue()}

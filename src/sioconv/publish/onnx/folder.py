@@ -1,6 +1,5 @@
 """A model folder → a folder with ONNX files, as transformers.js and other runtimes expect one."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ from transformers import PreTrainedTokenizerFast
 from sioconv.checksums import write_sums
 from sioconv.data.config import DataConfig
 from sioconv.errors import UserError
-from sioconv.evaluate.heldout import Texts, measure_text, total
+from sioconv.evaluate.heldout import Texts, mean_bits
 from sioconv.evaluate.run import texts_to_measure
-from sioconv.files import atomic_folder, shown
+from sioconv.files import atomic_folder, refuse_existing
 from sioconv.generate.quantise import check_quantisable, quantise_model
 from sioconv.model import SioConvForCausalLM
 from sioconv.model.fingerprint import weights_fingerprint
@@ -44,8 +43,7 @@ def export_onnx(model: Path, out: Path, to: Sequence[str] = ("fp32",), text: str
     Raises:
         UserError: `out` is there, the model can't be exported, or a graph computes something else.
     """
-    if os.path.lexists(out):
-        raise UserError(f"{shown(out)} is already there: choose another name, or remove it")
+    refuse_existing(out)
     loaded, tokenizer = load_model_folder(str(model))
     check_kind(loaded, to)
     done: dict[str, Any] = {"folder": str(out), "files": {}}
@@ -84,9 +82,9 @@ def to_int8(
     if getattr(model.config, "quantization_config", None) is not None:
         return {}
     measured = _texts(name, text)
-    before = None if measured is None else _bits(model, tokenizer, *measured)
+    before = None if measured is None else mean_bits(model, tokenizer, *measured, "export")
     quantise_model(model, 8)
-    after = None if measured is None else _bits(model, tokenizer, *measured)
+    after = None if measured is None else mean_bits(model, tokenizer, *measured, "export")
     return {"bits_per_byte_before": before, "bits_per_byte": after}
 
 
@@ -126,10 +124,6 @@ def _texts(model: str, text: str | None) -> tuple[DataConfig, Texts] | None:
         say(f"export: bits per byte aren't measured: {error}")
         return None
     return texts_to_measure(text, data, MEASURED)
-
-
-def _bits(model: Any, tokenizer: PreTrainedTokenizerFast, data: DataConfig, texts: Texts) -> float:
-    return total(list(measure_text(model, tokenizer, data, texts, "export").values())).base
 
 
 def _bytes(file: Path) -> int:

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from sioconv.data.chat import end_of_turn_id
 from sioconv.data.tokenizer.tokenizer import ROLE_TOKENS
 from sioconv.errors import UserError
 from sioconv.evaluate.timescales import half_lives
-from sioconv.files import atomic_folder, sha256_file, shown
+from sioconv.files import atomic_folder, refuse_existing, sha256_file
 from sioconv.generate.config import SamplingConfig
 from sioconv.generate.vocabulary import Vocabulary
 from sioconv.model import SioConvForCausalLM
@@ -62,8 +61,7 @@ def export_page(
     Raises:
         UserError: `out` is there, the model can't be exported, or the runtime can't be had.
     """
-    if os.path.lexists(out):
-        raise UserError(f"{shown(out)} is already there: choose another name, or remove it")
+    refuse_existing(out)
     loaded, tokenizer = load_model_folder(str(model))
     check_kind(loaded, (to,))
     if (count := sum(each.numel() for each in loaded.parameters())) > MOST:

@@ -1,6 +1,5 @@
 """What runs ONNX in a browser: one file of the npm package onnxruntime-web, which is too large for this package."""
 
-import hashlib
 import os
 import sys
 import urllib.request
@@ -57,9 +56,7 @@ def _download(address: str, target: Path) -> None:
 
 
 def _checked(file: Path) -> Path:
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != SHA256:
+    if sha256_file(file) != SHA256:
         raise UserError(f"{shown(file)} isn't {FILE} of onnxruntime-web {VERSION}, which the page needs: {ADVICE}")
     return file
 
