@@ -1,21 +1,18 @@
 """An evaluation as a page: HTML that fits a telephone, Markdown, and the figures as JSON."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from sioconv.errors import UserError
 from sioconv.evaluate.parts.tables import tables_of
-from sioconv.evaluate.report import render
+from sioconv.evaluate.report import render, write_json
 from sioconv.files import atomic_folder
 
-FIGURES = "evaluation.json"
 
-
-def check_page_folder(folder: Path) -> None:
-    """Raises UserError where the folder holds something else than an earlier evaluation, which would be lost."""
-    if folder.exists() and not (folder / FIGURES).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there and holds no evaluation: give the name of a new folder")
+def check_page_folder(folder: Path, kind: str = "evaluation") -> None:
+    """Raises UserError where the folder holds something else than an earlier page of the kind, which would be lost."""
+    if folder.exists() and not (folder / f"{kind}.json").is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there and holds no {kind}: give the name of a new folder")
 
 
 def write_evaluation(folder: Path, result: dict[str, Any]) -> None:
@@ -29,5 +26,4 @@ def write_evaluation(folder: Path, result: dict[str, Any]) -> None:
         for file, template in (("index.html", "evaluation_page.html"), ("report.md", "evaluation_page.md")):
             page = render(template, result=result, tables=tables)
             (new / file).write_text(page, encoding="utf-8", newline="\n")
-        text = json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-        (new / FIGURES).write_bytes(text.encode(errors="backslashreplace"))
+        write_json(new / "evaluation.json", result)

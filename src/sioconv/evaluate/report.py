@@ -53,9 +53,7 @@ def write_report(run: Path, figures: ReportFigures) -> dict[str, Any]:
             if name.endswith("-narrow"):
                 continue
             (folder / f"{name}.svg").write_bytes(data)
-        embedded = {
-            name: "data:image/svg+xml;base64," + base64.b64encode(data).decode() for name, data in pictures.items()
-        }
+        embedded = {name: data_uri(data) for name, data in pictures.items()}
         beside = {name: f"{name}.svg" for name in pictures if not name.endswith("-narrow")}
         for file, template, links in (("index.html", "report.html", embedded), ("report.md", "report.md", beside)):
             page = render(
@@ -64,10 +62,20 @@ def write_report(run: Path, figures: ReportFigures) -> dict[str, Any]:
                 tables=tables_of(figures.evaluation), tuned_tokens=figures.last("finetune", "tokens"),
             )  # fmt: skip
             (folder / file).write_text(page, encoding="utf-8", newline="\n")
-        text = json.dumps(summary, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-        # What UTF-8 can't hold, half a surrogate pair, becomes the escape that JSON knows it by.
-        (folder / "summary.json").write_bytes(text.encode(errors="backslashreplace"))
+        write_json(folder / "summary.json", summary)
     return summary
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes a page's figures, for people to read too."""
+    text = json.dumps(values, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    # What UTF-8 can't hold, half a surrogate pair, becomes the escape that JSON knows it by.
+    path.write_bytes(text.encode(errors="backslashreplace"))
+
+
+def data_uri(svg: bytes) -> str:
+    """The address of a picture that is within its page."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
 
 
 def printable(text: str) -> str:

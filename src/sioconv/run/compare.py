@@ -8,8 +8,9 @@ from sioconv.checksums import check_sums
 from sioconv.data.config import DataConfig
 from sioconv.errors import UserError
 from sioconv.evaluate.comparison.figures import Measured, RunFigures, accuracies, bits_beside, measure_run
-from sioconv.evaluate.comparison.page import Doubt, check_folder, write_comparison
+from sioconv.evaluate.comparison.page import KIND, Doubt, write_comparison
 from sioconv.evaluate.heldout import Texts, heldout_texts
+from sioconv.evaluate.page import check_page_folder
 from sioconv.evaluate.subject import load_subject
 from sioconv.hardware import pick_device
 from sioconv.progress import say
@@ -41,7 +42,7 @@ def compare(
         UserError: fewer than two runs, a run named twice, no run or no model in a folder, no held-out text, or a folder
             `out` that can't be written.
     """
-    check_folder(out)
+    check_page_folder(out, KIND)
     runs = [Path(folder) for folder in folders]
     if len(runs) < 2 or len({run.resolve() for run in runs}) < len(runs):
         raise UserError(f"compare: {len(runs)} different runs are named: name two or more, each once")

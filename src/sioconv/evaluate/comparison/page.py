@@ -1,21 +1,19 @@
 """The comparison as a page in English and Japanese, with its pictures, and as JSON."""
 
-import base64
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sioconv.errors import UserError
 from sioconv.evaluate.comparison.figures import RunFigures
 from sioconv.evaluate.comparison.pictures import curves, remembered
 from sioconv.evaluate.comparison.words import PAGES, WORDS
 from sioconv.evaluate.figures import finite
-from sioconv.evaluate.report import render
+from sioconv.evaluate.page import check_page_folder
+from sioconv.evaluate.report import data_uri, render, write_json
 from sioconv.files import atomic_folder
 
-FIGURES = "comparison.json"
+KIND = "comparison"
 LEFT_OUT = ("metrics",)  # of the JSON: the runs' own files hold it
 
 
@@ -38,12 +36,6 @@ class Doubt:
         return WORDS[language][self.kind].format(run=self.run, source=self.source, first=first)
 
 
-def check_folder(folder: Path) -> None:
-    """Raises UserError where the folder holds something else than an earlier comparison, which would be lost."""
-    if folder.exists() and not (folder / FIGURES).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there and holds no comparison: give --out the name of a new folder")
-
-
 def summarise(runs: Sequence[RunFigures], doubts: Sequence[Doubt]) -> dict[str, Any]:
     """What comparison.json holds: every figure; one that isn't finite is null there."""
     rows = [
@@ -64,14 +56,12 @@ def write_comparison(folder: Path, runs: Sequence[RunFigures], doubts: Sequence[
     Raises:
         UserError: the folder holds something else, or can't be written.
     """
-    check_folder(folder)
+    check_page_folder(folder, KIND)
     summary = summarise(runs, doubts)
     pictures = {"curves": curves(runs), "curves_narrow": curves(runs, narrow=True)}
     if any(run.timescales for run in runs):
         pictures |= {"timescales": remembered(runs), "timescales_narrow": remembered(runs, narrow=True)}
-    embedded = {
-        name: "data:image/svg+xml;base64," + base64.b64encode(forms["svg"]).decode() for name, forms in pictures.items()
-    }
+    embedded = {name: data_uri(forms["svg"]) for name, forms in pictures.items()}
     prompts = [prompt for prompt in runs[0].samples if all(prompt in run.samples for run in runs)]
     with atomic_folder(folder) as new:
         for name, forms in pictures.items():
@@ -87,6 +77,5 @@ def write_comparison(folder: Path, runs: Sequence[RunFigures], doubts: Sequence[
                 prompts=prompts, warnings=warnings,
             )  # fmt: skip
             (new / file).write_text(page, encoding="utf-8", newline="\n")
-        text = json.dumps(summary, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-        (new / FIGURES).write_bytes(text.encode(errors="backslashreplace"))
+        write_json(new / f"{KIND}.json", summary)
     return summary
