@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sioconv.cli.options import device_option, json_option, model_options, set_threads
+from sioconv.cli.options import device_option, json_option, model_options
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
 from sioconv.language import translated
@@ -28,10 +28,9 @@ def report(arguments: "Namespace") -> None:
     from sioconv.recipe.schema import load_recipe
 
     run = Path(arguments.run)
-    if not (run / "recipe.yaml").is_file():
-        from sioconv.run.folder import why_no_run
+    from sioconv.run.folder import check_run
 
-        raise UserError(why_no_run(run))
+    check_run(run)
     recipe = load_recipe([str(run / "recipe.yaml")])
     from sioconv.evaluate.figures import summarise
     from sioconv.run import stages
@@ -88,8 +87,10 @@ def evaluate(arguments: "Namespace") -> None:
         from sioconv.evaluate.page import check_page_folder
 
         check_page_folder(page)
-    set_threads(arguments.threads)
     from sioconv.run.measure import evaluate as measure
+    from sioconv.train.config import set_threads
+
+    set_threads(arguments.threads)
 
     result = measure(
         arguments.model, arguments.text, arguments.device, arguments.state, settings, arguments.run, arguments.bytes,

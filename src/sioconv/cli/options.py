@@ -95,6 +95,8 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
 
     values = {item.name: arguments[item.name] for item in fields(SamplingConfig)}
     sampling = SamplingConfig(**values | {"stop": strings_of(arguments.stop)})
+    from sioconv.train.config import set_threads
+
     set_threads(arguments.threads)
     from sioconv.hardware import pick_device
     from sioconv.model import load_model_folder
@@ -109,19 +111,6 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
     with busy(f"loading {model}"):
         loaded, tokenizer = load_model_folder(model, device, state=arguments.state)
     return loaded, tokenizer, sampling
-
-
-def set_threads(threads: int | None) -> None:
-    """Sets the number of CPU threads; None leaves it. Raises UserError where it is out of range."""
-    if threads is None:
-        return
-    import torch
-
-    from sioconv.train.config import MOST_THREADS
-
-    if not 1 <= threads <= MOST_THREADS:
-        raise UserError(f"threads out of range: {threads}: give a number from 1 to {MOST_THREADS}")
-    torch.set_num_threads(threads)
 
 
 def strings_of(given: Sequence[str]) -> list[str]:

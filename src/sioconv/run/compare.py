@@ -15,7 +15,7 @@ from sioconv.evaluate.subject import load_subject
 from sioconv.hardware import pick_device
 from sioconv.progress import say
 from sioconv.recipe.schema import Recipe, as_values, load_recipe
-from sioconv.run.folder import BASE, MODEL, RECIPE, why_no_run
+from sioconv.run.folder import BASE, MODEL, RECIPE, check_run
 from sioconv.train.metrics import METRICS, SAMPLES, read_jsonl
 
 NOT_SETTINGS = ("name", "finetune", "evaluate")  # parts of a recipe that pretraining doesn't depend on
@@ -65,8 +65,7 @@ def compare(
 
 
 def _recipe(run: Path) -> Recipe:
-    if not (run / RECIPE).is_file():
-        raise UserError(why_no_run(run))
+    check_run(run)
     check_sums(run, RECIPE)
     return load_recipe([str(run / RECIPE)])
 

@@ -57,6 +57,12 @@ def why_no_run(path: Path) -> str:
     return f"no run at {path}: {why}: give a folder that `sioconv pretrain` made"
 
 
+def check_run(path: Path) -> None:
+    """Raises UserError, with the runs that may be meant, where a path is no run."""
+    if not (path / RECIPE).is_file():
+        raise UserError(why_no_run(path))
+
+
 @contextmanager
 def at_work(run: Path) -> Iterator[None]:
     """Holds the lock on a run's folder, and first removes what a killed command has left half-written in it.

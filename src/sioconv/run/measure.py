@@ -11,7 +11,7 @@ from sioconv.evaluate.subject import load_subject
 from sioconv.hardware import pick_device, pick_precision
 from sioconv.progress import say
 from sioconv.recipe.schema import load_recipe
-from sioconv.run.folder import BASE, RECIPE, why_no_run
+from sioconv.run.folder import BASE, RECIPE, check_run
 
 
 def evaluate(
@@ -40,8 +40,8 @@ def evaluate(
     from sioconv.evaluate.run import evaluate_model
 
     settings = settings or Settings()
-    if run is not None and not (Path(run) / RECIPE).is_file():
-        raise UserError(why_no_run(Path(run)))
+    if run is not None:
+        check_run(Path(run))
     where = pick_device(device)
     subject = load_subject(model, where, pick_precision(precision, where), state)
     data = DataConfig() if text is not None or not settings.needs_text else _heldout_of(model, run)

@@ -4,8 +4,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from sioconv.errors import UserError
 from sioconv.generate.states.store import Backing, SqliteFile, StateStore
 from sioconv.hardware import pick_device
@@ -17,7 +15,7 @@ from sioconv.serve.memory.records import Records
 from sioconv.serve.metrics import Metrics
 from sioconv.serve.models import load_models
 from sioconv.serve.service import Service
-from sioconv.train.config import MOST_THREADS
+from sioconv.train.config import set_threads
 
 SECRET = "SIOCONV_STORE_KEY"
 
@@ -46,10 +44,7 @@ def make_service(
         UserError: something can't be loaded or opened.
     """
     config = config or ServeConfig()
-    if threads is not None:
-        if not 1 <= threads <= MOST_THREADS:
-            raise UserError(f"threads out of range: {threads}: give a number from 1 to {MOST_THREADS}")
-        torch.set_num_threads(threads)
+    set_threads(threads)
     backing = _backing(store, config) if store else None
     states = None if store is None else StateStore(config.memory, backing, config.ttl)
     records = None if store is None else Records(backing or InMemory(config.memory, config.ttl))

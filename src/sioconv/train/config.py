@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sioconv.errors import UserError
+
 MOST_THREADS = 1024  # more than any machine has cores for; the thread libraries end the process where they get none
 MOST_WINDOWS = 1 << 24  # of a step
 LONGEST_WINDOW = 1 << 40
@@ -146,3 +148,14 @@ class TrainConfig:
             raise ValueError(f"weight_decay: {self.weight_decay} is negative or not a number")
         if not all(0 <= moment < math.inf for moment in self.sample_seconds):
             raise ValueError(f"sample_seconds: {self.sample_seconds} are not all moments after the start")
+
+
+def set_threads(threads: int | None) -> None:
+    """Sets the number of CPU threads; None leaves it. Raises UserError where it is out of range."""
+    if threads is None:
+        return
+    import torch  # not before it is needed: recipes are read without it
+
+    if not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"threads out of range: {threads}: give a number from 1 to {MOST_THREADS}")
+    torch.set_num_threads(threads)
