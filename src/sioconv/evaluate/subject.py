@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sioconv.errors import UserError
@@ -37,6 +39,11 @@ class Subject:
     def window(self) -> int | None:
         """Most tokens that it predicts from; None where it carries a state on."""
         return window_of(self.model)
+
+    def check(self, nats: NDArray[Any], on: str = "") -> None:
+        """Raises UserError where a loss isn't finite; `on` is the text, behind a space."""
+        if not np.isfinite(nats).all():
+            raise UserError(f"{self.name} gives no probabilities{on}: its weights are broken: train it again")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, the first token before them; nothing in a text becomes another special token."""

@@ -4,12 +4,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sioconv.cli.options import json_option
+from sioconv.cli.publishing.publish import list_files
 from sioconv.cli.verb import OptionVerb
 from sioconv.files import shown
-from sioconv.terminal import show, show_json, tell
+from sioconv.terminal import show_json, tell
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+
+
+def _text_option(parser: "ArgumentParser") -> None:
+    parser.add_argument(
+        "--text",
+        type=str | None,
+        default=None,
+        help="what the cost of 8 bits is measured on; by default the held-out text of the run",
+    )
 
 
 def onnx_options(parser: "ArgumentParser") -> None:
@@ -22,12 +32,7 @@ def onnx_options(parser: "ArgumentParser") -> None:
         default="fp32",
         help="what the matrices are: onnx/model.onnx in fp32, onnx/model_quantized.onnx in 8 bits",
     )
-    parser.add_argument(
-        "--text",
-        type=str | None,
-        default=None,
-        help="what the cost of 8 bits is measured on; by default the held-out text of the run",
-    )
+    _text_option(parser)
     json_option(parser)
 
 
@@ -74,12 +79,7 @@ def page_options(parser: "ArgumentParser") -> None:
     parser.add_argument("out", type=str, help="the new folder")
     parser.add_argument("--to", type=Literal["int8", "fp32"], default="int8", help="what the matrices are")
     parser.add_argument("--name", type=str | None, default=None, help="what the model is called; by default its run")
-    parser.add_argument(
-        "--text",
-        type=str | None,
-        default=None,
-        help="what the cost of 8 bits is measured on; by default the held-out text of the run",
-    )
+    _text_option(parser)
     parser.add_argument(
         "--runtime",
         type=str | None,
@@ -106,10 +106,7 @@ def export_page(arguments: "Namespace") -> None:
     if arguments.json:
         show_json(done)
         return
-    for name, size in done["files"].items():
-        show(f"{size:>14,}  {name}")
-    size = f"{sum(done['files'].values()):>14,}"
-    tell(f"{size}  bytes in {len(done['files'])} files")
+    list_files(done["files"])
     tell(f"no logit differs from PyTorch's by more than {difference(done)}")
     if done.get("bits_per_byte") is not None:
         tell(bits(done))

@@ -1,6 +1,6 @@
 """`sioconv publish`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,16 +68,21 @@ def publish(arguments: "Namespace") -> None:
         _finish(folder, arguments, push_folder if pushes else None)
 
 
+def list_files(files: Mapping[str, int]) -> None:
+    """Shows each file's bytes, and their sum."""
+    for name, size in files.items():
+        show(f"{size:>14,}  {name}")
+    total = f"{sum(files.values()):>14,}"
+    tell(f"{total}  bytes in {len(files)} files")
+
+
 def _finish(folder: Path, arguments: "Namespace", push: Callable[..., str] | None) -> None:
     """Lists the files, then pushes them."""
     from sioconv.publish.folder import files_of
 
     files = files_of(folder)
     if not arguments.json:
-        for name, size in files:
-            show(f"{size:>14,}  {name}")
-        total = f"{sum(size for _, size in files):>14,}"
-        tell(f"{total}  bytes in {len(files)} files")
+        list_files(dict(files))
     address = None if push is None else push(folder, arguments.repo, arguments.public, arguments.update)
     if arguments.json:
         place = arguments.out or (arguments.model if push is None and arguments.repo is None else None)

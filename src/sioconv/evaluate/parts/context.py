@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sioconv.errors import UserError
 from sioconv.evaluate.bits import document_nats
 from sioconv.evaluate.intervals import bootstrap
 from sioconv.evaluate.subject import Subject
@@ -129,6 +128,5 @@ def span_nats(subject: Subject, pairs: Sequence[tuple[Tokens, Tokens]]) -> NDArr
     found = np.zeros(len(pairs))
     for i, nats in document_nats(subject.model, documents, masks):
         found[i] = nats
-    if not np.isfinite(found).all():
-        raise UserError(f"{subject.name} gives no probabilities: its weights are broken: train it again")
+    subject.check(found)
     return found

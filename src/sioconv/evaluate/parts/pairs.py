@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from sioconv.errors import UserError
 from sioconv.evaluate.bits import document_nats
 from sioconv.evaluate.intervals import wilson
 from sioconv.evaluate.minimal_pairs.generator import LANGUAGES, Pair, make_pairs
@@ -35,8 +34,7 @@ def score(subject: Subject, pairs: Sequence[Pair], language: str) -> dict[str, A
     read = document_nats(subject.model, subject.encode(sentences))
     for i, each in track(read, f"minimal pairs, {language} (sentences)", len(sentences)):
         nats[i] = each
-    if not np.isfinite(nats).all():
-        raise UserError(f"{subject.name} gives no probabilities: its weights are broken: train it again")
+    subject.check(nats)
     good, bad = nats[::2], nats[1::2]
     right = (good < bad) + 0.5 * (good == bad)  # [pairs]
     names = np.array([pair.phenomenon for pair in pairs])

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from sioconv.data.amounts import text_size
 from sioconv.data.config import DataConfig, SourceConfig
-from sioconv.errors import UserError
 from sioconv.evaluate.bits import token_nats
 from sioconv.evaluate.heldout import Texts
 from sioconv.evaluate.intervals import bootstrap
@@ -84,8 +83,7 @@ def _read(
         (piece[i], each) for piece in pieces for i, each in token_nats(subject.model, [ids[i].tolist() for i in piece])
     )
     for i, each in track(read, f"{name} (tokens)", sum(map(len, ids)), lambda pair: len(pair[1])):
-        if not np.isfinite(each).all():
-            raise UserError(f"{subject.name} gives no probabilities on {name}: its weights are broken: train it again")
+        subject.check(each, f" on {name}")
         nats[i] = each
     return ids, nats
 
