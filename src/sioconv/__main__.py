@@ -12,7 +12,10 @@ def main() -> NoReturn:
     try:
         os.getcwd()  # noqa: PTH109 - pathlib takes longer to import than this takes
     except OSError:  # libraries in C would end the process with words of their own
-        print("sioconv: the folder that this is started in is gone: change to another with cd", file=sys.stderr)
+        from sioconv.language import translated
+
+        message = translated("the folder that this is started in is gone: change to another with cd")
+        print(f"sioconv: {message}", file=sys.stderr)
         sys.exit(2)
     try:
         from sioconv.cli.main import main as run
