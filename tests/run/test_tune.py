@@ -119,7 +119,7 @@ def test_own_conversations_are_copied_to_nowhere_else(tmp_path: Path, monkeypatc
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     seen: list[Path] = []
 
-    def imports(files: Sequence[Path], out: Path, options: ImportOptions) -> None:
+    def imports(_files: Sequence[Path], out: Path, _: ImportOptions) -> None:
         assert out.parent.parent == Path("runs") and out.parent.stat().st_mode & 0o777 == 0o700
         seen.extend(elsewhere.iterdir())
         raise UserError("killed here")
