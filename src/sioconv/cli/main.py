@@ -6,8 +6,9 @@ Everything heavy is imported inside the function that needs it, so that `sioconv
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sioconv import __version__
 from sioconv.cli.chat import CHAT
@@ -93,6 +94,14 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    usual = warnings.formatwarning
+
+    def without_traceback(message: Warning | str, *more: Any, **others: Any) -> str:
+        """numba warns of a variable that it can't read by a traceback; what it says first is enough."""
+        first, *rest = str(message).splitlines() or [""]
+        return f"warning: {first}\n" if any("Traceback" in line for line in rest) else usual(message, *more, **others)
+
+    warnings.formatwarning = without_traceback
     log = logging.StreamHandler()
     log.setFormatter(VisibleFormatter())
     logging.basicConfig(handlers=[log])
