@@ -6,17 +6,15 @@ text; `decode`, until its end.
 
 import asyncio
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, MutableMapping
+from typing import Any
 from urllib.parse import urlsplit
 
+from fastapi.telemetry import TelemetryConfig
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, StatusCode, Tracer, TracerProvider
 
 from sioconv.progress import say
-
-if TYPE_CHECKING:
-    from starlette.types import Scope
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 UNTRACED = frozenset({"/health", "/ready", "/metrics"})  # what monitors ask for all the time
@@ -62,10 +60,10 @@ def _problem(name: str, exporter: str) -> str | None:
     return None
 
 
-def telemetry_of(provider: TracerProvider | None) -> dict[str, Any]:
+def telemetry_of(provider: TracerProvider | None) -> TelemetryConfig:
     """FastAPI's settings: a span of each request and nothing else, because its logs hold messages of errors."""
 
-    def untraced(scope: "Scope") -> bool:
+    def untraced(scope: MutableMapping[str, Any]) -> bool:
         return provider is None or scope.get("path") in UNTRACED
 
     return {
