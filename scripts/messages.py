@@ -197,7 +197,12 @@ class Errors:
             text = re.sub(r"{\w*}", "", message)
             # A part with values is recognised by its letters only.
             sure = whole or text == message or len(text) >= SHORTEST
-            if sure and SENTENCE.search(re.sub(r"{\w*}", "{}", message)) and not message.startswith(("\n", "|")):
+            if (
+                sure
+                and SENTENCE.search(re.sub(r"{\w*}", "{}", message))
+                and message.isprintable()
+                and message[0] != "|"
+            ):
                 self.found.append((place.where, message))
             for piece in form:
                 if not isinstance(piece, str):

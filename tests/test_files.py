@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sioconv.errors import UserError
-from sioconv.files import atomic_folder, atomic_write, disk_errors, sha256_file
+from sioconv.files import atomic_folder, atomic_write, disk_errors, sha256_file, work_folder
 
 Atomic = Callable[[Path], AbstractContextManager[Path]]
 
@@ -247,3 +247,19 @@ def test_many_writers_of_one_file_never_lose_theirs(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not failures and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_work_folder_is_for_its_user_alone_and_goes_at_the_end_or_with_the_next(tmp_path: Path) -> None:
+    name = tmp_path / "new" / "talks"
+    with work_folder(name) as folder:
+        assert folder.parent == name.parent and folder.stat().st_mode & 0o777 == 0o700
+        (folder / "copy.txt").write_text("秘密", encoding="utf-8")
+    assert list(tmp_path.iterdir()) == []  # the folder above was made for it
+    name.parent.mkdir()
+    left = name.with_name(".talks.0123abcd")
+    left.mkdir()
+    mine = name.with_name(".talks")
+    mine.touch()
+    with work_folder(name) as first, work_folder(name) as second:  # neither takes the other's
+        assert sorted(name.parent.iterdir()) == sorted([mine, first, second])
+    assert list(name.parent.iterdir()) == [mine]

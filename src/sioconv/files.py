@@ -138,7 +138,7 @@ def atomic_write(target: Path, private: bool = False) -> Iterator[Path]:
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):  # what can't be taken away stops nobody
-            _sweep(target)
+            sweep(target)
         temporary, handle = _begin(target, lambda path: os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666)))
         try:
             if target.is_file() and not target.is_symlink():
@@ -163,7 +163,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):  # what can't be taken away stops nobody
-            _sweep(target)
+            sweep(target)
         temporary, handle = _begin(target, Path.mkdir)
         try:
             yield temporary
@@ -181,6 +181,35 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             os.close(handle)
 
 
+@contextmanager
+def work_folder(name: Path) -> Iterator[Path]:
+    """Yields a new empty folder, hidden beside `name`, that only this user can read; it is removed at the end.
+
+    What a killed process has left there under that name is removed first, and by `sweep`. So is the folder above, at
+    the end, where it was made for this and nothing else has come into it.
+
+    Args:
+        name: where, and what it is for; nothing gets this very name.
+
+    Raises:
+        UserError: the disk is full, or the folder above can't be written.
+    """
+    with disk_errors(name):
+        made = not name.parent.exists()
+        name.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # what can't be taken away stops nobody
+            sweep(name)
+        folder, handle = _begin(name, lambda path: path.mkdir(mode=0o700))
+    try:
+        yield folder
+    finally:
+        remove(folder)
+        os.close(handle)
+        if made:
+            with suppress(OSError):
+                name.parent.rmdir()
+
+
 def hidden_folder(target: Path) -> Path:
     """A new empty folder beside `target`, in which what shall become `target` is made."""
     temporary = _temporary(target)
@@ -194,7 +223,7 @@ def _temporary(target: Path) -> Path:
 
 
 def _begin(target: Path, make: Callable[[Path], object]) -> tuple[Path, int]:
-    """What is to become `target`, made under a new name, and the handle of a lock that tells `_sweep` to leave it."""
+    """What is to become `target`, made under a new name, and the handle of a lock that tells `sweep` to leave it."""
     while True:
         temporary = _temporary(target)
         make(temporary)
@@ -215,7 +244,7 @@ def _begin(target: Path, make: Callable[[Path], object]) -> tuple[Path, int]:
         os.close(handle)
 
 
-def _sweep(target: Path) -> None:
+def sweep(target: Path) -> None:
     """Removes what killed writers of this very target have left beside it; what another one is writing stays.
 
     A folder that was moved aside for one that never came is put back.

@@ -767,3 +767,22 @@ def test_a_number_of_threads_that_numba_cant_take(main: Main, monkeypatch: pytes
     monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
     code, out, err = main("--version")
     assert (code, out) == (2, "") and err.startswith(f"sioconv: NUMBA_NUM_THREADS is {threads} in the environment: ")
+
+
+@pytest.mark.parametrize("features", ["xyz", "+avx2,sse"])
+def test_features_that_would_end_the_process(main: Main, monkeypatch: pytest.MonkeyPatch, features: str) -> None:
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
+    code, out, err = main("--version")
+    assert (code, out) == (2, "") and err.startswith(f"sioconv: NUMBA_CPU_FEATURES is {features} in the environment: ")
+
+
+def test_a_variable_that_numba_cant_read_is_one_line() -> None:
+    """numba warns of it by a traceback."""
+    code = "from sioconv.cli import main; main._quiet_libraries(); import numba, warnings; warnings.warn('other')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | ENVIRONMENT | {"NUMBA_OPT": "x"}, encoding="utf-8",
+        capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    start = "warning: Environment variable 'NUMBA_OPT' is defined but its associated value 'x' could not be parsed."
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines() == [start, "<string>:1: UserWarning: other"]

@@ -36,6 +36,9 @@ LINES: dict[str, list[str]] = {
     "data inspect": [str(RUN / "data")],
     "evaluate": [BASE, "--text", "rivers.jsonl"],
     "report": [str(RUN)],
+    "export onnx": [MODEL, "OUT"],
+    "export page": [MODEL, "OUT"],
+    "compare": [str(RUN), "runs/other", "--out", "OUT", "--bytes", "200", "--pairs", "1"],
     "convert": ["FILE", "OUT"],
     "demo": ["--recipe", "recipe.yaml"],
 }  # fmt: skip
@@ -92,10 +95,10 @@ def _bytes(text: str) -> bytes:
 
 
 def make_place(server: Server, folder: Path) -> Path:
-    """A workplace with a finished run that is measured, and a table of one's own."""
+    """A workplace with a finished run that is measured, one that is only pretrained, and a table of one's own."""
     write_workplace(folder)
     (folder / "own.csv").write_text(OWN, encoding="utf-8")
-    for command in (("finetune", "recipe.yaml"), ("report", str(RUN))):
+    for command in (("finetune", "recipe.yaml"), ("report", str(RUN)), ("pretrain", "recipe.yaml", "--name", "other")):
         answer = server.run(folder, *command)
         assert answer.code == 0, answer.said
     return folder

@@ -103,6 +103,7 @@ def spare() -> None:
     """Takes out of every child what is the same in all of them, or is looked at by nobody."""
     from sioconv.evaluate import pictures
     from sioconv.publish import folder as published
+    from sioconv.publish.page import folder as page
     from sioconv.recipe import files, schema
     from sioconv.serve import server
     from sioconv.train import loop
@@ -114,12 +115,14 @@ def spare() -> None:
             known[key] = checked(values)
         return copy.deepcopy(known[key])
 
+    find_runtime = page.find_runtime  # it would be downloaded
     replacements: tuple[tuple[Any, str, Any], ...] = (
         (loop, "matrix_speed", lambda *_: 1e9),  # shown on the terminal, and nothing else
         (pictures, "_svg", lambda _: b"<svg></svg>"),
         (files, "parse_yaml", functools.cache(files.parse_yaml)),
         (schema, "build", build),
         (published, "verify_folder", lambda _: 0.0),  # a process of seconds, with tests of its own
+        (page, "find_runtime", lambda given: find_runtime(given) if given else Path(__file__)),
         (server, "run_server", lambda *_: None),  # it would run until it is stopped
     )
     for module, name, value in replacements:

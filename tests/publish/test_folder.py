@@ -40,12 +40,14 @@ def test_a_stranger_can_load_it_and_it_computes_the_same(
         return found[-1]
 
     monkeypatch.setattr("sioconv.publish.folder.verify_folder", verify)
-    run, out = make_run(), tmp_path / "hub" / "tiny"
+    monkeypatch.chdir(tmp_path)
+    run, out = make_run(), Path("hub/tiny")  # a relative path, as people give it
     model, _ = load_model_folder(run / "model")
     save_initial_state(tmp_path / "poet.safetensors", model, model.fingerprint())
     publish(run / "model", out, state=[f"poet={tmp_path / 'poet.safetensors'}"], benchmark="aoba/heldout")
     assert len(found) == 1 and found[0] < 1e-4
     assert is_published(out) and not is_published(run / "model")
+    assert not [path for path in Path("hub").rglob(".*") if path.name != ".eval_results"]
     check_sums(out)
     check_sums(out / "personas")
     data = ModelCard.load(out / "README.md").data

@@ -284,3 +284,11 @@ def test_a_path_that_is_no_run_says_which_run_is_meant(tmp_path: Path, monkeypat
         assert re.search(said, why_no_run(Path(path))), (path, why_no_run(Path(path)))
     (tmp_path / "empty").mkdir()
     assert "it holds no recipe.yaml: give a folder that `sioconv pretrain` made" in why_no_run(Path("empty"))
+
+
+def test_what_a_killed_tuning_has_left_goes_with_the_next_command(load: Load) -> None:
+    left = Path("runs/.tuning.0123abcd")
+    left.mkdir(parents=True)
+    (left / "own1.jsonl").write_text("{}", encoding="utf-8")
+    stages.make_tokenizer(load())
+    assert [path.name for path in Path("runs").iterdir()] == ["small"]

@@ -1,6 +1,8 @@
 """sioconv.run.tune: own files on top of a base by the stages of a run, asked before and after."""
 
 import json
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,21 @@ def test_without_a_run_the_packages_model_is_the_base(
     assert sources and all(source.origin in ("bundled", "identity") for source in sources)
     monkeypatch.chdir(base / "runs")
     assert find_base(None, "x")[0] == place
+
+
+@pytest.mark.usefixtures("base")
+def test_own_conversations_are_copied_to_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "temporary"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    seen: list[Path] = []
+
+    def imports(_files: Sequence[Path], out: Path, _: ImportOptions) -> None:
+        assert out.parent.parent == Path("runs") and out.parent.stat().st_mode & 0o777 == 0o700
+        seen.extend(elsewhere.iterdir())
+        raise UserError("killed here")
+
+    monkeypatch.setattr("sioconv.run.tune.import_files", imports)
+    with pytest.raises(UserError, match="killed here"):
+        tune(["line.txt"], TuneOptions("花子"), ImportOptions(["花子"]), SET)
+    assert seen == [] and [path.name for path in Path("runs").iterdir()] == ["demo"]

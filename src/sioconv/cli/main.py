@@ -6,8 +6,9 @@ Everything heavy is imported inside the function that needs it, so that `sioconv
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sioconv import __version__
 from sioconv.cli.chat import CHAT
@@ -71,9 +72,7 @@ def run(arguments: list[str]) -> None:
         arguments = choose_language(arguments)
     except ValueError as error:
         raise UserError(f"--lang: {str(error)!r} is none that is spoken here: give ja or en") from error
-    threads = os.environ.get("NUMBA_NUM_THREADS", "1").strip()
-    if threads.isascii() and threads.lstrip("-").isdigit() and int(threads) < 1:  # numba's import would raise
-        raise UserError(f"NUMBA_NUM_THREADS is {threads} in the environment: unset it or give a positive number")
+    _check_environment()
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
         show(usage(), end="")
@@ -87,12 +86,29 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"unknown verb {name!r}: choose from {', '.join(VERBS)}; see sioconv --help")
 
 
+def _check_environment() -> None:
+    """Raises UserError for what numba can't take: its import would raise, or LLVM end the process."""
+    threads, features = (os.environ.get(name, "").strip() for name in ("NUMBA_NUM_THREADS", "NUMBA_CPU_FEATURES"))
+    if threads.isascii() and threads.lstrip("-").isdigit() and int(threads) < 1:
+        raise UserError(f"NUMBA_NUM_THREADS is {threads} in the environment: unset it or give a positive number")
+    if features and not all(feature.startswith(("+", "-")) for feature in features.split(",")):
+        raise UserError(f"NUMBA_CPU_FEATURES is {features} in the environment: unset it or give such as +avx2,-avx512f")
+
+
 def _quiet_libraries() -> None:
     """Bars and notices of the libraries would stand between our own lines."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    usual = warnings.formatwarning
+
+    def without_traceback(message: Warning | str, *more: Any, **others: Any) -> str:
+        """numba warns of a variable that it can't read by a traceback; what it says first is enough."""
+        first, *rest = str(message).splitlines() or [""]
+        return f"warning: {first}\n" if any("Traceback" in line for line in rest) else usual(message, *more, **others)
+
+    warnings.formatwarning = without_traceback
     log = logging.StreamHandler()
     log.setFormatter(VisibleFormatter())
     logging.basicConfig(handlers=[log])

@@ -40,7 +40,6 @@ def serve(arguments: "Namespace") -> None:
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
-        import sse_starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"sioconv serve needs {error.name}: pip install 'sioconv[serve]'") from error

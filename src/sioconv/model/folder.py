@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from sioconv import unique_keys
 from sioconv.checksums import check_sums, checksums, read_sums, write_sums
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder, missing, refuse_pointer, shown
@@ -18,6 +19,7 @@ from sioconv.model.initial_state import load_initial_state
 from sioconv.tokenizer_files import check_template, settle_tokenizer
 
 CONFIG = "config.json"
+SETTINGS = (CONFIG, "generation_config.json", "tokenizer_config.json")
 SHOWN = 4  # model folders in a message
 
 
@@ -175,10 +177,21 @@ def _check_files(folder: Path) -> Any:
     for names in ((CONFIG,), ("model.safetensors", "model.safetensors.index.json"), ("tokenizer.json",)):
         if not any((folder / name).is_file() for name in names):
             raise UserError(f"no {names[0]} in {folder}: this is not a whole model folder: train one or copy it again")
+    found = {name: _json_object(folder / name) for name in SETTINGS if (folder / name).is_file()}
+    return found[CONFIG].get("model_type")
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError for anything else, and for keys of which libraries take the last."""
     try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise UserError(f"{folder / CONFIG} is not a JSON object: copy the folder again") from error
+        values = unique_keys.loads(file.read_text(encoding="utf-8"))
+    except unique_keys.RepeatedKeyError as error:
+        raise UserError(f"{shown(file)}: {error}: leave in it the one that is meant") from error
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{shown(file)} is not a JSON object: copy the folder again")
+    return values
 
 
 def _models_below(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ import yaml
 
 from sioconv.checksums import SUMS, checksums, write_sums
 from sioconv.errors import UserError
-from sioconv.files import atomic_folder, shown
+from sioconv.files import atomic_folder, shown, work_folder
 from sioconv.model import load_model_folder
 from sioconv.model.folder_code import FILE, write_code
 from sioconv.progress import say
@@ -198,5 +198,5 @@ def in_temporary_place(folder: Path | None) -> Iterator[Path]:
     if folder is not None:
         yield folder
         return
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name) / "model"
+    with work_folder(Path(tempfile.gettempdir()) / "sioconv-publish") as place:
+        yield place / "model"

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sioconv.errors import UserError
+from sioconv.files import work_folder
 from sioconv.model import load_model_folder
 
 LENGTH = 64  # tokens that are compared
@@ -59,8 +59,7 @@ def verify_folder(folder: Path) -> float:
 
 
 def _logits_elsewhere(folder: Path, ids: Tensor) -> Tensor:
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
+    with work_folder(folder.absolute() / "stranger") as place:
         save_file({"ids": ids}, place / "ids.safetensors")
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(place / "modules")}

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sioconv.data.shards.pipeline import INPUTS
 from sioconv.data.shards.shard_set import INDEX, MANIFEST, MASK, TOKENS
 from sioconv.data.tokenizer.report import JSON_FILE, TABLE_FILE
 from sioconv.errors import UserError
-from sioconv.files import disk_errors, missing, remove_leftovers, shown
+from sioconv.files import disk_errors, missing, remove_leftovers, shown, sweep
 from sioconv.model.initial_state import INITIAL_STATE_FILE
 from sioconv.progress import say
 from sioconv.train.budget import PLAN
@@ -26,6 +26,7 @@ if sys.platform != "win32":
 
 RECIPE, MADE = "recipe.yaml", "made.json"
 TOKENIZER, DATA, CHECKPOINTS, BASE, MODEL, REPORT = "tokenizer", "data", "checkpoints", "base", "model", "report"
+TUNING = "tuning"  # what `tune` works in, hidden beside the runs: a copy of one's own conversations
 UNFINISHED = ", unfinished"  # behind the stage that had made a result, and is at work on a longer one
 SHOWN = 4  # runs in a message
 # Below the run's folder, where commands write; and what, so that a user's own hidden files aren't taken for theirs.
@@ -74,6 +75,8 @@ def at_work(run: Path) -> Iterator[None]:
             for folder in [run] if pattern == "." else sorted(run.glob(pattern)):
                 if folder.is_dir():
                     remove_leftovers(folder, NAMES)
+        with suppress(OSError):
+            sweep(run.parent / TUNING)
         yield
 
 

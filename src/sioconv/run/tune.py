@@ -6,7 +6,6 @@ questions from held-out conversations to the model before and after.
 
 import filecmp
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -22,7 +21,7 @@ from sioconv.data.sources.source import read_rows
 from sioconv.data.tokenizer.tokenizer import encode_texts, load_tokenizer
 from sioconv.errors import UserError
 from sioconv.evaluate.heldout import assistant_loss
-from sioconv.files import atomic_write, missing, shown
+from sioconv.files import atomic_write, missing, shown, work_folder
 from sioconv.generate import SamplingConfig, generate_text
 from sioconv.generate.conversation import Conversation
 from sioconv.importing.options import ImportOptions
@@ -35,7 +34,7 @@ from sioconv.recipe.files import merge, parse_overrides
 from sioconv.recipe.schema import Recipe, build, load_recipe
 from sioconv.run import stages
 from sioconv.run.demo import set_aside
-from sioconv.run.folder import BASE, MODEL, RECIPE
+from sioconv.run.folder import BASE, MODEL, RECIPE, TUNING
 from sioconv.run.persona import as_lines, read_persona
 
 SOURCES, ANSWERS = "sources", "answers.json"
@@ -203,8 +202,7 @@ def _with_files(
     settings: Sequence[str],
 ) -> Recipe:
     """The recipe for the files; what was imported lies in the run's folder. An older run of that name is set aside."""
-    with tempfile.TemporaryDirectory() as work:
-        made = Path(work)
+    with work_folder(Path("runs") / TUNING) as made:
         own = {f"own{number}": _own_source(Path(file), made / f"own{number}.jsonl", importing)
                for number, file in enumerate(files, start=1)}  # fmt: skip
         if options.persona is not None:

@@ -13,6 +13,7 @@ from sioconv.serve.access.edge import Edge
 from sioconv.serve.api import about, chat, completions, conversations, responses, states, tokens
 from sioconv.serve.page_files import PageFiles
 from sioconv.serve.service import Service
+from sioconv.serve.telemetry.tracing import telemetry_of
 
 PAGE = Path(__file__).parent / "page"
 EXPIRE_EVERY = 300.0  # seconds
@@ -35,8 +36,13 @@ def make_app(service: Service, hosts: Collection[str] | None = None) -> FastAPI:
             cleaner.cancel()
             for served in service.models.values():
                 await asyncio.to_thread(served.runner.close)
+            if service.tracer_provider is not None:
+                await asyncio.to_thread(service.tracer_provider.shutdown)  # sends what is left
 
-    app = FastAPI(title="sioconv", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    telemetry = telemetry_of(service.tracer_provider)
+    app = FastAPI(
+        title="sioconv", version=__version__, lifespan=life, docs_url=None, redoc_url=None, telemetry=telemetry
+    )
     app.state.service = service
     errors.install(app)
     for part in (about, chat, completions, responses, conversations, states, tokens):

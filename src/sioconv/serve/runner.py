@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from sioconv.generate.engine import Engine, Event, Request
 T = TypeVar("T")
 logger = logging.getLogger("sioconv.serve")
 Sink = Callable[[Event | BaseException], object]
+MOST_ASIDE = 1024  # requests that wait for an engine with nothing else to do; older ones are forgotten
 
 
 class EngineFailedError(Exception):
@@ -41,6 +43,7 @@ class Runner:
         self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._events: list[tuple[asyncio.AbstractEventLoop, Sink, Event]] = []  # of this step
         self._sinks: dict[int, tuple[asyncio.AbstractEventLoop, Sink] | None] = {}  # of all requests that run
+        self._aside: deque[Request] = deque(maxlen=MOST_ASIDE)
         self._closed = False
         self.steps = 0
         self._written, self._seconds = 0.0, 0.0  # of late: what is older counts less
@@ -49,8 +52,8 @@ class Runner:
 
     @property
     def running(self) -> int:
-        """Texts that are being read or written."""
-        return self._engine.running
+        """Texts that are being read or written, or wait for that."""
+        return self._engine.running + len(self._aside)
 
     @property
     def tokens_per_second(self) -> float:
@@ -81,16 +84,21 @@ class Runner:
         return Running(self, request, seconds)
 
     def read_aside(self, request: Request) -> None:
-        """Runs a request whose events nobody waits for: it fills the engine's store."""
+        """Runs a request whose events nobody waits for, once nothing else runs: it fills the engine's store.
 
-        def submit() -> None:
-            def forget(event: Event) -> None:
-                self._sinks.pop(event.request, None)
+        Where the engine never rests it isn't run, and whoever goes on from its text reads it then.
+        """
+        self.call(lambda: self._aside.append(request))
 
-            number = self._engine.submit(request, forget)
-            self._sinks[number] = None
+    def forget_aside(self, owner: str) -> "Future[None]":
+        """Forgets the requests of an owner, see `serve.prompts.scope_of`, that `read_aside` was given."""
 
-        self.call(submit)
+        def forget() -> None:
+            kept = [request for request in self._aside if request.scope.partition("/")[0] != owner]
+            self._aside.clear()
+            self._aside.extend(kept)
+
+        return self.call(forget)
 
     def close(self) -> None:
         """Ends the thread after its current step; what runs is lost."""
@@ -118,6 +126,8 @@ class Runner:
                     self._calls.get(block=not busy)()
                     busy = True
             try:
+                if self._aside and not self._engine.running:
+                    self._submit_aside(self._aside.popleft())
                 start = time.perf_counter()
                 busy = self._engine.step()
                 self.steps += busy
@@ -126,6 +136,13 @@ class Runner:
                 logger.exception("a step of the engine has failed")
                 self._fail()
             self._hand_out()
+
+    def _submit_aside(self, request: Request) -> None:
+        def forget(event: Event) -> None:
+            self._sinks.pop(event.request, None)
+
+        number = self._engine.submit(request, forget)
+        self._sinks[number] = None
 
     def _measure(self, seconds: float) -> None:
         written = sum(event.token is not None for _, _, event in self._events)
@@ -140,8 +157,9 @@ class Runner:
                 self._deliver(loop, [(sink, event) for there, sink, event in events if there is loop])
 
     def _fail(self) -> None:
-        """Ends everything that runs."""
+        """Ends everything that runs or waits."""
         self._engine.clear()
+        self._aside.clear()
         for there in self._sinks.values():
             if there is not None:
                 self._deliver(there[0], [(there[1], EngineFailedError("a step of the engine has failed"))])

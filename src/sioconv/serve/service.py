@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
 
@@ -13,8 +14,8 @@ from sioconv.serve.access.limits import Limits
 from sioconv.serve.config import ServeConfig
 from sioconv.serve.errors import ApiError
 from sioconv.serve.memory.records import Records
-from sioconv.serve.metrics import Metrics
 from sioconv.serve.models import ServedModel
+from sioconv.serve.telemetry.metrics import Metrics
 
 OPEN = owner_of("")  # the owner of all states where there are no keys
 
@@ -33,6 +34,7 @@ class Service:
         metrics: what happened.
         draining: whether it is being stopped.
         writing: how to cancel responses that are being written, by owner and id.
+        tracer_provider: makes the spans of requests; None for none.
     """
 
     models: Mapping[str, ServedModel]
@@ -45,6 +47,7 @@ class Service:
     draining: bool = False
     writing: dict[tuple[str, str], Callable[[], None]] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
+    tracer_provider: Any | None = None
 
     def model(self, name: str) -> ServedModel:
         """The model of a name. Raises ApiError where there is none."""

@@ -12,9 +12,10 @@ from sioconv.serve.access.limits import Limits
 from sioconv.serve.config import ServeConfig
 from sioconv.serve.memory.in_memory import InMemory
 from sioconv.serve.memory.records import Records
-from sioconv.serve.metrics import Metrics
 from sioconv.serve.models import load_models
 from sioconv.serve.service import Service
+from sioconv.serve.telemetry.metrics import Metrics
+from sioconv.serve.telemetry.tracing import provider_from_environment
 from sioconv.train.config import set_threads
 
 SECRET = "SIOCONV_STORE_KEY"
@@ -49,7 +50,8 @@ def make_service(
     states = None if store is None else StateStore(config.memory, backing, config.ttl)
     records = None if store is None else Records(backing or InMemory(config.memory, config.ttl))
     served = load_models(models, personas, states, config, pick_device(device))
-    return Service(served, config, states, records, keys, Limits(config), Metrics())
+    tracer_provider = provider_from_environment()
+    return Service(served, config, states, records, keys, Limits(config), Metrics(), tracer_provider=tracer_provider)
 
 
 def _backing(store: str, config: ServeConfig) -> Backing:

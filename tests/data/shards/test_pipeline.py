@@ -168,6 +168,30 @@ def test_what_is_there_is_left_alone_until_something_changes(tmp_path: Path, tok
     assert sorted(entry.name for entry in out.iterdir()) == PUBLISHED
 
 
+def test_what_is_made_again_is_told_with_its_reason(
+    tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts, out = tmp_path / "texts", tmp_path / "out"
+    texts.mkdir()
+    for name in ("a", "b", "c"):
+        write_jsonl(texts / f"{name}.jsonl", [{"text": f"{name} {number}"} for number in range(20)])
+
+    def said(data: DataConfig) -> str:
+        prepare_source("s", SourceConfig(str(texts)), data, tokenizer_folder, out)
+        return "".join(line for line in capsys.readouterr().err.splitlines() if "warning" in line)
+
+    start = "warning: data s: made again, because this isn't as it was at its last making: "
+    assert said(DataConfig(heldout=0)) == said(DataConfig(heldout=0)) == ""
+    write_jsonl(texts / "a.jsonl", [{"text": "another"}] * 20)
+    (texts / "b.jsonl").rename(texts / "d.jsonl")
+    assert said(DataConfig(heldout=0)) == f"{start}a.jsonl (changed), d.jsonl (new), b.jsonl (gone)"
+    assert said(DataConfig(heldout=0.5)) == f"{start}heldout (changed)"
+    for number in range(8):
+        write_jsonl(texts / f"n{number}.jsonl", [{"text": "new"}])
+    listed = ", ".join(f"n{number}.jsonl (new)" for number in range(5))
+    assert said(DataConfig(heldout=0)) == f"{start}{listed}, 3 more, heldout (changed)"
+
+
 def test_shards_of_before_are_made_again_where_text_is_read_otherwise_since(
     tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

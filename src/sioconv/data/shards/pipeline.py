@@ -48,6 +48,7 @@ INPUTS = ".inputs.json"
 # How text is read, by what has its own rules; a number grows where the same files begin to give another text, so that
 # shards of before are made again. What isn't here has been read in the same way from the beginning.
 READING = {"normalise": 2, "wikitext": 2, "conversations": 2}
+NAMED = 5  # files of a message
 BATCH_BYTES = 1_000_000  # of text that is tokenised together: enough for all cores, whatever the documents' sizes
 
 
@@ -162,6 +163,8 @@ def _prepare_source(name: str, source: SourceConfig, data: DataConfig, tokenizer
             else:
                 remove(old)
         if not made:
+            if changed := _changed(out / "train", about):
+                say(f"warning: data {name}: made again, because this isn't as it was at its last making: {changed}")
             if guesses := guessed_encodings(source):
                 say(f"data {name}: encodings guessed: {guesses}")
             try:
@@ -248,6 +251,26 @@ def _is_made(folder: Path, about: dict[str, Any]) -> bool:
     except UserError:
         return False
     return True
+
+
+def _changed(folder: Path, about: dict[str, Any]) -> str:
+    """What isn't as it was when the shards in a folder were made; an empty string where none can be read."""
+    try:
+        before = ShardSet.open(folder).manifest
+    except UserError:  # `_is_made` tells of damaged ones
+        return ""
+    facts = [f"{key} (changed)" for key in about if key != "inputs" and before.get(key) != about[key]]
+    old, new = before.get("inputs", []), about["inputs"]
+    gone, come = ({_named(one) for one in some if one not in others} for some, others in ((old, new), (new, old)))
+    names = {"changed": gone & come, "new": come - gone, "gone": gone - come}
+    files = [f"{name} ({what})" for what, each in names.items() for name in sorted(each)]
+    more = [f"{len(files) - NAMED} more"] if len(files) > NAMED else []
+    return ", ".join([*files[:NAMED], *more, *facts])
+
+
+def _named(one: dict[str, Any]) -> str:
+    """What an input is called: a file, a dataset, or what is built from a name."""
+    return str(one.get("file") or one.get("dataset") or "its conversations")
 
 
 def _publish(

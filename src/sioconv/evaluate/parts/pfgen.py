@@ -16,6 +16,7 @@ from typing import Any
 from sioconv.errors import UserError
 from sioconv.evaluate.parts.writing import write
 from sioconv.evaluate.subject import Subject
+from sioconv.files import work_folder
 from sioconv.generate import SamplingConfig
 from sioconv.progress import track
 
@@ -52,11 +53,11 @@ def measure_pfgen(subject: Subject, folder: str, trials: int) -> dict[str, Any]:
     tasks = [task for task in json.loads(_run(clone, "-c", PROMPTS, str(trials))) if task["question"] in scored]
     if not tasks:
         raise UserError(f"no question in {folder}/data: copy its files Q01.json and so on again")
-    with tempfile.TemporaryDirectory() as temporary:
-        answers = Path(temporary) / "trials.jsonl"
+    with work_folder(Path(tempfile.gettempdir()) / "sioconv-pfgen") as temporary:
+        answers = temporary / "trials.jsonl"
         answers.write_text("".join(_answers(subject, tasks)), encoding="utf-8")
         _run(clone, "pfgen_eval.py", str(answers))
-        result = json.loads((Path(temporary) / "result.json").read_text(encoding="utf-8"))
+        result = json.loads((temporary / "result.json").read_text(encoding="utf-8"))
     scores = result["scores"]
     return {
         "score": result["score"], "score_std": result["score_std"],

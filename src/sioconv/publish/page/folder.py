@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from sioconv.data.chat import end_of_turn_id
 from sioconv.data.tokenizer.tokenizer import ROLE_TOKENS
 from sioconv.errors import UserError
 from sioconv.evaluate.timescales import half_lives
-from sioconv.files import atomic_folder, refuse_existing, sha256_file
+from sioconv.files import atomic_folder, refuse_existing, sha256_file, work_folder
 from sioconv.generate.config import SamplingConfig
 from sioconv.generate.vocabulary import Vocabulary
 from sioconv.model import SioConvForCausalLM
@@ -94,8 +93,8 @@ def _write_model(
     model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast, place: Path, name: str
 ) -> dict[str, Any]:
     """The graph in parts, the tokenizer, and what the page must know of both."""
-    with tempfile.TemporaryDirectory() as temporary:
-        graph = Path(temporary) / "model.onnx"
+    with work_folder(place / "graph") as temporary:
+        graph = temporary / "model.onnx"
         difference = write_graph(model, tokenizer, graph)
         data = graph.read_bytes()
     parts = []

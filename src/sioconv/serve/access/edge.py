@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sioconv.serve.config import ServeConfig
 from sioconv.serve.errors import ApiError
-from sioconv.serve.metrics import Metrics
+from sioconv.serve.telemetry.metrics import Metrics
 from sioconv.serve.wire import ClientGoneError
 
 logger = logging.getLogger("sioconv.serve")

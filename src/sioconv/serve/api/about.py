@@ -37,8 +37,8 @@ async def load_model(body: ModelName, request: Request) -> Response:
     service = service_of(request)
     service.client(request)
     served = service.model(body.model)
-    said = event({"status": "ready", "model": served.name, "cached": True})["data"]
-    return Response(f"data: {said}\n\n", media_type="text/event-stream")
+    said = event({"status": "ready", "model": served.name, "cached": True})
+    return Response(said, media_type="text/event-stream")
 
 
 @router.get("/metrics")

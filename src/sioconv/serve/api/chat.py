@@ -11,10 +11,11 @@ from sioconv.serve.api.schema import ChatRequest
 from sioconv.serve.errors import ApiError, to_api_error
 from sioconv.serve.prompts import chat_prompt, grammar_of, start_of, to_base64
 from sioconv.serve.service import service_of
-from sioconv.serve.wire import DONE, EventStream, Json, event, unless_gone
+from sioconv.serve.wire import DONE, EventStream, Json, event, to_json, unless_gone
 from sioconv.serve.writing import Piece, Writing
 
 router = APIRouter()
+TEXT = "\x00 the text of a piece \x00"  # stands for it where an event is prepared
 
 
 @router.post("/v1/chat/completions")
@@ -39,7 +40,7 @@ async def create(body: ChatRequest, request: Request) -> Response:
     asked = Asked(service, client, served, writing, "chatcmpl-")
     if body.stream:
         await asked.begin_for(request)
-        return EventStream(_events(asked, body), asked.close, service.config.grace)
+        return EventStream(_events(asked, body), asked.close)
     try:
         return Json(await unless_gone(request, _whole(asked, body)))
     finally:
@@ -76,18 +77,22 @@ async def _state(asked: Asked, body: ChatRequest, branch: int) -> dict[str, Any]
     return {"state": to_base64(asked.served.pack(await asked.writing.close(branch)))}
 
 
-async def _events(asked: Asked, body: ChatRequest) -> AsyncGenerator[dict[str, str], None]:
+async def _events(asked: Asked, body: ChatRequest) -> AsyncGenerator[bytes, None]:
     """The events of a stream; an error that comes too late for a status is one of them."""
     head = asked.head("chat.completion.chunk")
     usage: dict[str, Any] = {"usage": None} if body.stream_options and body.stream_options.include_usage else {}
 
-    def chunk(branch: int, delta: dict[str, Any], finish: str | None = None, /, **more: Any) -> dict[str, str]:
+    def chunk(branch: int, delta: dict[str, Any], finish: str | None = None, /, **more: Any) -> bytes:
         choice = {"index": branch, "delta": delta, "logprobs": None, "finish_reason": finish, **more}
         return event({**head, "choices": [choice], **usage})
 
-    def of(piece: Piece) -> dict[str, str]:
-        content = logprobs_of(asked.served, piece.tokens)
-        logprobs = {"content": content, "refusal": None} if content else None
+    # All events with text are alike but for the text: only that is encoded anew.
+    frames = [chunk(branch, {"content": TEXT}).split(to_json(TEXT)) for branch in range(body.n)]
+
+    def of(piece: Piece) -> bytes:
+        if not piece.tokens:
+            return to_json(piece.text).join(frames[piece.branch])
+        logprobs = {"content": logprobs_of(asked.served, piece.tokens), "refusal": None}
         return chunk(piece.branch, {"content": piece.text}, logprobs=logprobs)
 
     try:
@@ -100,6 +105,6 @@ async def _events(asked: Asked, body: ChatRequest) -> AsyncGenerator[dict[str, s
                 yield chunk(piece.branch, {}, piece.finish, **await _state(asked, body, piece.branch))
         if usage:
             yield event({**head, "choices": [], "usage": usage_of(asked.writing), "sioconv": asked.extras()})
-        yield event(DONE)
+        yield DONE
     except Exception as error:
         yield event(to_api_error(error).body())

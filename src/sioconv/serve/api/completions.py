@@ -37,7 +37,7 @@ async def create(body: CompletionRequest, request: Request) -> Response:
     asked = [await _asked(service, client, served, body, prompt, start, stored) for prompt in prompts]
     if body.stream:
         await asked[0].begin_for(request)
-        return EventStream(_events(asked[0], body, _text(prompts[0], served)), asked[0].close, service.config.grace)
+        return EventStream(_events(asked[0], body, _text(prompts[0], served)), asked[0].close)
     try:
         return Json(await unless_gone(request, _whole(asked, body, [_text(prompt, served) for prompt in prompts])))
     finally:
@@ -145,7 +145,7 @@ async def _state(asked: Asked, body: CompletionRequest, branch: int) -> dict[str
     return {"state": to_base64(asked.served.pack(await asked.writing.close(branch)))}
 
 
-async def _events(asked: Asked, body: CompletionRequest, text: str) -> AsyncGenerator[dict[str, str], None]:
+async def _events(asked: Asked, body: CompletionRequest, text: str) -> AsyncGenerator[bytes, None]:
     head = asked.head("text_completion")
     usage: dict[str, Any] = {"usage": None} if body.stream_options and body.stream_options.include_usage else {}
     try:
@@ -157,6 +157,6 @@ async def _events(asked: Asked, body: CompletionRequest, text: str) -> AsyncGene
             yield event({**head, "choices": [choice], **usage})
         if usage:
             yield event({**head, "choices": [], "usage": usage_of(asked.writing), "sioconv": asked.extras()})
-        yield event(DONE)
+        yield DONE
     except Exception as error:
         yield event(to_api_error(error).body())

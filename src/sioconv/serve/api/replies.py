@@ -11,6 +11,7 @@ from fastapi import Request
 from sioconv.serve.access.keys import Client
 from sioconv.serve.models import ServedModel
 from sioconv.serve.service import Service
+from sioconv.serve.telemetry.tracing import Phases
 from sioconv.serve.wire import unless_gone
 from sioconv.serve.writing import Piece, Token, Writing
 
@@ -40,6 +41,7 @@ class Asked:
         self.id, self.created = f"{name}{secrets.token_hex(16)}", int(time.time())
         self.served, self.writing, self.sampling = served, writing, writing.sampling
         self._service, self._client = service, client
+        self._phases = Phases(service.tracer_provider, served.name)
         self._run_of_pieces = self._run()
         self._begun = False
 
@@ -76,21 +78,34 @@ class Asked:
     async def _run(self) -> AsyncGenerator[Piece | None, None]:
         arrived, model, metrics = time.perf_counter(), self.served.name, self._service.metrics
         first = True
-        async with self._service.room(self.served, self._client, len(self.writing.replies)):
-            try:
-                async with aclosing(self.writing.pieces(self._service.config.max_seconds)) as pieces:
-                    async for piece in pieces:
-                        if piece is not None and first:
-                            first = False
-                            metrics.first.labels(model).observe(time.perf_counter() - arrived)
-                        yield piece
-            finally:
-                metrics.seconds.labels(model).observe(time.perf_counter() - arrived)
-                counts = {"written": self.writing.tokens}
-                if (reading := self.writing.reading) is not None:
-                    counts |= {"read": reading.read, "reused": reading.reused}
-                for kind, count in counts.items():
-                    metrics.tokens.labels(model, kind).inc(count)
+        self._phases.enter("queue")
+        try:
+            async with self._service.room(self.served, self._client, len(self.writing.replies)):
+                self._phases.enter("prefill")
+                try:
+                    async with aclosing(self.writing.pieces(self._service.config.max_seconds)) as pieces:
+                        async for piece in pieces:
+                            if piece is not None and first:
+                                first = False
+                                metrics.first.labels(model).observe(time.perf_counter() - arrived)
+                                self._phases.enter("decode")
+                            yield piece
+                finally:
+                    metrics.seconds.labels(model).observe(time.perf_counter() - arrived)
+                    self._count()
+        except BaseException as error:
+            self._phases.end(error)
+            raise
+        self._phases.end()
+
+    def _count(self) -> None:
+        """Tells metrics and traces of the tokens."""
+        counts = {"written": self.writing.tokens}
+        if (reading := self.writing.reading) is not None:
+            counts |= {"read": reading.read, "reused": reading.reused}
+        for kind, count in counts.items():
+            self._service.metrics.tokens.labels(self.served.name, kind).inc(count)
+        self._phases.count(counts)
 
     def head(self, kind: str) -> dict[str, Any]:
         """What a completion, or each chunk of its stream, begins with; `kind` is its `object`."""

@@ -102,7 +102,7 @@ async def create(body: ResponseRequest, request: Request) -> Response:
     turn = _Turn(service, client, body, asked, before, stored)
     if body.stream:
         await asked.begin_for(request)
-        return EventStream(_events(turn), asked.close, service.config.grace)
+        return EventStream(_events(turn), asked.close)
     try:
         return Json(await unless_gone(request, _whole(turn)))
     finally:
@@ -134,12 +134,12 @@ async def _whole(turn: _Turn) -> Any:
     return turn.said()
 
 
-async def _events(turn: _Turn) -> AsyncGenerator[dict[str, str], None]:
+async def _events(turn: _Turn) -> AsyncGenerator[bytes, None]:
     """The events in the order in which OpenAI's clients expect them."""
     asked, number = turn.asked, 0
     place = {"item_id": message_id(asked), "output_index": 0, "content_index": 0}
 
-    def told(kind: str, **values: Any) -> dict[str, str]:
+    def told(kind: str, **values: Any) -> bytes:
         nonlocal number
         said = event({"type": kind, "sequence_number": number, **values}, kind)
         number += 1

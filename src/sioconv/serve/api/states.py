@@ -16,12 +16,13 @@ from sioconv.serve.wire import Json
 router = APIRouter()
 
 
-# The gates depend on the text; half-lives are a mean over this one.
 @router.delete("/v1/states")
 async def delete(request: Request) -> Response:
     """Forgets all states, responses and conversations of the key that asks."""
     service = service_of(request)
     client = service.client(request)
+    for served in service.models.values():
+        await asyncio.wrap_future(served.runner.forget_aside(client.owner))
     try:
         if service.records is not None:
             await asyncio.to_thread(service.records.forget, client.owner)

@@ -1,0 +1,47 @@
+"""The engine's thread: what is read aside waits until nobody else needs the engine."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sioconv.generate.engine import Engine, Event, Request
+from sioconv.model import SioConvForCausalLM
+from sioconv.serve.runner import Runner
+
+
+@pytest.fixture
+def engine(tiny_model: tuple[SioConvForCausalLM, Any]) -> Engine:
+    return Engine(tiny_model[0])
+
+
+def test_what_is_read_aside_waits_until_nothing_else_runs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    submit, hold = engine.submit, threading.Event()
+
+    def noted(request: Request, on_event: Callable[[Event], object]) -> int:
+        order.append(f"{request.scope} beside {engine.running}")
+        return submit(request, on_event)
+
+    monkeypatch.setattr(engine, "submit", noted)
+    runner = Runner(engine, "test")
+    runner.call(hold.wait)  # nothing is stepped until all is asked for
+    runner.read_aside(Request([1, 2, 3], max_new_tokens=0, scope="aside"))
+    runner.read_aside(Request([1, 2, 3], max_new_tokens=0, scope="other/persona"))
+    runner.read_aside(Request([1, 2, 3], max_new_tokens=0, scope="forgotten/persona"))
+    forgotten = runner.forget_aside("forgotten")
+    done = threading.Event()
+
+    def last(event: Event) -> None:
+        if event.ended is not None:
+            done.set()
+
+    runner.call(lambda: engine.submit(Request([1, 2], max_new_tokens=5, scope="asked"), last))
+    hold.set()
+    forgotten.result(30)
+    assert done.wait(60)
+    while runner.running:
+        pass
+    runner.close()
+    assert order == ["asked beside 0", "aside beside 0", "other/persona beside 0"]
