@@ -106,7 +106,9 @@ class Catalogue:
     def __init__(self, messages: dict[str, str]) -> None:
         self._exact = {_plain(key): _plain(value) for key, value in messages.items() if not _names(key)}
         patterns = (_pattern(key, value) for key, value in messages.items() if _names(key))
-        self._patterns = sorted(patterns, key=lambda pattern: -pattern.letters)
+        self._patterns = sorted(
+            patterns, key=lambda pattern: pattern.letters
+        )  # of equals, the one that knows more inside
 
     def translate(self, text: str) -> str:
         """The translation of a whole message, and of the messages in its values."""
