@@ -17,7 +17,7 @@ __all__ = ["served_folder"]
 
 @pytest.mark.parametrize("conversations", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_stored_conversations_go_on_after_a_restart(
-    served_folder: Path,  # noqa: F811
+    served_folder: Path,
     tmp_path: Path,
     conversations: int,
 ) -> None:
