@@ -769,6 +769,13 @@ def test_a_number_of_threads_that_numba_cant_take(main: Main, monkeypatch: pytes
     assert (code, out) == (2, "") and err.startswith(f"sioconv: NUMBA_NUM_THREADS is {threads} in the environment: ")
 
 
+@pytest.mark.parametrize("features", ["xyz", "+avx2,sse"])
+def test_features_that_would_end_the_process(main: Main, monkeypatch: pytest.MonkeyPatch, features: str) -> None:
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
+    code, out, err = main("--version")
+    assert (code, out) == (2, "") and err.startswith(f"sioconv: NUMBA_CPU_FEATURES is {features} in the environment: ")
+
+
 def test_a_variable_that_numba_cant_read_is_one_line() -> None:
     """numba warns of it by a traceback."""
     code = "from sioconv.cli import main; main._quiet_libraries(); import numba, warnings; warnings.warn('other')"

@@ -1,8 +1,13 @@
 """sioconv.data.encodings: text in other encodings and what is no text is refused by name, never learned."""
 
+import json
+import quopri
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sioconv.data.config import SourceConfig
 from sioconv.data.encodings import guess_codec, likely_encoding, why_no_text
@@ -144,3 +149,49 @@ def test_an_encoding_that_isnt_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff\xfd\x81\x00\x03" * 9)
     with pytest.raises(UserError, match="encoding can't be told"):
         list(read_rows(SourceConfig(str(tmp_path / "a.txt"), encoding="auto")))
+
+
+TOLD = "海の水は空へ昇り、雨になって山へ帰る。カタカナもある。" * 3
+MISREAD = {
+    "UTF-8 that was taken for Latin-1": [
+        TOLD.encode().decode("latin-1"),
+        "".join(bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in TOLD.encode()),
+        "Der Fluß fließt über die schöne Brücke.".encode().decode("cp1252"),
+    ],
+    "UTF-8 that was taken for CP932 (Shift_JIS)": [TOLD.encode().decode("cp932", "ignore")],
+    "CP932 (Shift_JIS) that was taken for Latin-1": [TOLD.encode("cp932").decode("cp1252", "ignore")],
+    "EUC-JP that was taken for Latin-1": [TOLD.encode("euc-jp").decode("latin-1")],
+}
+ESCAPED = {
+    "quoted-printable": quopri.encodestring(TOLD.encode()).decode(),
+    "an address": quote(TOLD),
+    "JSON": json.dumps(TOLD),
+    "HTML": "".join(f"&#{ord(letter)};" for letter in TOLD),
+}
+FINE = [
+    TOLD, "Der Fluß fließt über die Brücke. ‚Meer‘", "L’été à la forêt, « Â » É… où ça, CAFÉ»", "AÇÃO É NÃO",
+    "¥100¥200¥300¥400",
+    "ƒ(x)=ƒ(y)+ƒ(z)·ƒ(w)", "縺れた糸を繕う。繧繝錦と書いて、うんげんにしき。", "Việt Nam đất nước mến yêu",
+    "Река течёт к морю.",
+    "%E5%B7%9D", "川は https://example.org/?q=%E5%B7%9D%E3%81%AF で、海は「\\u6d77」と書く。", "a==b && c%d", "",
+]  # fmt: skip
+
+
+def test_text_that_was_read_in_another_encoding_is_told() -> None:
+    for what, texts in MISREAD.items():
+        assert {why_no_text(text) for text in texts} == {f"it looks like {what}"}
+
+
+@pytest.mark.parametrize("name", ESCAPED)
+def test_text_that_is_written_by_numbers_is_told(name: str) -> None:
+    assert "written by their numbers" in str(why_no_text(ESCAPED[name]))
+
+
+@pytest.mark.parametrize("text", FINE)
+def test_what_only_looks_like_it_is_text(text: str) -> None:
+    assert why_no_text(text) is None
+
+
+@given(st.text(st.sampled_from(TOLD + "abc ÀÉñüß"), max_size=50))
+def test_no_text_of_these_letters_is_taken_for_misread(text: str) -> None:
+    assert why_no_text(text) is None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,10 @@ DOCUMENTS = [4, 1, 6]
 STARTS = torch.tensor([[t in (0, 4, 5) for t in range(11)]])
 MARKS = {
     "position_ids": {"position_ids": torch.cat([torch.arange(n) for n in DOCUMENTS]).unsqueeze(0)},
+    "position_ids from 1": {"position_ids": torch.cat([1 + torch.arange(n) for n in DOCUMENTS]).unsqueeze(0)},
+    "position_ids of later parts": {
+        "position_ids": torch.cat([4 * n + torch.arange(n) for n in DOCUMENTS]).unsqueeze(0)
+    },
     "seq_idx": {"seq_idx": torch.repeat_interleave(torch.tensor(DOCUMENTS)).unsqueeze(0)},
     "cu_seq_lens_q": {"cu_seq_lens_q": torch.tensor([0, 4, 5, 11], dtype=torch.int32), "max_length_q": 6},
     "reset": {"reset": STARTS},
@@ -144,6 +149,63 @@ def test_packed_equals_separate(model: SioConvForCausalLM, ids: Tensor, name: st
     for (parameter, _), gradient, other in zip(model.named_parameters(), found, expected, strict=True):
         assert other.any(), parameter
         torch.testing.assert_close(gradient, other, msg=lambda text, at=parameter: f"{at}: {text}")
+
+
+@pytest.mark.parametrize("fill", [0, 1, None])
+def test_positions_may_jump_over_padding(model: SioConvForCausalLM, ids: Tensor, fill: int | None) -> None:
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0, 1, 0, 1, 1, 1]])
+    positions = mask.cumsum(-1) - 1
+    if fill is not None:  # what tools put at padding differs
+        positions = positions.masked_fill(mask == 0, fill)
+    logits = model(ids[:1], attention_mask=mask, position_ids=positions).logits
+    torch.testing.assert_close(logits[mask.bool()], alone(model, ids[0][mask[0].bool()]))
+
+
+def test_numbers_of_documents_go_on_with_the_cache(model: SioConvForCausalLM, ids: Tensor) -> None:
+    cache = model(ids[:1, :6], use_cache=True).cache
+    logits = model(ids[:1, 6:], cache=cache, seq_idx=torch.tensor([[3, 3, 3, 4, 4]])).logits[0]
+    torch.testing.assert_close(logits[:3], alone(model, ids[0, :9])[6:])
+    torch.testing.assert_close(logits[3:], alone(model, ids[0, 9:]))
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a mask that is added": ({"attention_mask": torch.tensor([[0.0] * 10 + [-torch.inf]] * 3)}, "negative numbers"),
+    "a mask of pairs": ({"attention_mask": torch.ones(3, 1, 11, 11)}, "a recurrence reads all"),
+    "masks by kind": ({"attention_mask": {"full_attention": None}}, r"has shape \['dict'\]"),
+    "short positions": ({"position_ids": torch.zeros(3, 1, dtype=torch.long)}, r"position_ids has shape \[3, 1\]"),
+    "short numbers": ({"seq_idx": torch.zeros(3, 4)}, r"seq_idx has shape \[3, 4\]"),
+    "bounds for rows": ({"cu_seq_lens_q": torch.tensor([0, 5, 11])}, "for one row of packed documents, not for 3"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cant_be_followed_is_refused(model: SioConvForCausalLM, ids: Tensor, name: str) -> None:
+    arguments, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        model(ids, **arguments)
+
+
+def test_a_mask_of_floats_may_be_traced_mapped_or_without_values(model: SioConvForCausalLM, ids: Tensor) -> None:
+    mask = torch.ones(3, 11)
+    mask[1, :3] = 0
+
+    def call(ids: Tensor, mask: Tensor) -> Tensor:
+        logits: Tensor = model(ids.view(-1, 11), attention_mask=mask.view(-1, 11), use_cache=False).logits
+        return logits
+
+    expected = model(ids, attention_mask=mask.long()).logits
+    torch.testing.assert_close(call(ids, mask), expected)
+    torch.testing.assert_close(vmap(call)(ids, mask)[:, 0], expected)
+    torch.compiler.reset()  # else the models of all parameters count as compilations of one
+    torch.testing.assert_close(torch.compile(call, backend="eager", fullgraph=True)(ids, mask), expected)
+    model.to("meta")
+    assert call(ids.to("meta"), mask.to("meta")).shape == expected.shape
+
+
+def test_a_cache_of_another_number_of_layers_is_refused(model: SioConvForCausalLM, ids: Tensor) -> None:
+    other = SioConvConfig.from_dict({**model.config.to_dict(), "num_hidden_layers": model.config.num_hidden_layers + 1})
+    with pytest.raises(ValueError, match="give one of its own"):
+        model(ids, cache=SioConvCache(other))
 
 
 def test_one_row_of_positions_serves_all_rows(model: SioConvForCausalLM, ids: Tensor) -> None:

@@ -72,9 +72,7 @@ def run(arguments: list[str]) -> None:
         arguments = choose_language(arguments)
     except ValueError as error:
         raise UserError(f"--lang: {str(error)!r} is none that is spoken here: give ja or en") from error
-    threads = os.environ.get("NUMBA_NUM_THREADS", "1").strip()
-    if threads.isascii() and threads.lstrip("-").isdigit() and int(threads) < 1:  # numba's import would raise
-        raise UserError(f"NUMBA_NUM_THREADS is {threads} in the environment: unset it or give a positive number")
+    _check_environment()
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
         show(usage(), end="")
@@ -86,6 +84,15 @@ def run(arguments: list[str]) -> None:
         VERBS[name].run(arguments[1:])
     else:
         raise UserError(f"unknown verb {name!r}: choose from {', '.join(VERBS)}; see sioconv --help")
+
+
+def _check_environment() -> None:
+    """Raises UserError for what numba can't take: its import would raise, or LLVM end the process."""
+    threads, features = (os.environ.get(name, "").strip() for name in ("NUMBA_NUM_THREADS", "NUMBA_CPU_FEATURES"))
+    if threads.isascii() and threads.lstrip("-").isdigit() and int(threads) < 1:
+        raise UserError(f"NUMBA_NUM_THREADS is {threads} in the environment: unset it or give a positive number")
+    if features and not all(feature.startswith(("+", "-")) for feature in features.split(",")):
+        raise UserError(f"NUMBA_CPU_FEATURES is {features} in the environment: unset it or give such as +avx2,-avx512f")
 
 
 def _quiet_libraries() -> None:

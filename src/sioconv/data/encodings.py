@@ -57,6 +57,21 @@ JIS = re.compile(r"\x1b\$(?:[@AB]|\([CDOPQ])")  # where ISO-2022-JP and its sibl
 # Without the escapes of terminals, and without what parts lines, pages and records: U+000A to U+000D, U+001C to U+001F.
 CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x7f-\x84\x86-\x9f\ufffd-\uffff]")
 MOST_CONTROLS = 0.02  # of a text's characters; one is no sign of anything, however short the text
+# What text looks like that was read in another encoding and written again: characters that stand for its bytes, which
+# together are more than a share of all that isn't ASCII. Kana, which no Japanese text lacks, begin with the same bytes.
+_BEHIND = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"  # what Windows-1252 and Latin-1 make of the later bytes of UTF-8
+MISREAD = (
+    (f"[Â-ß][{_BEHIND}]|[à-ï][{_BEHIND}]{{2}}|[ð-ô][{_BEHIND}]{{3}}", 0.7, "UTF-8 that was taken for Latin-1"),
+    ("[縺繧繝].", 0.3, "UTF-8 that was taken for CP932 (Shift_JIS)"),
+    ("‚[Ÿ\xa0-ñ]", 0.3, "CP932 (Shift_JIS) that was taken for Latin-1"),
+    ("[¤¥][¡-þ]", 0.4, "EUC-JP that was taken for Latin-1"),
+)
+MISREAD_PATTERNS = tuple((re.compile(pattern), share, what) for pattern, share, what in MISREAD)
+MISREAD_BEGINS = re.compile("[Â-ô‚¤¥縺繧繝]")
+# Characters that are written by their numbers, in e-mails, addresses, pages and programs.
+ESCAPES = re.compile(r"(?:[=%][0-9A-Fa-f]{2})+|(?:\\u[0-9A-Fa-f]{4})+|(?:&#[xX]?[0-9A-Fa-f]{1,6};)+")
+MOST_ESCAPES = 0.5  # of a text's characters
+FEWEST_ESCAPES, FEWEST_MISREAD = 60, 8  # characters that are a sign: an answer may well be one word in escapes
 JAPANESE = re.compile(r"[ぁ-ゖァ-ヺー、。「」一-鿿\n\r\t -~　-〿！-～]")
 KANA = re.compile(r"[ぁ-ゖァ-ヺー、。]")
 HALF_KANA = re.compile(r"[｡-ﾟ]")  # what EUC-JP looks like when it is read as CP932
@@ -203,11 +218,29 @@ def _japanese_score(data: bytes, codec: str, foreign: int) -> float:
 def why_no_text(text: str) -> str | None:
     """Why a string says nothing that a reader could read; None for text.
 
-    Such are other encodings that were taken for UTF-8, and data with many control or replacement characters.
+    Such are other encodings that were taken for UTF-8 or the other way, characters that are written by their numbers,
+    and data with many control or replacement characters.
     """
     if "\x1b$" in text and JIS.search(text):
         return "it looks like ISO-2022-JP that was taken for UTF-8"
+    beginning = text[:LOOKED_AT]
+    marks = sum(map(beginning.count, "%=\\&"))  # far faster than the pattern, and few where there are no escapes
+    if marks > FEWEST_ESCAPES / 8 and _share(ESCAPES, beginning, len(beginning), FEWEST_ESCAPES) > MOST_ESCAPES:
+        return (
+            "more than a half of it is characters that are written by their numbers, such as =E3, %E3, \\u3042, &#227;"
+        )
+    if MISREAD_BEGINS.search(beginning):
+        foreign = len(NOT_ASCII.findall(beginning))
+        for pattern, share, what in MISREAD_PATTERNS:
+            if _share(pattern, beginning, foreign, FEWEST_MISREAD) > share:
+                return f"it looks like {what}"
     count = len(CONTROLS.findall(text)) if CONTROLS.search(text) else 0
     if count == len(text) > 0 or count > max(1, MOST_CONTROLS * len(text)):
         return "more than a fiftieth of it is control or replacement characters: binary data, or a wrong encoding"
     return None
+
+
+def _share(pattern: re.Pattern[str], text: str, count: int, fewest: int) -> float:
+    """Which share of `count` characters the pattern's finds in a text are; 0 where they are fewer than `fewest`."""
+    found = sum(map(len, pattern.findall(text))) if pattern.search(text) else 0
+    return found / count if found >= fewest else 0.0

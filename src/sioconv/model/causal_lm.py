@@ -130,7 +130,8 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
             input_ids: [B, T]; or `inputs_embeds` [B, T, D] in their place, which are bounded as the embedding's rows
                 are (`embedding_max_norm`).
             attention_mask: [B, T] or [B, seen + T], 0 at padding.
-            position_ids: [B, T]; a 0 starts a document: the state is reset there.
+            position_ids: [B, T]; a 0 starts a document, and so does what doesn't follow the position before (with a
+                mask: what goes back): the state is reset there.
             cache: continue from these states; updated in place.
             use_cache: return the states (made when `cache` is None).
             reset: [B, T] bool, document starts given outright; stands above position_ids.
@@ -139,13 +140,16 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
 
         Raises:
             TypeError: `cache` is one of transformers' own.
-            ValueError: neither or both of input_ids and inputs_embeds are given, or the mask is another.
+            ValueError: neither or both of input_ids and inputs_embeds are given; the mask, or what marks documents,
+                has another form; the cache has another number of layers.
         """
         cache = past_key_values if cache is None else cache
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids [B, T] and inputs_embeds [B, T, D]")
         if cache is not None and not hasattr(cache, "tokens_seen"):
             raise TypeError(f"cache is a {type(cache).__name__}: give a SioConvCache, or none to get a new one")
+        if cache is not None and len(cache.layers) != len(self.layers):
+            raise ValueError(f"cache has {len(cache.layers)} layers, the model {len(self.layers)}: give one of its own")
         x = inputs_embeds if input_ids is None else self.embed_tokens(input_ids)  # [B, T, D]
         assert x is not None
         # Behind the module: adapters on it add to its rows, and merged or not, it is their sum that is bounded.
@@ -160,7 +164,8 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)  # what stands in padding reaches nothing, whatever it is
         if reset is None:
-            reset = document_starts(length, position_ids, kwargs.get("seq_idx"), kwargs.get("cu_seq_lens_q"))
+            marks = (position_ids, kwargs.get("seq_idx"), kwargs.get("cu_seq_lens_q"))
+            reset = document_starts(x.shape[0], length, *marks, masked=mask is not None)
         reset = None if reset is None else reset.expand(x.shape[0], length)
 
         hidden_states = [x] if output_hidden_states else None
@@ -185,9 +190,10 @@ def padding_mask(attention_mask: Tensor, length: int) -> Tensor:
     """[B, T] bool, False at padding, for the last T = `length` of the tokens that the mask covers.
 
     Raises:
-        ValueError: it isn't [B, T] or longer: a mask of pairs [B, 1, T, S], as attention has, can't be followed.
+        ValueError: it isn't [B, T] or longer: a mask of pairs [B, 1, T, S], as attention has, can't be followed; or it
+            is one that is added to scores, where 0 means the opposite.
     """
-    shape = list(attention_mask.shape)
+    shape = list(getattr(attention_mask, "shape", [type(attention_mask).__name__]))
     if len(shape) != 2:
         raise ValueError(
             f"attention_mask has shape {shape}: give [B, T], 0 at padding; a recurrence reads all that comes before, "
@@ -195,26 +201,58 @@ def padding_mask(attention_mask: Tensor, length: int) -> Tensor:
         )
     if shape[1] < length:
         raise ValueError(f"attention_mask covers {shape[1]} tokens of {length}: give [B, T] or [B, seen + T]")
+    if attention_mask.is_floating_point() and _any_negative(attention_mask):
+        raise ValueError(
+            "attention_mask holds negative numbers, as one that is added to scores: give 1, and 0 at padding"
+        )
     return attention_mask[:, shape[1] - length :].bool()
 
 
+def _any_negative(mask: Tensor) -> bool:
+    """Whether it is seen to hold negative numbers: one that is traced, mapped or on the meta device can't be read."""
+    try:
+        return not torch.compiler.is_compiling() and bool((mask < 0).any())
+    except RuntimeError:
+        return False
+
+
 def document_starts(
-    length: int, position_ids: Tensor | None, seq_idx: Tensor | None, cu_seq_lens: Tensor | None
+    batch: int,
+    length: int,
+    position_ids: Tensor | None,
+    seq_idx: Tensor | None = None,
+    cu_seq_lens: Tensor | None = None,
+    masked: bool = False,
 ) -> Tensor | None:
-    """[B, T] bool, True where a document begins, from whichever marks are given; None where none is.
+    """[B, T] or [1, T] bool, True where a document begins, from whichever marks are given; None where none is.
+
+    Positions are read as transformers' attention reads them: what doesn't follow the one before begins a document.
 
     Args:
+        batch: B.
         length: T.
-        position_ids: [B, T], 0 at a start.
-        seq_idx: [B, T], the number of the document each token belongs to.
+        position_ids: [B, T] or [T], 0 at a start.
+        seq_idx: [B, T], the number of the document each token belongs to; the first goes on with what the cache holds.
         cu_seq_lens: [N + 1], where the documents of a single row begin and the last ends.
+        masked: whether there is padding, over which positions may jump.
+
+    Raises:
+        ValueError: they are of another number of tokens, or `cu_seq_lens` of several rows.
     """
+    for name, marks in (("position_ids", position_ids), ("seq_idx", seq_idx)):
+        if marks is not None and marks.shape[-1] != length:
+            raise ValueError(f"{name} has shape {list(marks.shape)}: give [B, T] with T = {length}")
     if cu_seq_lens is not None:
+        if batch != 1:
+            raise ValueError(f"cu_seq_lens_q is for one row of packed documents, not for {batch}: give position_ids")
         starts = torch.zeros(1, length + 1, dtype=torch.bool, device=cu_seq_lens.device)
         return starts.index_fill(1, cu_seq_lens.long(), True)[:, :length]
     if seq_idx is not None:
-        return F.pad(seq_idx[:, 1:] != seq_idx[:, :-1], (1, 0), value=True)
-    return None if position_ids is None else position_ids == 0
+        return F.pad(seq_idx[..., 1:] != seq_idx[..., :-1], (1, 0))
+    if position_ids is None:
+        return None
+    step = position_ids[..., 1:] - position_ids[..., :-1]
+    return (position_ids == 0) | F.pad(step < 0 if masked else step != 1, (1, 0))
 
 
 class CausalLMOnStates:

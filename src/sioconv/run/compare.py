@@ -11,6 +11,7 @@ from sioconv.evaluate.comparison.figures import Measured, RunFigures, accuracies
 from sioconv.evaluate.comparison.page import KIND, Doubt, write_comparison
 from sioconv.evaluate.heldout import Texts, heldout_texts
 from sioconv.evaluate.page import check_page_folder
+from sioconv.evaluate.parts.pairs import check_pairs
 from sioconv.evaluate.subject import load_subject
 from sioconv.hardware import pick_device
 from sioconv.progress import say
@@ -46,6 +47,7 @@ def compare(
     runs = [Path(folder) for folder in folders]
     if len(runs) < 2 or len({run.resolve() for run in runs}) < len(runs):
         raise UserError(f"compare: {len(runs)} different runs are named: name two or more, each once")
+    check_pairs(pairs, seed)
     recipes = [_recipe(run) for run in runs]
     models = [_model(run) for run in runs]
     texts = heldout_texts(recipes[0].data, max_bytes)

@@ -53,3 +53,8 @@ def test_some_known_pairs() -> None:
 def test_more_pairs_than_the_words_give_are_refused() -> None:
     with pytest.raises(UserError, match="different pairs: ask for fewer"):
         make_pairs("en", 3000)
+
+
+def test_more_pairs_than_there_are_end_at_once() -> None:
+    with pytest.raises(UserError, match=r"the words give \d+ different pairs: ask for fewer"):
+        make_pairs("ja", 10**16)

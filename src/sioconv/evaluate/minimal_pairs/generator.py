@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from sioconv.errors import UserError
 
 LANGUAGES = {"ja": "japanese.yaml", "en": "english.yaml"}
 SLOT = re.compile(r"\{(\w+?)(\d?)[.}]")
-TRIES = 200  # draws for each pair that is wanted, most of which are new ones
+IDLE = 5_000  # draws without a new pair: there are no more
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Pair:
     bad: str
 
 
-def make_pairs(language: str, count: int = 100, seed: int = 0) -> list[Pair]:
+@lru_cache(maxsize=4)
+def make_pairs(language: str, count: int = 100, seed: int = 0) -> tuple[Pair, ...]:
     """`count` pairs of each phenomenon of a language, all different, in the order of the file.
 
     Args:
@@ -54,16 +55,18 @@ def make_pairs(language: str, count: int = 100, seed: int = 0) -> list[Pair]:
     for name, templates in phenomena.items():
         draw = random.Random(f"{seed} {language} {name}")
         pairs: dict[Pair, None] = {}
-        for number in range(count * TRIES):
+        number = newest = 0
+        while len(pairs) < count:
+            if number - newest > IDLE:
+                raise UserError(f"{language}, {name}: the words give {len(pairs)} different pairs: ask for fewer")
             good, bad = templates[number % len(templates)]
             entries = _entries(lists, good + bad, draw)
-            pairs[Pair(name, good.format_map(entries), bad.format_map(entries))] = None
-            if len(pairs) == count:
-                break
-        else:
-            raise UserError(f"{language}, {name}: the words give {len(pairs)} different pairs: ask for fewer")
+            pair = Pair(name, good.format_map(entries), bad.format_map(entries))
+            number += 1
+            if pair not in pairs:
+                pairs[pair], newest = None, number
         found += pairs
-    return found
+    return tuple(found)
 
 
 @cache

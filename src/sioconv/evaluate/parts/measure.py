@@ -8,7 +8,7 @@ import numpy as np
 from sioconv.data.config import DataConfig
 from sioconv.evaluate.heldout import Texts
 from sioconv.evaluate.parts.context import measure_context, measure_copying
-from sioconv.evaluate.parts.pairs import measure_pairs
+from sioconv.evaluate.parts.pairs import check_pairs, measure_pairs
 from sioconv.evaluate.parts.settings import Settings
 from sioconv.evaluate.parts.speed import measure_speed
 from sioconv.evaluate.parts.text import group_of, measure_bits, measure_frequency, measure_positions, read_texts
@@ -33,6 +33,8 @@ def measure(subject: Subject, data: DataConfig, texts: Texts, settings: Settings
         UserError: a part can't be measured; see each of them.
     """
     found: dict[str, Any] = {}
+    if "pairs" in settings.parts:
+        check_pairs(settings.pairs, settings.seed)
     if "text" in settings.parts:
         losses = read_texts(subject, data, texts)
         found |= measure_bits(losses, settings.seed)

@@ -14,6 +14,12 @@ from sioconv.progress import track
 CHANCE = 0.5
 
 
+def check_pairs(count: int, seed: int) -> None:
+    """Raises UserError where there aren't so many pairs: to be called before what takes minutes."""
+    for language in LANGUAGES:
+        make_pairs(language, count, seed)
+
+
 def measure_pairs(subject: Subject, count: int, seed: int) -> dict[str, Any]:
     """Accuracy on `count` pairs of each phenomenon of each language, with Wilson intervals.
 

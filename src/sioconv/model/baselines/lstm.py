@@ -197,7 +197,7 @@ class LstmModel(LstmPreTrainedModel):  # type: ignore[no-untyped-call]
             cache = LstmCache(self.config)  # type: ignore[arg-type]  # it takes the number of layers
         x = self.embed_tokens(input_ids)  # [B, T, D]
         if reset is None:
-            reset = document_starts(x.shape[1], position_ids, None, None)
+            reset = document_starts(x.shape[0], x.shape[1], position_ids)
         pieces = None if reset is None else cut_rows(reset.expand(x.shape[:2]))
         for i, block in enumerate(self.layers):
             state = None if cache is None else cache.layers[i].state
