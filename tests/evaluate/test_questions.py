@@ -37,6 +37,19 @@ def test_as_many_as_asked_for(questions: list[Question]) -> None:
     assert build_questions(SOURCES, HELDOUT, NAME, n=0) == []
 
 
+def test_the_users_own_come_first(tmp_path: Path) -> None:
+    """What is held out of their files is asked before what the package's text gives."""
+    rows = [
+        {"messages": [{"role": "user", "content": f"第{n}の川は？"}, {"role": "assistant", "content": "海じゃ。"}]}
+        for n in range(40)
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = build_questions(SOURCES | {"own": SourceConfig(str(path), kind="chat", heldout=0.3)}, HELDOUT, NAME, n=4)
+    unseen = [question.why for question in found if question.kind == "unseen"]
+    assert unseen == ["held-out question"] * 4
+
+
 def test_seen_ones_stand_in_the_training_rows(questions: list[Question], training: list[Row]) -> None:
     pairs = {tuple(row.texts) for row in training}
     seen = [question for question in questions if question.kind == "seen"]

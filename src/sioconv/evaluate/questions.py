@@ -96,7 +96,8 @@ def build_questions(
 ) -> list[Question]:
     """Up to `n` seen and up to `n` unseen questions; a pure function of its arguments and the sources' content.
 
-    Seen ones are single questions of the training split whose row has a `key`. Unseen ones are other wordings of the
+    Seen ones are single questions of the training split whose row has a `key`. Unseen ones are first those of the
+    user's own held-out conversations, then other wordings of the
     same facts as far as they go, other wordings of questions on the model, whose name is `name`, and trained questions
     on cities that no training row names; none of them is asked in a training row. There are fewer where the sources
     don't give them.
@@ -116,9 +117,8 @@ def build_questions(
         unseen[group] += _paraphrases(fact, training, name, dice)
     for relation, at in (("prefecture", 1), ("reading", 0)):
         unseen[f"unseen {relation}"] += _on_unnamed(relation, at, training, dice)
-    found = [*_deal(seen.values(), n), *_deal(unseen.values(), n)]
-    missing = n - sum(question.kind == "unseen" for question in found)
-    return found + list(islice(_held_out(chat_sources, heldout, training), max(0, missing)))
+    own = list(islice(_held_out(chat_sources, heldout, training), n))
+    return [*_deal(seen.values(), n), *own, *_deal(unseen.values(), n - len(own))]
 
 
 def _held_out(sources: Mapping[str, SourceConfig], heldout: float, training: Training) -> Iterator[Question]:

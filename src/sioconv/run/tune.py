@@ -40,7 +40,7 @@ from sioconv.run.persona import as_lines, read_persona
 SOURCES, ANSWERS = "sources", "answers.json"
 AS_THEY_ARE = (".jsonl", ".ndjson", ".parquet", ".gz", ".bz2", ".xz", ".zst")  # what sources read without importing
 CHATS_SHARE = 2 / 3  # of one's own part, where there is text as well
-IDENTITY, PERSONA = 0.04, 0.04  # shares of what the model says of itself
+IDENTITY, PERSONA = 0.08, 0.04  # shares of what the model says of itself
 WANTED_HELDOUT = 14  # conversations to ask from
 LEAST_HELDOUT, MOST_HELDOUT = 0.02, 0.15  # shares of one's own that they are
 LEAST_TOKENS, MOST_TOKENS = 40_000, 20_000_000
@@ -71,7 +71,7 @@ class TuneOptions:
     minutes: float | None = None
     passes: float = 20.0
     replay: float = 0.3
-    lr: float = 1e-3
+    lr: float = 2e-3
     questions: int = 10
 
     def check(self) -> None:
