@@ -26,6 +26,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "model.architecture": (),
     "model.configuration": (),
     "model.convolution": (),
+    "model.bigrams": (),
     "model.layers": (),
     "model.cache": (),
     "model.quantised": (),
