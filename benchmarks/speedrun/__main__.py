@@ -3,24 +3,27 @@
 An arm is the recipe of a track with settings of its own; its budget is counted in tokens, so that other work on the
 machine changes when it ends and not what it is. `queue` trains the arms of a file one after the other at low priority.
 It skips what the results have already and goes on where it was killed; several may work at one file. `arm` trains one;
-`table` makes the pages of docs/ that show the results.
+`many` trains the arms of a file at once on one device, a GPU for instance. `table` makes the pages of docs/ that show
+the results.
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from benchmarks.speedrun.arms import TOKENS, TRACKS, Arm, read_arms
-from benchmarks.speedrun.results import RESULTS, append_result, is_done, read_results
+from benchmarks.speedrun.prepared import prepare
+from benchmarks.speedrun.results import RESULTS, append_result, describe, is_done, read_results
 from benchmarks.speedrun.table import write_pages
-from benchmarks.speedrun.training import ROOT, tidy, train_arm
+from benchmarks.speedrun.training import ROOT, commit_of, tidy, train_arm
 from sioconv.errors import UserError
+from sioconv.hardware import pick_device
 from sioconv.progress import say
 
 LEAST_PRIORITY = 19
@@ -49,12 +52,6 @@ def run_queue(arms: Sequence[Arm], results: Path, work: Path) -> int:
     return len(failed)
 
 
-def describe(row: dict[str, Any]) -> str:
-    """A row in a line."""
-    bits = ", ".join(f"{name} {value:.4f}" for name, value in row["bits_per_byte"].items())
-    return f"{row['name']}, seed {row['seed']}, {row['tokens']:,} tokens in {row['seconds']:,.0f} s: {bits}"
-
-
 def main() -> None:
     """Runs a command; see `--help`."""
     parser = argparse.ArgumentParser(
@@ -65,6 +62,13 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     queue = verbs.add_parser("queue", help="train the arms of a file, one after the other")
     queue.add_argument("file", type=Path, help="YAML: see benchmarks/speedrun/queue.yaml")
+    many = verbs.add_parser("many", help="train the arms of a file at once on one device, without checkpoints")
+    many.add_argument("file", type=Path, help="YAML: see benchmarks/speedrun/queue.yaml")
+    many.add_argument("--device", default="auto", help="what to train on (default: %(default)s)")
+    many.add_argument("--workers", type=int, default=8, help="processes (default: %(default)s)")
+    many.add_argument("--minutes", type=float, default=math.inf, help="after which none goes on (default: no limit)")
+    many.add_argument("--commit", help="the code's, where it isn't a git repository (default: HEAD)")
+    many.add_argument("--prepare", action="store_true", help="only make the texts, which needs no GPU")
     one = verbs.add_parser("arm", help="train one arm")
     one.add_argument("name", help="of what is compared")
     one.add_argument("--track", choices=list(TRACKS), default="bundled", help="which text (default: %(default)s)")
@@ -75,25 +79,44 @@ def main() -> None:
     )
     table = verbs.add_parser("table", help="make docs/leaderboard.md and docs/leaderboard.ja.md of the results")
     table.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
-    for verb in (queue, one):
+    for verb in (queue, many, one):
         verb.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
         verb.add_argument("--work", type=Path, default=ROOT / "runs" / "speedrun", help="for checkouts and runs")
     arguments = parser.parse_args()
     if arguments.verb == "table":
         write_pages(read_results(arguments.results))
         return
-    os.nice(LEAST_PRIORITY)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that an arm is told to save and end
     try:
-        if arguments.verb == "queue":
-            arms = read_arms(arguments.file)
-        else:
-            settings = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in arguments.set)}
-            arms = [Arm(arguments.track, arguments.name, arguments.tokens, arguments.seed, settings)]
-        sys.exit(1 if run_queue(arms, arguments.results, arguments.work) else 0)
+        sys.exit(_train(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    """Trains what is asked for; returns the exit code."""
+    if arguments.verb == "many":
+        arms = read_arms(arguments.file)
+        if arguments.prepare:
+            prepare(arms, arguments.work)
+            return 0
+        if arguments.workers < 1 or not arguments.minutes > 0:
+            raise UserError("--workers and --minutes must be above 0")
+        from benchmarks.speedrun.many import train_many  # its processes import what this one has
+
+        device, commit = str(pick_device(arguments.device)), arguments.commit or commit_of("HEAD")
+        left = train_many(arms, arguments.results, arguments.work, device, arguments.workers, arguments.minutes, commit)
+        if left:
+            say(f"{left} arms are left")
+        return 1 if left else 0
+    os.nice(LEAST_PRIORITY)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that an arm is told to save and end
+    if arguments.verb == "queue":
+        arms = read_arms(arguments.file)
+    else:
+        settings = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in arguments.set)}
+        arms = [Arm(arguments.track, arguments.name, arguments.tokens, arguments.seed, settings)]
+    return 1 if run_queue(arms, arguments.results, arguments.work) else 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from sioconv.errors import UserError
 
 TOKENS = 2_457_600  # 600 steps of the demo's 16 windows of 256 tokens
 TRACKS = {
-    "bundled": "benchmarks/speedrun/bundled.yaml"
+    "bundled": "benchmarks/speedrun/bundled.yaml",
+    "wiki": "benchmarks/speedrun/wiki.yaml",
 }  # the recipe that says text, tokenizer, held-out text and everything not set
 KEYS = {"name", "note", "seeds", "settings", "tokens", "commit"}
 SHARED = {"track", "tokens", "settings", "commit", "arms"}

@@ -2,10 +2,16 @@
 
 import fcntl
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.speedrun.arms import Arm
+from sioconv.hardware import describe_machine
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 
@@ -28,3 +34,48 @@ def append_result(path: Path, row: dict[str, Any]) -> None:
 def is_done(arm: Arm, path: Path) -> bool:
     """Whether the results have this arm."""
     return any(arm.is_answered_by(row) for row in read_results(path))
+
+
+def make_row(
+    arm: Arm,
+    commit: str,
+    languages: Mapping[str, float],
+    sources: Mapping[str, float],
+    seconds: float,
+    precision: str,
+    threads: int,
+    sizes: Mapping[str, int | None],
+) -> dict[str, Any]:
+    """The row of an arm that was trained on this machine.
+
+    Args:
+        arm: what was trained.
+        commit: the code's.
+        languages: held-out bits per byte by language.
+        sources: the same by source.
+        seconds: of training.
+        precision: of the matrix products.
+        threads: of the processor.
+        sizes: `parameters` and `state_bytes`.
+    """
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        **{key: value for key, value in asdict(arm).items() if key != "commit"},
+        "bits_per_byte": {**languages, "mean": sum(languages.values()) / len(languages)},
+        "sources": dict(sources),
+        **sizes,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(arm.tokens / seconds),
+        "precision": precision,
+        "threads": threads,
+        "machine": describe_machine(),
+        "torch": torch.__version__,
+        "commit": commit,
+        "command": arm.command,
+    }
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """A row in a line."""
+    bits = ", ".join(f"{name} {value:.4f}" for name, value in row["bits_per_byte"].items())
+    return f"{row['name']}, seed {row['seed']}, {row['tokens']:,} tokens in {row['seconds']:,.0f} s: {bits}"

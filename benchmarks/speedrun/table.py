@@ -40,7 +40,8 @@ An arm's figures are the means of its seeds; the range is that of the seeds' mea
 that did other work as well, and rank nobody. A record needs five seeds; rows with fewer are results on the way.
 
 `python -m benchmarks.speedrun table` makes this page of benchmarks/speedrun/results.jsonl;
-`python -m benchmarks.speedrun queue benchmarks/speedrun/queue.yaml` adds results.
+`python -m benchmarks.speedrun queue benchmarks/speedrun/queue.yaml` adds results, and with a GPU, arm beside arm,
+`python -m benchmarks.speedrun many benchmarks/speedrun/queue.yaml`; an arm's rows may be of several machines.
 What was learnt is in [experiments.md](experiments.md).""",
     heading="Track *{track}*, {tokens:,} tokens",
     columns=(
@@ -63,6 +64,8 @@ JAPANESE = Words(
 
 このページは `python -m benchmarks.speedrun table` が benchmarks/speedrun/results.jsonl から作ります。
 結果は `python -m benchmarks.speedrun queue benchmarks/speedrun/queue.yaml` で増えます。
+GPU があれば `python -m benchmarks.speedrun many benchmarks/speedrun/queue.yaml` で同時に学習できます。
+一つの行に、いくつかの計算機の結果が含まれることがあります。
 わかったことは [experiments.md](experiments.md)（英語）にあります。""",
     heading="トラック *{track}*、{tokens:,} トークン",
     columns=(
@@ -103,7 +106,7 @@ def _arms(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The rows, those of one arm together: its seeds."""
     arms: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        arms.setdefault(f"{row['name']} {sorted(row['settings'].items())}", []).append(row)
+        arms.setdefault(f"{row['name']} {_settings(row['settings'])}", []).append(row)
     return list(arms.values())
 
 
@@ -120,7 +123,7 @@ def _line(arm: Sequence[dict[str, Any]]) -> str:
         _settings(last["settings"]),
         f"{last['parameters']:,}",
         state,
-        str(len(arm)),
+        str(len({row["seed"] for row in arm})),
         *(f"{_mean(arm, what):.4f}" for what in ("ja", "en")),
         f"**{_mean(arm, 'mean'):.4f}**",
         f"{min(means):.4f}–{max(means):.4f}" if len(means) > 1 else "",

@@ -10,16 +10,15 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from benchmarks.speedrun.arms import TRACKS, Arm
+from benchmarks.speedrun.results import make_row
 from sioconv.errors import UserError
 from sioconv.files import atomic_write
-from sioconv.hardware import describe_machine
 from sioconv.train.metrics import read_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -76,12 +75,17 @@ def _commit(arm: Arm, folder: Path) -> str:
     """The commit that the arm was begun with, or begins with now."""
     path = folder / "commit"
     if not path.is_file():
-        found = _git("rev-parse", "--verify", "--quiet", f"{arm.commit or 'HEAD'}^{{commit}}")
-        if found.returncode:
-            raise UserError(f"arm {arm.name}: no commit {arm.commit} in {ROOT}")
         with atomic_write(path) as temporary:
-            temporary.write_text(found.stdout.decode().strip())
+            temporary.write_text(commit_of(arm.commit or "HEAD"))
     return path.read_text()
+
+
+def commit_of(name: str) -> str:
+    """The commit that a branch, a tag or an abbreviation names. Raises UserError where there is none."""
+    found = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    if found.returncode:
+        raise UserError(f"no commit {name} in {ROOT}")
+    return found.stdout.decode().strip()
 
 
 def _git(*words: str) -> subprocess.CompletedProcess[bytes]:
@@ -130,25 +134,13 @@ def _row(arm: Arm, commit: str, figures: dict[str, Any], run: Path) -> dict[str,
     languages = {name: value["bpb"] for name, value in figures["languages"].items()}
     metrics = [row for row in read_jsonl(run / "metrics.jsonl") if row["stage"] == "pretrain"]
     plan = json.loads((run / "checkpoints" / "pretrain" / "plan.json").read_text(encoding="utf-8"))
-    seconds = max(row["seconds"] for row in metrics)
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "track": arm.track,
-        "name": arm.name,
-        "note": arm.note,
-        "settings": arm.settings,
-        "seed": arm.seed,
-        "tokens": arm.tokens,
-        "bits_per_byte": {**languages, "mean": sum(languages.values()) / len(languages)},
-        "sources": {name: value["bpb"] for name, value in figures["sources"].items()},
-        "parameters": figures["parameters"],
-        "state_bytes": figures["state_bytes"],
-        "seconds": round(seconds, 1),
-        "tokens_per_second": round(arm.tokens / seconds),
-        "precision": plan["precision"],
-        "threads": arm.settings.get("train.threads", torch.get_num_threads()),
-        "machine": describe_machine(),
-        "torch": torch.__version__,
-        "commit": commit,
-        "command": arm.command,
-    }
+    return make_row(
+        arm,
+        commit,
+        languages,
+        {name: value["bpb"] for name, value in figures["sources"].items()},
+        max(row["seconds"] for row in metrics),
+        plan["precision"],
+        arm.settings.get("train.threads", torch.get_num_threads()),
+        {key: figures[key] for key in ("parameters", "state_bytes")},
+    )

@@ -16,16 +16,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.train.arms import SIZES
 from benchmarks.train.measure import DTYPES, Entry, Group, Result, measure, peak, peak_in_a_process
 from benchmarks.train.profile import times
 from benchmarks.train.tables import group_table, time_table
 from sioconv.files import atomic_write
-from sioconv.hardware import keep_freed_memory
+from sioconv.hardware import keep_freed_memory, pick_device
 from sioconv.progress import say, track
 
 LENGTHS = (512, 1024, 4096, 16384)
-COMPARED = ("sioconv", "sioconv-2024", "llama", "lstm", "mingru")
+COMPARED = ("sioconv", "sioconv-2026", "sioconv-2024", "llama", "lstm", "mingru")
 TOKENS = 16384
 
 
@@ -48,6 +47,8 @@ def groups(tokens: int, lengths: tuple[int, ...], compile_lengths: tuple[int, ..
     made.append(Group(f"60m, T = {middle:,}, and ours at all lengths", "60m", (*entries(COMPARED, middle), *others)))
     for length in compile_lengths:
         made.append(Group(f"17m, T = {length:,}, compiled blocks", "17m", entries(peers, length), compiled=True))
+    if tokens >= 32 * middle:
+        made.append(Group(f"125m, T = {middle:,}", "125m", entries(COMPARED, middle)))
     slow = tuple(Entry(arm, middle, max(1, tokens // middle // 8)) for arm in ("sioconv", "mamba2", "mambapy"))
     return [*made, Group(f"17m, T = {middle:,}, an eighth of the tokens", "17m", slow)]
 
@@ -71,7 +72,7 @@ def profiles(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     length = min(1024, arguments.tokens)
     return {
         f"{size}, {dtype}": times("sioconv", size, length, arguments.tokens // length, dtype)
-        for size in SIZES
+        for size in ("17m", "60m")
         for dtype in arguments.dtypes
     }
 
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS), help="T (default: %(default)s)")
     parser.add_argument("--compiled", nargs="*", type=int, default=[1024], help="T of the compiled groups")
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES), help="of the products")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where (default: %(default)s)")
     parser.add_argument("--only", default="", help="of the groups, those whose name has this in it")
     parser.add_argument("--profile", action="store_true", help="show where the time of our step goes, and nothing else")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -117,13 +119,13 @@ def profile_all(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything but `--profile`."""
-    start, results = time.monotonic(), list[Result]()
+    start, results, device = time.monotonic(), list[Result](), pick_device(arguments.device)
     lengths = tuple(arguments.lengths)
     chosen = [
         group for group in groups(arguments.tokens, lengths, tuple(arguments.compiled)) if arguments.only in group.name
     ]
     for group in track(chosen, "groups"):
-        found = measure(group, arguments.dtypes, arguments.rounds, say)
+        found = measure(group, arguments.dtypes, arguments.rounds, say, device)
         results += found
         show(group_table(found, f"{group.name}: {time.monotonic() - start:,.0f} s since the start"))
     figures: dict[str, Any] = {
@@ -135,7 +137,7 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
             for result in results
         ],
     }
-    if not arguments.only:
+    if not arguments.only and device.type == "cpu":
         figures["bytes_a_token"] = memory(arguments.tokens, arguments.dtypes, lengths)
         for dtype, by_length in figures["bytes_a_token"].items():
             line = ", ".join(f"T = {length:,}: {value:,.0f}" for length, value in by_length.items())

@@ -16,6 +16,7 @@ VOCABULARY = 8192
 SIZES = {
     "17m": Architecture(hidden_size=384, num_hidden_layers=6, num_heads=6, intermediate_size=1024),
     "60m": Architecture(hidden_size=640, num_hidden_layers=10, num_heads=10, intermediate_size=1728),
+    "125m": Architecture(hidden_size=768, num_hidden_layers=12, num_heads=12, intermediate_size=2048),
 }
 
 
@@ -94,6 +95,7 @@ def _mambapy(shape: Architecture) -> PreTrainedModel:
 
 ARMS: dict[str, Callable[[Architecture], PreTrainedModel]] = {
     "sioconv": _ours,
+    "sioconv-2026": lambda shape: _ours(shape, "sioconv-2026"),
     "sioconv-2024": lambda shape: _ours(shape, "sioconv-2024"),
     "llama": lambda shape: build_baseline("llama", shape, VOCABULARY),
     "lstm": _lstm,
@@ -103,6 +105,7 @@ ARMS: dict[str, Callable[[Architecture], PreTrainedModel]] = {
 }
 DESCRIPTIONS = {
     "sioconv": "SioConv",
+    "sioconv-2026": "SioConv, the preset of 2026",
     "sioconv-2024": "SioConv, the preset of 2024",
     "llama": "Llama with SDPA (transformers)",
     "lstm": "LSTM (torch)",

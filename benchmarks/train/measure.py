@@ -13,7 +13,7 @@ import torch
 from benchmarks.memory import grown_memory
 from benchmarks.train.arms import VOCABULARY, build
 from sioconv.data.batches.loader import Batch
-from sioconv.hardware import matrix_speed
+from sioconv.hardware import matrix_speed, synchronize
 from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World
 from sioconv.train.step import Stepper
@@ -88,10 +88,10 @@ class Result:
         return 6 * self.matrix_parameters * self.tokens_per_second / self.limit
 
 
-def stepper(arm: str, size: str, dtype: str, compiled: bool = False) -> Stepper:
+def stepper(arm: str, size: str, dtype: str, compiled: bool = False, device: torch.device = CPU) -> Stepper:
     """An arm in the training loop's own step: chunked loss over the vocabulary, clipping, fused AdamW."""
     torch.manual_seed(0)
-    return Stepper(build(arm, size), TrainConfig(tokens=1, compile=compiled), World(CPU), DTYPES[dtype])
+    return Stepper(build(arm, size), TrainConfig(tokens=1, compile=compiled), World(device), DTYPES[dtype])
 
 
 def step(stepper: Stepper, windows: Batch) -> float:
@@ -99,26 +99,29 @@ def step(stepper: Stepper, windows: Batch) -> float:
     start = time.perf_counter()
     loss = stepper.gradients(windows)
     _, stepped = stepper.update(RATE, loss)
+    synchronize(stepper.world.device)
     seconds = time.perf_counter() - start
     if not stepped:
         raise RuntimeError(f"the loss ({loss}) or a gradient is not finite")
     return seconds
 
 
-def fastest_product(dtype: str) -> float:
+def fastest_product(dtype: str, device: torch.device) -> float:
     """Operations a second of a matrix product, the best of three sizes.
 
     Larger ones are left out where one product would take seconds: bf16 on a processor that has none.
     """
     best = 0.0
-    for size in (1024, 2048, 4096):
+    for size in (1024, 2048, 4096, *([8192] if device.type == "cuda" else [])):
         if best and 2 * size**3 / best > 2:
             break
-        best = max(best, matrix_speed(CPU, DTYPES[dtype], size, seconds=0.2))
+        best = max(best, matrix_speed(device, DTYPES[dtype], size, seconds=0.2))
     return best
 
 
-def measure(group: Group, dtypes: list[str], rounds: int, tell: Callable[[str], object]) -> list[Result]:
+def measure(
+    group: Group, dtypes: list[str], rounds: int, tell: Callable[[str], object], device: torch.device = CPU
+) -> list[Result]:
     """Every entry in every dtype, `rounds` times in turns after `WARMING` steps that aren't counted.
 
     Args:
@@ -126,20 +129,21 @@ def measure(group: Group, dtypes: list[str], rounds: int, tell: Callable[[str], 
         dtypes: of the matrix products.
         rounds: turns that count.
         tell: is told of what can't run here, which is then left out.
+        device: where.
     """
     steppers: dict[str, Stepper] = {}
     times: dict[tuple[Entry, str], list[float]] = {(entry, dtype): [] for entry in group.entries for dtype in dtypes}
     limits: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
     for turn in range(WARMING + rounds):
         for dtype in dtypes:
-            limits[dtype].append(fastest_product(dtype))
+            limits[dtype].append(fastest_product(dtype, device))
             for entry in [entry for entry in group.entries if (entry, dtype) in times]:
                 spent = times[entry, dtype]
                 if turn > WARMING and spent[-1] > SLOW_SECONDS:
                     continue
                 try:
                     if entry.arm not in steppers:
-                        steppers[entry.arm] = stepper(entry.arm, group.size, dtype, group.compiled)
+                        steppers[entry.arm] = stepper(entry.arm, group.size, dtype, group.compiled, device)
                     steppers[entry.arm].dtype = DTYPES[dtype]
                     spent.append(step(steppers[entry.arm], entry.windows()))
                 except (ImportError, RuntimeError) as error:  # not installed, or an operator that has no such dtype

@@ -1,7 +1,9 @@
 """The queue of training arms, with a recipe of seconds in the place of the demo's; and the pages of results."""
 
 import json
+import math
 import os
+import queue
 import shlex
 import signal
 import subprocess
@@ -11,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 if sys.platform == "win32":
     pytest.skip("the queue locks files as Unix does", allow_module_level=True)
 
-from benchmarks.speedrun import arms, table
-from benchmarks.speedrun.__main__ import run_queue
+from benchmarks.speedrun import arms, many, table
+from benchmarks.speedrun.__main__ import main, run_queue
 from benchmarks.speedrun.arms import Arm, read_arms
+from benchmarks.speedrun.prepared import prepare, working_in
 from benchmarks.speedrun.results import RESULTS, append_result, is_done, read_results
 from sioconv.errors import UserError
 
@@ -92,6 +96,12 @@ def test_the_queue_of_the_project_can_be_read() -> None:
     assert found and len({arm.folder for arm in found}) == len(found)
 
 
+def test_the_single_changes_are_those_of_the_committed_tries() -> None:
+    rows = read_results(RESULTS.with_name("tries.jsonl"))
+    found = read_arms(ROOT / "benchmarks" / "speedrun" / "singles.yaml")
+    assert found and all(any(arm.is_answered_by(row) for row in rows) for arm in found)
+
+
 def test_settings_stand_on_the_command_line_as_yaml_reads_them() -> None:
     arm = Arm("bundled", "x", 10, 3, {"a.b": None, "c": True, "d": [], "e": "fp32", "f": 0.02})
     fixed = ["--seed=3", "--train.minutes=null", "--train.tokens=10"]
@@ -136,8 +146,48 @@ def test_an_arm_is_trained_measured_and_then_skipped(tmp_path: Path, monkeypatch
     assert (work / "checkouts" / row["commit"] / "src" / "sioconv").is_dir()
     before = results.read_bytes()
     assert run_queue([ARM], results, work) == 0 and results.read_bytes() == before
+    assert_equal_without_commands(row, broken, tmp_path)
     table.write_pages([row], tmp_path)
     assert f"{bits['mean']:.4f}" in (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+
+
+def assert_equal_without_commands(row: dict[str, Any], broken: Arm, folder: Path) -> None:
+    """A process that trains arms one after the other comes to the same figures as the commands."""
+    prepare([ARM], folder / "texts")
+    waiting: queue.Queue[Arm] = queue.Queue()
+    for arm in (broken, ARM):
+        waiting.put(arm)
+    threads = torch.get_num_threads()
+    try:
+        many.work_off(waiting, folder / "many.jsonl", folder / "texts", "cpu", math.inf, row["commit"])
+    finally:
+        torch.set_num_threads(threads)
+    (found,) = read_results(folder / "many.jsonl")
+    assert found.keys() == row.keys()
+    for key in ("track", "name", "seed", "tokens", "settings", "parameters", "state_bytes", "precision", "command"):
+        assert found[key] == row[key]
+    assert found["bits_per_byte"] == pytest.approx(row["bits_per_byte"], rel=1e-4)
+    assert found["sources"] == pytest.approx(row["sources"], rel=1e-4)
+
+
+def test_what_the_time_is_over_for_leaves_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(arms.TRACKS, "bundled", TINY)
+    prepare([ARM], tmp_path)
+    with working_in(tmp_path), pytest.raises(many.OverError):
+        many.train(ARM, torch.device("cpu"), "x", end=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"), [(["--workers", "0"], "above 0"), (["--minutes", "nan"], "above 0"), (["--device", "x"], "x")]
+)
+def test_many_refuses_what_cannot_be(
+    words: list[str], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(ROOT / "benchmarks" / "speedrun" / "queue.yaml")
+    monkeypatch.setattr(sys, "argv", ["speedrun", "many", path, *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and reason in capsys.readouterr().err
 
 
 @in_a_clone
@@ -157,12 +207,12 @@ sys.argv = ["speedrun", "queue", "x", "--results", {str(tmp_path / "results.json
 __main__.main()
 """
     paths = os.pathsep.join([str(ROOT), *sys.path])
-    queue = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths})
+    process = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths})
     metrics = tmp_path / arm.folder / "runs" / "arm" / "checkpoints" / "pretrain"
-    while queue.poll() is None and not list(metrics.glob("step-*")):
+    while process.poll() is None and not list(metrics.glob("step-*")):
         time.sleep(0.05)
-    queue.send_signal(how)
-    queue.wait()
+    process.send_signal(how)
+    process.wait()
     assert run_queue([arm], tmp_path / "results.jsonl", tmp_path) == 0
     assert run_queue([arm], tmp_path / "whole.jsonl", tmp_path / "whole") == 0
     (killed,), (whole,) = read_results(tmp_path / "results.jsonl"), read_results(tmp_path / "whole.jsonl")

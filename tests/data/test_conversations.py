@@ -238,6 +238,8 @@ def test_what_isnt_a_conversation_is_refused(tmp_path: Path, record: dict[str, A
         ({"input": "z"}, "input"),
         ({"answer": 42}, "answer"),
         ({"images": ["a.png"]}, "images"),
+        ({"label": False}, "label"),
+        ({"is_correct": False}, "is_correct"),
         ({"system": "a", "system_prompt": "b"}, "system_prompt"),
         ({"messages": [{"role": "system", "content": "a"}, *TALK], "system": "b"}, "system"),
         ({"messages": [{"role": "system", "content": "a"}, *TALK], "history": [["a", "b"]]}, "history"),

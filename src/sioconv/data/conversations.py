@@ -13,7 +13,8 @@ The form is told by a record's keys, the first of these that is there:
 Beside any of them may stand what the model is told before (`system`, `system_prompt`, `system_message`), what has been
 said before (`history`) and what it may call (`tools`, `functions`); beside a question, what it is about (`input`,
 `context`). Whatever else belongs to a conversation makes a record an error: nothing of one is left out in silence, but
-for `rejected`, which nobody shall learn, and what a source's `ignore_columns` names. Keys that don't belong to one (an
+for `rejected`, which nobody shall learn, and what a source's `ignore_columns` names; a row whose `label`, `correct` or
+`is_correct` is false is one that nobody shall learn. Keys that don't belong to one (an
 id, a score) may stand beside it; text under a name that nobody knows is passed over and named (`texts_beside`).
 """
 
@@ -52,6 +53,7 @@ ANSWERS = ("output", "completion", "response", "answer", "chosen")
 ABOUT = ("input", "context")
 SYSTEMS = ("system", "system_prompt", "system_message")
 TOOLS = ("tools", "functions")
+UNWANTED = ("label", "is_correct", "correct")  # false beside an answer that nobody shall learn, as KTO's rows have it
 NOT_TEXT = ("image", "images", "video", "videos", "audio", "audios", "files", "documents", "attachments")
 BELONGS = {*TURNS, *QUESTIONS, *ANSWERS, *ABOUT, *NOT_TEXT}
 # Keys whose text is about a conversation and no part of it, as data sets of this field name them; so are all that end
@@ -268,6 +270,10 @@ def _tools(value: Any, name: str) -> list[Any]:
 def _check_rest(rest: Mapping[str, Any], messages: Turns) -> None:
     """Raises ValueError where a key that belongs to a conversation says what no turn says."""
     for key in rest:
+        if key in UNWANTED and rest[key] is False:
+            raise ValueError(
+                f'"{key}" is false, as of an answer that isn\'t to be learned: {_leave_out(key)} to learn it'
+            )
         if key in BELONGS and _is_there(rest[key]) and not _is_said(rest[key], key, messages):
             why = "is no text" if key in NOT_TEXT else "says what no turn says"
             raise ValueError(

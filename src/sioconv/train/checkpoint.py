@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.utils._pytree import tree_map_only
 
+import sioconv
 from sioconv.checksums import read_sealed, sealed
 from sioconv.errors import UserError
 from sioconv.files import disk_errors, hidden_folder, remove, sha256_file
@@ -39,7 +40,8 @@ PROGRESS = "progress.json"
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("sioconv", "torch")}
+    # Of a source tree that is not installed there are no metadata.
+    return {"sioconv": sioconv.__version__, "torch": version("torch")}
 
 
 @dataclass

@@ -307,6 +307,13 @@ def test_no_text_becomes_special_and_ids_have_no_gaps(tmp_path: Path, odd: str) 
         (vocabulary_with(a=0), "two of its tokens have the same id"),
         (lambda parts: parts["model"].update(vocab={}, merges=[]), "its vocabulary is empty"),
         (lambda parts: parts["model"].update(vocab=5), "no model with a vocabulary"),
+        (lambda parts: parts["model"].update(vocab=["a", "b"]), "no model with a vocabulary"),
+        (
+            lambda parts: parts.update(
+                model={"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0]], "byte_fallback": False}
+            ),
+            "no token for what it doesn't know",
+        ),
         (
             lambda parts: (vocabulary_with(**{"<|user|>": 256})(parts), parts["model"].update(ignore_merges=True)),
             "unsafe",
@@ -325,6 +332,25 @@ def test_attack_vocabularies_that_cant_be_adopted(
     with pytest.raises(UserError, match=problem):
         adopt_tokenizer(str(bytes_like(tmp_path / "others", change)), tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
+
+
+def test_a_text_has_the_same_tokens_each_time(tmp_path: Path) -> None:
+    """Others leave merges out at random while they train; the setting stays in their file."""
+    train_tokenizer(TokenizerConfig(vocab_size=400), TEXTS * 20, tmp_path / "trained")
+    trained = json.loads((tmp_path / "trained" / "tokenizer.json").read_text(encoding="utf-8"))
+
+    def drops(parts: dict[str, Any]) -> None:
+        parts["model"] = trained["model"] | {"dropout": 0.5}
+
+    others = bytes_like(tmp_path / "others", drops)
+    (tmp_path / "trained" / SUMS).unlink()
+    (tmp_path / "trained" / "tokenizer.json").write_text(
+        json.dumps(trained | {"model": trained["model"] | {"dropout": 0.5}})
+    )
+    for name in (others, tmp_path / "trained"):
+        adopted = adopt_tokenizer(str(name), tmp_path / f"of {name.name}")
+        text = "".join(TEXTS)
+        assert len({tuple(encode_texts(adopted, [text])[0]) for _ in range(20)}) == 1
 
 
 def test_attack_one_of_this_projects_that_was_tampered_with(tmp_path: Path) -> None:

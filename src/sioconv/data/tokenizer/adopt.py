@@ -7,6 +7,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from sioconv import unique_keys
 from sioconv.checksums import check_sums, write_sums
 from sioconv.data.tokenizer.tokenizer import (
     SPECIAL_TOKENS,
@@ -42,11 +43,13 @@ def adopt_tokenizer(name: str, out: Path) -> PreTrainedTokenizerFast:
     backend = read_backend(file)
     if all(token in special_tokens(backend) for token in SPECIAL_TOKENS):
         tokenizer = load_tokenizer(file.parent)
+        _without_dropout(tokenizer.backend_tokenizer)
         _check_attack(tokenizer.backend_tokenizer, name)
         with atomic_folder(out) as folder:
             tokenizer.save_pretrained(folder)
             write_sums(folder)
         return load_tokenizer(out)
+    _without_dropout(backend)
     adopted = _with_special_tokens(backend)
     _check_attack(adopted, name)
     with atomic_folder(out) as folder:
@@ -102,6 +105,12 @@ def read_backend(file: Path) -> Tokenizer:
         raise UserError(f"can't load the tokenizer: {file}: {reason}: copy it again") from error
 
 
+def _without_dropout(backend: Tokenizer) -> None:
+    """Turns off what others train with: merges left out at random, so that no text has the same tokens twice."""
+    if getattr(backend.model, "dropout", None):
+        backend.model.dropout = None
+
+
 def special_tokens(backend: Tokenizer) -> set[str]:
     """The tokens that aren't text."""
     return {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
@@ -110,9 +119,12 @@ def special_tokens(backend: Tokenizer) -> set[str]:
 def _check_vocabulary(file: Path, name: str) -> None:
     """Refuses what can't be made a tokenizer of this project, before the library reads it."""
     try:
-        model = json.loads(file.read_text(encoding="utf-8"))["model"]
+        model = unique_keys.loads(file.read_text(encoding="utf-8"))["model"]
         vocabulary = model["vocab"]
-        ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
+        pieces = vocabulary if isinstance(vocabulary, dict) else [(piece, float(score)) for piece, score in vocabulary]
+        ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(pieces)))
+    except unique_keys.RepeatedKeyError as error:
+        raise UserError(f"can't adopt the tokenizer: {file}: {error}: adopt another") from error
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise UserError(
             f"can't load the tokenizer: {file}: it has no model with a vocabulary: copy it again"
@@ -121,6 +133,8 @@ def _check_vocabulary(file: Path, name: str) -> None:
         raise UserError(f"can't adopt the tokenizer: {name}: its vocabulary is empty: adopt another")
     if len(set(ids)) < len(ids):
         raise UserError(f"can't adopt the tokenizer: {name}: two of its tokens have the same id: adopt another")
+    if model.get("type") == "Unigram" and model.get("unk_id") is None and not model.get("byte_fallback"):
+        raise UserError(f"can't adopt the tokenizer: {name}: it has no token for what it doesn't know: adopt another")
     for token in SPECIAL_TOKENS:
         if token in _from_text(model, vocabulary):
             raise UserError(f"unsafe tokenizer: {name}: text that spells {token} would become it: adopt another")
