@@ -1,153 +1,121 @@
-"""Speed of `sioconv serve`: conversations of many turns at once, beside the bare engine on the same prompts.
+"""Speed of `sioconv serve`, beside its bare engine and other servers: `python -m benchmarks.serve [--json FILE]`.
 
-`python -m benchmarks.serve [--json FILE] [--size 25m] [--at-once 1 16 64] [--turns 10] [--tokens 32]`
+Models have random weights and one tokenizer. Parts:
 
-The bare engine writes as many replies of as many tokens to the prompts of the first turn, all at once, in a process
-without a server: what the server gives away to HTTP, JSON and Python is the difference.
+- `conversations`: some at once, of several turns; time to the first token at the first and the last turn and when the
+  last reply is asked for again; time between tokens; tokens a second, and a second of the server's processor time;
+  memory. Peers with a Llama of the same size, the same client, in turns: llama-cpp-python's server and `transformers
+  serve` with continuous batching.
+- `long`: one conversation of 100 turns.
+- `overhead`: processor time of a token, of the engine alone and of the server.
+- `kept`: 10,000 stored conversations go on after a restart, each compared with a server that has never heard of it.
 """
 
 import argparse
 import asyncio
 import json
-import os
-import re
-import statistics
-import subprocess
-import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import pairwise
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
-import torch
+from benchmarks.decode_models import SHAPES
+from benchmarks.serve import conversations, kept, overhead
+from benchmarks.serve.folders import make_tokenizer, save_gguf, save_llama, save_ours
+from benchmarks.serve.processes import Server, llama_cpp, ours, transformers_serve
+from sioconv.files import atomic_write
+from sioconv.hardware import describe_machine, describe_versions
 
-from sioconv.data.chat import encode
-from sioconv.data.config import TokenizerConfig
-from sioconv.data.tokenizer.tokenizer import train_tokenizer
-from sioconv.generate import Engine, Event, Request, SamplingConfig, Vocabulary
-from sioconv.generate.states.state import State
-from sioconv.model import SioConvConfig, SioConvForCausalLM, load_model_folder, save_model_folder
-from sioconv.plan.size import derive, parse_size
-
-MESSAGE = "川は山から海へ流れます。では、海の水はどこへ行きますか。"
-VOCABULARY = 4096
+PARTS = ("conversations", "long", "overhead", "kept")
+SERVERS = ("sioconv", "llama.cpp", "transformers")
+CONTEXT = 8192  # tokens that llama.cpp has room for
 
 
-def make_folder(folder: Path, size: int) -> Path:
-    """A folder with a model of about so many random parameters."""
-    texts = [MESSAGE * 3, "The river runs from the hills to the sea."] * 9
-    tokenizer = train_tokenizer(TokenizerConfig(vocab_size=384), texts, folder / "tokenizer")
-    torch.manual_seed(0)
-    shape = derive(size, VOCABULARY, 1024)["model"]
-    model = SioConvForCausalLM(SioConvConfig(vocab_size=VOCABULARY, **shape))
-    save_model_folder(model.eval(), tokenizer, folder / "model", [tokenizer.eos_token_id])
-    return folder / "model"
+def start_server(name: str, size: str, tokenizer: Any, folder: Path, threads: int) -> AbstractContextManager[Server]:
+    """One of `SERVERS`; its model is made where it isn't there yet."""
+    if name == "sioconv":
+        place = folder / "sioconv"
+        return ours(place if place.exists() else save_ours(size, tokenizer, place), threads=threads)
+    llama = folder / "llama"
+    if not llama.exists():
+        save_llama(size, tokenizer, llama)
+    if name == "transformers":
+        return transformers_serve(llama, threads)
+    return llama_cpp(save_gguf(llama, folder / "llama.gguf"), CONTEXT, threads)
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """A server of the model in a process of its own; its address."""
-    command = [sys.executable, "-m", "sioconv", "serve", f"bench={folder}", "--port", "0"]
-    child = subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE, encoding="utf-8")
-    assert child.stderr is not None
-    found = next(found for line in child.stderr if (found := re.search(r"at (http://\S+)", line)))
-    threading.Thread(target=child.stderr.read, daemon=True).start()  # its log, or it would wait for a reader
-    try:
-        yield found[1]
-    finally:
-        child.terminate()
-        child.wait()
+def measure(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Any]]:
+    """A name and the figures of each measurement."""
+    for size in options.sizes:
+        here = folder / size
+        tokenizer = make_tokenizer(size, here / "tokenizer")
+        start = partial(start_server, size=size, tokenizer=tokenizer, folder=here, threads=options.threads)
+        if "conversations" in options.parts:
+            yield from _beside_each_other(options, size, start)
+        if "long" in options.parts:
+            with start("sioconv") as server:
+                yield f"{size}/long", asyncio.run(conversations.long(server, 0, options.long, options.tokens))
+        model = here / "sioconv"
+        if not model.exists():
+            save_ours(size, tokenizer, model)
+        if "overhead" in options.parts:
+            yield f"{size}/overhead", overhead.measure(model, options.at_once, options.tokens, options.rounds)
+        if "kept" in options.parts:
+            serve = partial(ours, model, threads=options.threads)
+            yield f"{size}/kept", kept.measure(serve, here / "states.db", options.conversations)
 
 
-async def converse(web: httpx.AsyncClient, number: int, turns: int, tokens: int) -> list[tuple[float, list[float]]]:
-    """One conversation; of each turn the seconds to its first text, and those between its pieces."""
-    messages, times = [{"role": "system", "content": f"conversation {number}"}], []
-    for _ in range(turns):
-        messages.append({"role": "user", "content": MESSAGE})
-        body = {"model": "bench", "messages": messages, "max_tokens": tokens, "min_tokens": tokens, "stream": True}
-        start, marks, text = time.perf_counter(), list[float](), ""
-        async with web.stream("POST", "/v1/chat/completions", json=body) as answer:
-            async for line in answer.aiter_lines():
-                if line.startswith("data: {") and (part := json.loads(line[6:])["choices"][0]["delta"].get("content")):
-                    marks.append(time.perf_counter())
-                    text += part
-        messages.append({"role": "assistant", "content": text})
-        times.append((marks[0] - start, [b - a for a, b in pairwise(marks)]))
-    return times
+def _beside_each_other(options: argparse.Namespace, size: str, start: Any) -> Iterator[tuple[str, Any]]:
+    """All servers run, and are asked in turns."""
+    with ExitStack() as running:
+        servers = {name: running.enter_context(start(name)) for name in options.servers}
+        for server in servers.values():
+            asyncio.run(conversations.crowd(server, -1, 1, 2, 4))  # what is compiled or loaded at the first use
+        first = 0
+        for at_once in options.at_once:
+            for name, server in servers.items():
+                work = conversations.crowd(server, first, at_once, options.turns, options.tokens)
+                yield f"{size}/{at_once} at once/{name}", asyncio.run(work)
+            first += at_once
 
 
-async def crowd(url: str, at_once: int, turns: int, tokens: int) -> dict[str, float]:
-    """Many conversations at once."""
-    async with httpx.AsyncClient(base_url=url, timeout=None, limits=httpx.Limits(max_connections=None)) as web:
-        await converse(web, -1, 1, 2)  # what is compiled or loaded at the first use
-        start = time.perf_counter()
-        all_times = await asyncio.gather(*(converse(web, n, turns, tokens) for n in range(at_once)))
-        seconds = time.perf_counter() - start
-    gaps = sorted(gap for times in all_times for _, each in times for gap in each)
-    first, last = ([times[turn][0] for times in all_times] for turn in (0, -1))
-    return {
-        "at_once": at_once,
-        "tokens_per_second": at_once * turns * tokens / seconds,
-        "first_text_turn_1_ms": 1e3 * statistics.median(first),
-        "first_text_last_turn_ms": 1e3 * statistics.median(last),
-        "between_median_ms": 1e3 * statistics.median(gaps),
-        "between_99_ms": 1e3 * gaps[int(0.99 * len(gaps))],
-    }
-
-
-def bare(folder: Path, at_once: int, tokens: int) -> float:
-    """Tokens a second of the engine alone."""
-    model, tokenizer = load_model_folder(folder)
-    vocabulary, engine = Vocabulary(tokenizer, model.config.vocab_size), Engine(model)
-    sampling = SamplingConfig(min_new_tokens=tokens, max_new_tokens=tokens)
-
-    def run(count: int) -> float:
-        written = 0
-
-        def note(event: Event) -> None:
-            nonlocal written
-            written += event.token is not None
-
-        start = time.perf_counter()
-        for number in range(count):
-            system = {"role": "system", "content": f"conversation {number}"}
-            ids, _ = encode(tokenizer, [system, {"role": "user", "content": MESSAGE}], add_generation_prompt=True)
-            ends = (vocabulary.eos, vocabulary.end_of_turn)
-            engine.submit(Request(ids, State(), sampling, tokens, ending=ends, banned=vocabulary.banned), note)
-        while engine.step():
-            pass
-        return written / (time.perf_counter() - start)
-
-    run(1)
-    return run(at_once)
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    options.add_argument(
+        "--sizes", nargs="+", choices=[size for size in SHAPES if size != "tiny"], default=["25M", "125M"]
+    )
+    options.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
+    options.add_argument("--at-once", type=int, nargs="+", default=[1, 16, 64])
+    options.add_argument("--turns", type=int, default=10)
+    options.add_argument("--tokens", type=int, default=32, help="of each reply")
+    options.add_argument("--long", type=int, default=100, help="turns of the long conversation")
+    options.add_argument("--rounds", type=int, default=3, help="of the overhead")
+    options.add_argument("--conversations", type=int, default=10_000, help="that are kept")
+    options.add_argument("--threads", type=int, default=1, help="of each server")
+    options.add_argument("--folder", type=Path, help="where models are made, or were; else a temporary one")
+    options.add_argument("--json", type=Path, help="where the figures are written")
+    return options
 
 
 def main() -> None:
-    """Prints a table, and writes JSON where it is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--size", type=parse_size, default=parse_size("25m"))
-    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--tokens", type=int, default=32)
-    arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    """Prints the figures, and writes them after each measurement where that is asked for."""
+    options = parser().parse_args()
+    said = {"machine": describe_machine(), "versions": describe_versions(), "threads": options.threads}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = make_folder(Path(name), arguments.size)
-        for at_once in arguments.at_once:
-            alone = bare(folder, at_once, arguments.tokens)
-            with served(folder) as url:
-                row = asyncio.run(crowd(url, at_once, arguments.turns, arguments.tokens))
-            row["bare_engine_tokens_per_second"] = alone
-            rows.append(row)
-            print("  ".join(f"{key} {value:,.1f}" for key, value in row.items()), flush=True)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+        for part, figures in measure(options, options.folder or Path(name)):
+            results[part] = figures
+            for row in figures if isinstance(figures, list) else [figures]:
+                print(part, json.dumps(row), flush=True)
+            if options.json is not None:
+                with atomic_write(options.json) as temporary:
+                    temporary.write_text(json.dumps({**said, "results": results}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.decode_models import SHAPES, architecture, random_model
+from benchmarks.gguf_files import write_gguf
 from sioconv.data.config import SourceConfig, TokenizerConfig
 from sioconv.data.sources.source import read_rows
 from sioconv.data.tokenizer.tokenizer import END_OF_TURN, train_tokenizer
@@ -17,6 +19,8 @@ TEXT = ("bundled:sentences_ja.jsonl.gz", "bundled:sentences_en.jsonl.gz", "bundl
 
 def make_tokenizer(size: str, folder: Path) -> Any:
     """A tokenizer of the size's vocabulary, from the package's text."""
+    if folder.exists():
+        return AutoTokenizer.from_pretrained(folder)
     texts = [row.text for name in TEXT for row in read_rows(SourceConfig(name)) if row.text]
     return train_tokenizer(TokenizerConfig(vocab_size=SHAPES[size][-1]), texts, folder)
 
@@ -36,3 +40,10 @@ def save_llama(size: str, tokenizer: Any, folder: Path) -> Path:
     build_baseline("llama", shape, vocabulary, **ids).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_gguf(llama: Path, file: Path) -> Path:
+    """The same Llama for llama.cpp."""
+    if file.exists():
+        return file
+    return write_gguf(LlamaForCausalLM.from_pretrained(llama), file, "F32", AutoTokenizer.from_pretrained(llama))

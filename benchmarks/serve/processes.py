@@ -1,16 +1,20 @@
 """Servers as processes of their own: where they listen, how much processor time and memory they take."""
 
 import os
-import re
+import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
+
+PATIENCE = 600  # seconds until a server must listen: the machine may be busy
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,13 @@ class Server:
         url: where it listens, without `/v1`.
         model: what requests call the model.
         process: the process.
+        extra: what each request says besides; `{tokens}` stands for the number of tokens that are wanted.
     """
 
     url: str
     model: str
     process: psutil.Process
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def cpu_seconds(self) -> float:
@@ -42,21 +48,63 @@ class Server:
 @contextmanager
 def ours(folder: Path, *options: str, threads: int = 1) -> Iterator[Server]:
     """`sioconv serve` on a model folder."""
-    words = ("-m", "sioconv", "serve", f"bench={folder}", "--port", "0", "--threads", str(threads), *options)
-    with _process([sys.executable, *words], threads) as child:
-        assert child.stderr is not None
-        found = next(found for line in child.stderr if (found := re.search(r"at (http://\S+)", line)))
-        # Its log goes on: it would wait for a reader.
-        threading.Thread(target=child.stderr.read, daemon=True).start()
-        yield Server(found[1], "bench", psutil.Process(child.pid))
+    words = ["-m", "sioconv", "serve", f"bench={folder}", "--port", "{port}", "--threads", str(threads), *options]
+    with _server(words, threads, "/ready", "bench", {"min_tokens": "{tokens}"}) as server:
+        yield server
 
 
 @contextmanager
-def _process(command: Sequence[str], threads: int) -> Iterator[subprocess.Popen[str]]:
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, encoding="utf-8")
+def llama_cpp(file: Path, context: int, threads: int = 1) -> Iterator[Server]:
+    """llama-cpp-python's server on a GGUF file. It writes one reply at a time; others wait."""
+    words = ["-m", "llama_cpp.server", "--model", str(file), "--port", "{port}", "--n_threads", str(threads)]
+    words += ["--n_threads_batch", str(threads), "--n_ctx", str(context), "--logits_all", "false"]
+    words += ["--interrupt_requests", "false", "--verbose", "false"]
+    with _server(words, threads, "/v1/models", "bench", {"min_tokens": "{tokens}"}) as server:
+        yield server
+
+
+@contextmanager
+def transformers_serve(folder: Path, threads: int = 1) -> Iterator[Server]:
+    """`transformers serve` on a folder of transformers, with continuous batching."""
+    words = ["-m", "sioconv.serve.transformers_cli", "serve", str(folder), "--port", "{port}", "--device", "cpu"]
+    words += ["--continuous-batching"]
+    words[0:2] = ["-c", "from transformers.cli.transformers import app; app()"]
+    with _server(words, threads, "/health", str(folder), {}) as server:
+        yield server
+
+
+@contextmanager
+def _server(words: Sequence[str], threads: int, asked: str, model: str, extra: Mapping[str, Any]) -> Iterator[Server]:
+    """A Python program that listens at `{port}` and answers `asked` once it is ready; its log goes to a file."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, *(word.replace("{port}", str(port)) for word in words)]
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONPATH": path}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield child
+        _wait(child, url + asked)
+        yield Server(url, model, psutil.Process(child.pid), extra)
     finally:
         child.terminate()
-        child.wait(60)
+        try:
+            child.wait(60)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _wait(child: "subprocess.Popen[bytes]", url: str) -> None:
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        if child.poll() is not None:
+            raise RuntimeError(f"the server has ended with {child.returncode}: {child.args}")
+        try:
+            if httpx.get(url, timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+    raise RuntimeError(f"the server doesn't listen after {PATIENCE} s: {child.args}")

@@ -206,6 +206,13 @@ def test_the_template_refuses_the_same(
         tokenizer.apply_chat_template([message])
 
 
+def test_the_template_refuses_documents_that_it_would_leave_out(tokenizer: PreTrainedTokenizerFast) -> None:
+    asked = [{"role": "user", "content": "x"}]
+    with pytest.raises(TemplateError, match="documents cannot be read: put their text into a message"):
+        tokenizer.apply_chat_template(asked, documents=[{"title": "a", "text": "b"}])
+    assert tokenizer.apply_chat_template(asked, documents=[]) == tokenizer.apply_chat_template(asked)
+
+
 def test_a_function_without_types_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match="bad tool") as caught:
         encode(tokenizer, [{"role": "user", "content": "x"}], tools=[lambda city: city])

@@ -174,7 +174,7 @@ def test_keys_that_may_be_null_may_be_empty(basic: str, key: str) -> None:
 def test_wrong_types_are_refused_and_the_key_is_named(basic: str, key: str, value: str) -> None:
     message = refusal([basic], f"--{key}", value)
     assert message.startswith("recipe: ")
-    assert key in message.replace(': Parser key "', ".")
+    assert message.startswith(f"recipe: {key}: ") and not re.search("class|Parser|Union|config '", message)
 
 
 def test_a_source_without_a_path_is_named(basic: str) -> None:
@@ -318,7 +318,7 @@ def test_a_whole_number_may_be_written_as_a_power_of_ten(basic: str) -> None:
         (["--seed", "-1"], "recipe: seed: -1 is negative"),
         (["--seed", "1e30"], "recipe: seed: the number is beyond 64 bits"),
         (["--seed", "0x" + "f" * 10_000], "recipe: seed: the number is beyond 64 bits"),
-        (["--train.lr", "2024-13-45"], 'recipe: Parser key "train.lr"'),
+        (["--train.lr", "2024-13-45"], "recipe: train.lr: '2024-13-45' is not a number"),
         (["--train.device", "meta"], "recipe: train.device: 'meta' can't train"),
         (["--train.device", "cuda:99999999999999999999"], "recipe: train.device"),
         (["--train.threads", "1e9"], "recipe: train.threads: 1000000000 is not from 1 to 1024"),

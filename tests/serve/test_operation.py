@@ -1,6 +1,7 @@
 """Many clients, clients that leave, large and slow bodies, the end of a server, and its death."""
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,9 +20,12 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI, RateLimitError
 
+from sioconv.generate.engine import Request
 from sioconv.serve.access.limits import Limits
 from sioconv.serve.config import ServeConfig
 from sioconv.serve.server import hosts_of
+from sioconv.serve.wire import EventStream
+from sioconv.serve.writing import Writing
 from tests.serve.conftest import Running, serving
 
 HI = [{"role": "user", "content": "川は山から海へ流れる。"}]
@@ -95,6 +100,18 @@ async def crowd(running: Running, clients: int) -> None:
     assert not service.writing
     assert not service.limits._held
     assert not any(served.runner._sinks for served in service.models.values())
+    assert left_over() == []
+
+
+def left_over() -> list[object]:
+    """Requests that are still in memory, after a while at most."""
+    for _ in range(250):
+        gc.collect()
+        left = [each for each in gc.get_objects() if type(each) in (Writing, Request, EventStream)]
+        if not left:
+            break
+        time.sleep(0.02)
+    return left
 
 
 def test_a_hundred_clients_come_and_go(served_folder: Path) -> None:

@@ -19,6 +19,7 @@ from sioconv.evaluate.config import EvaluateConfig
 from sioconv.model.architecture import BEST_PRESET, PRESETS, Architecture, parameter_count
 from sioconv.plan.size import derive, parse_size
 from sioconv.recipe.files import find_recipe, keys_of, merge, parse_overrides, read_yaml, write_yaml
+from sioconv.recipe.wrong_types import in_words
 from sioconv.train.config import TrainConfig
 
 LONGEST_NAME = (
@@ -162,7 +163,7 @@ def build(values: Mapping[str, Any]) -> Recipe:
     try:
         parsed = parser.instantiate(parser.parse_object(dict(values)))
     except ArgumentError as error:
-        raise UserError(f"recipe: {' '.join(str(error).split())}") from error
+        raise UserError(f"recipe: {in_words(error)}") from error
     recipe = Recipe(
         parsed.name, parsed.seed, parsed["size"], parsed.architecture, parsed.tokenizer, parsed.data, parsed.model,
         parsed.train, Finetune(parsed["finetune.from"], parsed.finetune.data, parsed.finetune.train), parsed.evaluate,
@@ -235,7 +236,11 @@ def _check_sources(sources: Any, path: str) -> None:
         try:
             parser.parse_object(source)
         except ArgumentError as error:
-            raise UserError(f"recipe: {path}.{name}: {' '.join(str(error).split())}") from error
+            words = in_words(error)
+            known = words.partition(": ")[0].partition(".")[0] in {
+                each.name for each in dataclasses.fields(SourceConfig)
+            }
+            raise UserError(f"recipe: {path}.{name}{'.' if known else ': '}{words}") from error
 
 
 def _check_shared_sources(data: DataConfig, tuning: DataConfig) -> None:

@@ -120,6 +120,12 @@ def damage(file: Path, kind: str) -> None:
     if kind == "a folder":
         file.unlink()
         file.mkdir()
+    elif kind == "a pipe":
+        file.unlink()
+        os.mkfifo(file)
+    elif kind == "a link to itself":
+        file.unlink()
+        file.symlink_to(file.name)
     elif kind == "not a pickle":
         file.write_bytes(b"x" * len(content))
     elif kind == "another pickle":
@@ -131,7 +137,16 @@ def damage(file: Path, kind: str) -> None:
         file.write_bytes(content[:at] + bytes([content[at] ^ 0x40]) + content[at + 1 :])
 
 
-KINDS = ["a folder", "not a pickle", "another pickle", "cut 0", "cut 1", "cut 50", "cut 99"]
+KINDS = [
+    "a folder",
+    *(["a pipe", "a link to itself"] if os.name == "posix" else []),
+    "not a pickle",
+    "another pickle",
+    "cut 0",
+    "cut 1",
+    "cut 50",
+    "cut 99",
+]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *(f"flip {at}" for at in range(20))])

@@ -90,6 +90,9 @@ CHAT_TEMPLATE = """\
 {{- '</tools>' }}
 {%- endmacro %}
 {{- bos_token }}
+{%- if documents %}
+{{- raise_exception('documents cannot be read: put their text into a message') }}
+{%- endif %}
 {%- if tools and tokens[messages[0]['role']] != 'system' %}
 {{- '<|system|>' + offered('') + '<|end_of_turn|>' }}
 {%- endif %}

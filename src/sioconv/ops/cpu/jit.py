@@ -139,8 +139,8 @@ class _KernelFiles:
             OSError: it can't be read.
         """
         try:
-            with self._path(key).open("rb") as file:
-                _check_owner(os.fstat(file.fileno()))
+            with open(self._path(key), "rb", opener=_open_at_once) as file:
+                _check_file(os.fstat(file.fileno()))
                 content = file.read()
         except FileNotFoundError:
             return None
@@ -155,7 +155,7 @@ class _KernelFiles:
         path, rest = self._path(key), _identity(key) + dumps(data)  # type: ignore[no-untyped-call]
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
         try:
-            # Nobody else may write it, whatever the umask: see `_check_owner`.
+            # Nobody else may write it, whatever the umask: see `_check_file`.
             with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
                 file.write(hashlib.sha256(rest).digest() + rest)
             temporary.replace(path)
@@ -173,8 +173,15 @@ def _identity(key: tuple[Any, ...]) -> bytes:
     return hashlib.sha256(repr((sources_digest(), key)).encode()).digest()
 
 
-def _check_owner(status: os.stat_result) -> None:
-    """Raise ValueError for a file that others than this user and the superuser can have written."""
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; a pipe in its place, which nobody may ever write to, isn't waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_file(status: os.stat_result) -> None:
+    """Raise ValueError for what is no file, or one that others than this user and the superuser can have written."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("what stands in the place of a file is none")
     if os.name != "posix":
         return
     if status.st_uid not in (os.getuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
