@@ -41,7 +41,7 @@ class Bigrams(nn.Module):
             [B, T, D] in the dtype of the products, of no meaning at padding; and the last token, int64 [B].
         """
         ids = ids.long()  # their products with the hash's factors are beyond 32 bits
-        tail = None if last is None else (last - NO_TOKEN).view(-1, 1, 1)
+        tail = None if last is None else (last - NO_TOKEN).to(ids.device).view(-1, 1, 1)
         (before,), new_tail = past_inputs((ids + 1).unsqueeze(-1), tail, 1, steps)  # [B, T, 1], 0 for none
         rows = self.table((ids * 36313 + before.squeeze(-1) * 27191) % self.rows)  # [B, T, bigram_width]
         with fast_products(rows):
