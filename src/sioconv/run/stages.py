@@ -24,6 +24,7 @@ from sioconv.data.batches.repeats import times_read, warning
 from sioconv.data.config import FREE, DataConfig
 from sioconv.data.shards.pipeline import prepare_source
 from sioconv.data.shards.shard_set import MANIFEST, ShardSet
+from sioconv.data.sources.source import open_source
 from sioconv.data.tokenizer.prepare import prepare_tokenizer
 from sioconv.data.tokenizer.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
@@ -142,6 +143,9 @@ def make_data(recipe: Recipe) -> None:
 
 
 def _make_data(recipe: Recipe) -> None:
+    for data in (recipe.data, recipe.finetune.data):
+        for source in data.sources.values():
+            open_source(source).found()  # before the first is worked on: a file that isn't there is told at once
     _make_tokenizer(recipe)
     run = recipe.folder
     for data in (recipe.data, recipe.finetune.data):

@@ -1,6 +1,7 @@
 """Looking into token shards: how much there is, how long documents are, what some of them say."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,7 @@ def draw_lengths(report: Mapping[str, Any], file: Path) -> None:
         axes.stairs([count for *_, count in buckets] or [0], edges, fill=True, color=COLOUR)
         axes.set_xscale("log", base=2)
         # Letters in it are ASCII only: no font with more is guaranteed on a user's machine.
-        axes.set_title(
-            one["name"] if one["name"].isascii() and "$" not in one["name"] else f"set {number + 1}", fontsize=9
-        )
+        axes.set_title(one["name"] if re.fullmatch("[ -#%-~]+", one["name"]) else f"set {number + 1}", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(True, axis="x", alpha=0.3)
     for axes in grid[len(sets) :]:
@@ -194,7 +193,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _set_lines(one: Mapping[str, Any]) -> Iterator[str]:
     what = ", ".join(one[key] for key in ("kind", "language", "licence") if one.get(key))
-    yield f"{one['name']} ({what})" if what else one["name"]
+    yield one_line(f"{one['name']} ({what})" if what else one["name"])
     sizes = f"{one['documents']:,} documents, {one['tokens']:,} tokens ({one['dtype']}), {_size(one['bytes'])} of text"
     rate = f", {one['bytes'] / one['tokens']:.2f} bytes per token" if one["tokens"] else ""
     yield f"  {sizes}{rate}"
