@@ -63,7 +63,7 @@ def write_gguf(model: Any, path: Path, kind: str = "F32", tokenizer: Any = None,
 
 
 def _in_pairs(data: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows of queries or keys [H·P, D] in llama.cpp's order, which has the two channels that are turned together side by side."""
+    """Rows of queries or keys [H·P, D] in llama.cpp's order: channels that are turned together are neighbours."""
     halves = data.reshape(heads, 2, -1, data.shape[1])  # [H, 2, P / 2, D]
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(data.shape)
 
