@@ -33,6 +33,7 @@ from sioconv.evaluate.figures import Minutes, ReportFigures
 from sioconv.evaluate.heldout import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.files import Whereabouts, atomic_folder
 from sioconv.generate import SamplingConfig, continue_text, generate_text
+from sioconv.generate.quantise import widened_model
 from sioconv.hardware import describe_device, matrix_speed, memory_of, pick_device, pick_precision
 from sioconv.model.architecture import parameter_count
 from sioconv.model.baselines.architectures import NOTES, build_baseline, describe_baseline
@@ -319,7 +320,13 @@ def finetune(recipe: Recipe, more: More | None = None) -> Path:
             return target
         model, tokenizer = load_model_folder(start, baselines=True)
         if getattr(model, "is_quantized", False):
-            raise UserError(f"{start} is quantised, and can't be trained: start from the model that it was made from")
+            if tuning.train.only != "all":
+                raise UserError(
+                    f"{start} is quantised: its initial states alone can't be trained: start from the model that it "
+                    "was made from"
+                )
+            say(f"finetune: {start} is quantised: its weights are widened to fp32, and trained so")
+            model = widened_model(model)
         if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / TOKENIZER)):
             raise UserError(
                 f"{run} has another tokenizer than the model in {start}: choose another --name for its tuning"
