@@ -1,5 +1,6 @@
 """The language that the program speaks: the Japanese catalogue is whole, and only our own sentences are translated."""
 
+import ast
 import gettext
 import importlib.util
 import os
@@ -12,7 +13,7 @@ from babel.messages.pofile import read_po
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sioconv.cli.main import VERBS, usage
+from sioconv.cli.main import VERBS, main, usage
 from sioconv.cli.main import run as command
 from sioconv.errors import UserError
 from sioconv.language import (
@@ -26,6 +27,7 @@ from sioconv.language import (
     translated,
     wrapped,
 )
+from sioconv.recipe.schema import load_recipe
 
 FILES = CATALOGUES / "ja" / "LC_MESSAGES"
 # Words in a row that no Japanese line of help has; names of options, formulas and examples aren't such.
@@ -80,6 +82,53 @@ def test_a_sentence_is_known_by_its_values_places(monkeypatch: pytest.MonkeyPatc
     assert translated(line) == "pretrain: runs/mine/base はもうあります。その後、the base model が変わりました"
     assert translated("what nobody has written") == "what nobody has written"
     assert translated("questions before tuning") == "学習の前の質問"
+
+
+def test_an_error_is_found_with_what_becomes_a_part_of_it(extraction: ModuleType) -> None:
+    """So that an error that nobody has translated fails the test above."""
+    code = (
+        "WHY = 'it is nobody knows what'\n"
+        "def missing(path):\n    return f'there is nothing at {path}'\n"
+        "def check(path, advice):\n"
+        "    problem = 'odd and old' if path else WHY\n"
+        "    raise UserError(f'no bread: {path}: {problem}: {missing(path)}: {advice}')\n"
+        "check('a', advice='go to the baker')\n"
+    )
+    found = {message for _, message in extraction.Errors({"bread.py": ast.parse(code)}).found}
+    assert found == {
+        "no bread: {path}: {problem}: {missing}: {advice}", "odd and old", "it is nobody knows what",
+        "there is nothing at {path}", "go to the baker",
+    }  # fmt: skip
+
+
+def test_an_error_is_translated_with_its_parts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = {
+        (
+            "chat",
+            "nowhere",
+        ): f"Hub の ID(owner/name)を与えてください。{tmp_path}(相対パスの始まり)に nowhere がありません",
+        ("pretrain", "demo.yaml", "--data.sources.prose_en.weight=-1"): (
+            "レシピ: data.sources.prose_en.weight: -1.0 は負の数か、数ではありません"
+        ),
+        (
+            "import",
+            "none.txt",
+            "out.jsonl",
+        ): "そのようなファイルやフォルダはありません: パスとその権限を確かめてください",
+    }
+    monkeypatch.setenv(VARIABLE, "ja")
+    for words, expected in lines.items():
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.rstrip().endswith(expected)
+    problem = "bad row: a.jsonl:3: not JSON (Expecting ',' delimiter: line 1 column 5 (char 4)): expected an object "
+    assert translated(problem + 'with a non-empty string "text"').startswith("悪い行: a.jsonl:3: JSON ではありません(")
+    with pytest.raises(UserError, match="no recipe none: give a YAML file"):  # the exception itself stays English
+        load_recipe(["none"])
 
 
 def test_a_users_words_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

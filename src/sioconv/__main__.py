@@ -4,15 +4,31 @@ import os
 import sys
 from typing import NoReturn
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def quiet_waiting() -> None:
+    """Lets OpenMP's threads sleep while they wait, unless the user says how they wait.
+
+    By default they spin, and where other work has the cores, each takes from the others what these are waiting for. The
+    libraries read it when they are loaded, so this comes first.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
 
 def main() -> NoReturn:
     """Runs the command line; Ctrl-C while its code is still being read ends it in silence."""
     # NumPy's products aren't used, and the threads that they would get are started when NumPy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    quiet_waiting()
     try:
         os.getcwd()  # noqa: PTH109 - pathlib takes longer to import than this takes
     except OSError:  # libraries in C would end the process with words of their own
-        print("sioconv: the folder that this is started in is gone: change to another with cd", file=sys.stderr)
+        from sioconv.language import translated
+
+        message = translated("the folder that this is started in is gone: change to another with cd")
+        print(f"sioconv: {message}", file=sys.stderr)
         sys.exit(2)
     try:
         from sioconv.cli.main import main as run

@@ -76,9 +76,11 @@ def missing(path: str | os.PathLike[str]) -> str:
     except OSError:
         names = []
     alike = difflib.get_close_matches(shown(first.name), names, n=3, cutoff=0.6)
-    relative = "" if place.is_absolute() else ", where relative paths begin" * (first.parent == Path.cwd())
-    question = f"; did you mean {' or '.join(alike)}?" if alike else ""
-    return f"there is no {shown(first.name)} in {shown(first.parent)}{relative}{question}"
+    return (
+        f"there is no {shown(first.name)} in {shown(first.parent)}"
+        + (", where relative paths begin" if first.parent == Path.cwd() and not place.is_absolute() else "")
+        + (f"; did you mean {' or '.join(alike)}?" if alike else "")
+    )
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,20 +19,46 @@ VARIABLE = "SIOCONV_LANG"
 LANGUAGES = ("en", "ja")
 CATALOGUES = Path(__file__).parent / "locale"
 # Values that may be a single word of ours; others are translated only where they are a sentence, not a user's word.
-WORDS = ("when", "what", "first", "who", "how", "kind", "form", "description", "problem")
+WORDS = (
+    "when", "what", "first", "who", "how", "kind", "form", "description", "problem", "found", "kept", "expected",
+    "place",
+)  # fmt: skip
 SURE = 12  # letters of its own by which a sentence within another one is recognised
-DEEPEST = 3  # sentences within sentences
+DEEPEST = 4  # sentences within sentences
+MOST_WAYS = 64  # to cut a text into the values of a message
+WORD = re.compile("[A-Za-z]")
 NAME = re.compile(r"{(\w+)}|({{)|(}})")
 NOT_FIRST = "。、，．）」』】〉》！？・:;,.)]ーっゃゅょッャュョ"  # a line doesn't begin with these
 
 
 class Pattern(NamedTuple):
-    """A message with values in it."""
+    """A message with values in it: `texts[0]`, the value `names[0]`, `texts[1]`, …"""
 
     letters: int
     texts: tuple[str, ...]
-    form: re.Pattern[str]
+    names: tuple[str, ...]
     translation: str
+
+    def values(self, text: str) -> Iterator[dict[str, str]]:
+        """What the values are, if the text is this message: in every way, as a value may hold the text behind it."""
+        first, *others = self.texts
+        if text.startswith(first) and all(part in text for part in others):
+            for found in islice(_cuts(text[len(first) :], others), MOST_WAYS):
+                yield dict(zip(self.names, found, strict=True))
+
+
+def _cuts(text: str, texts: list[str]) -> Iterator[tuple[str, ...]]:
+    """The values before each of the texts, the last of which is the end."""
+    part, *others = texts
+    if not others:
+        if text.endswith(part):
+            yield (text.removesuffix(part),)
+        return
+    place = text.find(part)
+    while place >= 0:
+        for found in _cuts(text[place + len(part) :], others):
+            yield text[:place], *found
+        place = text.find(part, place + 1) if part else -1
 
 
 def language() -> str:
@@ -79,26 +106,39 @@ class Catalogue:
     def __init__(self, messages: dict[str, str]) -> None:
         self._exact = {_plain(key): _plain(value) for key, value in messages.items() if not _names(key)}
         patterns = (_pattern(key, value) for key, value in messages.items() if _names(key))
-        self._patterns = sorted(patterns, key=lambda pattern: -pattern.letters)
+        self._patterns = sorted(
+            patterns, key=lambda pattern: pattern.letters
+        )  # of equals, the one that knows more inside
 
-    def translate(self, text: str, depth: int = 0) -> str:
+    def translate(self, text: str) -> str:
         """The translation of a whole message, and of the messages in its values."""
-        if text in self._exact:
-            return self._exact[text]
-        for letters, texts, form, translation in self._patterns:
-            if depth and letters < SURE:
-                break
-            if all(part in text for part in texts) and (found := form.fullmatch(text)):
-                return self._filled(translation, found.groupdict(), depth)
-        return text
+        return self._known(text, 0)[1]
 
-    def _filled(self, translation: str, values: dict[str, str], depth: int) -> str:
+    @lru_cache(maxsize=1024)  # noqa: B019  # catalogues live as long as the program
+    def _known(self, text: str, depth: int) -> tuple[int, str]:
+        """How many letters of a text are ours, and its translation: of all messages that fit, that which knows most."""
+        if text in self._exact:
+            return len(text), self._exact[text]
+        best = 0, text
+        if not WORD.search(text):
+            return best
+        for pattern in self._patterns:
+            for values in pattern.values(text):
+                more, filled = self._filled(pattern.translation, values, depth)
+                best = max(best, (pattern.letters + more, filled), key=lambda each: each[0])
+        return best
+
+    def _filled(self, translation: str, values: dict[str, str], depth: int) -> tuple[int, str]:
+        """A translation with its values in it, and how many letters of these are ours."""
+        letters = 0
         if depth < DEEPEST:
-            values = {
-                name: self.translate(value, depth + 1) if name in WORDS or len(value) >= SURE else value
-                for name, value in values.items()
-            }
-        return NAME.sub(lambda name: values[name[1]] if name[1] else name[0][0], translation)
+            for name, value in values.items():
+                if len(value) < SURE and name not in WORDS:
+                    continue
+                known, inner = self._known(value, depth + 1)
+                if known >= SURE or (known and name in WORDS):
+                    letters, values[name] = letters + known, inner
+        return letters, NAME.sub(lambda name: values[name[1]] if name[1] else name[0][0], translation)
 
 
 @cache
@@ -118,24 +158,27 @@ def _plain(message: str) -> str:
 
 
 def _pattern(message: str, translation: str) -> Pattern:
-    texts, form, place = list[str](), "", 0
-    for found in [*NAME.finditer(message), None]:
-        text = message[place : found.start() if found else None]
-        if found and found[1] is None:
-            text += found[0][0]
-        if text:
-            texts.append(text)
-            form += re.escape(text)
-        if found:
-            form += f"(?P<{found[1]}>.*?)" if found[1] else ""
-            place = found.end()
-    letters = sum(map(len, texts))
-    return Pattern(letters, tuple(texts), re.compile(form, re.DOTALL), translation)
+    texts, names, place = [""], list[str](), 0
+    for found in NAME.finditer(message):
+        texts[-1] += message[place : found.start()]
+        if found[1]:
+            names.append(found[1])
+            texts.append("")
+        else:
+            texts[-1] += found[0][0]
+        place = found.end()
+    texts[-1] += message[place:]
+    return Pattern(sum(map(len, texts)), tuple(texts), tuple(names), translation)
 
 
 def columns(text: str) -> int:
     """How many columns of a terminal a text takes."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def padded(text: str, width: int) -> str:
+    """The text with spaces behind it, so many columns wide."""
+    return text + " " * (width - columns(text))
 
 
 def wrapped(text: str, width: int) -> Iterator[str]:

@@ -122,9 +122,9 @@ def show_json(values: Any) -> None:
 
 
 def complain(message: str) -> None:
-    """The command's last line on standard error, if anybody can still read it."""
+    """The command's last line on standard error, in the user's language, if anybody can still read it."""
     try:
-        print(f"sioconv: {one_line(message)}", file=sys.stderr, flush=True)
+        print(f"sioconv: {one_line(translated(message))}", file=sys.stderr, flush=True)
     except OSError:
         drop_output(2)
 

@@ -292,3 +292,10 @@ def test_what_a_killed_tuning_has_left_goes_with_the_next_command(load: Load) ->
     (left / "own1.jsonl").write_text("{}", encoding="utf-8")
     stages.make_tokenizer(load())
     assert [path.name for path in Path("runs").iterdir()] == ["small"]
+
+
+def test_a_source_that_is_not_there_is_told_before_anything_is_made(load: Load) -> None:
+    Path("talks.jsonl").rename("elsewhere.jsonl")
+    with pytest.raises(UserError, match=r"there is no talks\.jsonl"):
+        stages.make_data(load())
+    assert [path.name for path in RUN.iterdir()] == []

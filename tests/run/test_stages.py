@@ -319,8 +319,10 @@ def test_tunes_a_model_of_another_run_with_its_tokenizer(load: Load) -> None:
     assert not torch.equal(model.lm_head.weight, base.lm_head.weight)
     quantise_model(base, 8)
     write_model_folder(base, first, Path("few"))
-    with pytest.raises(UserError, match="few is quantised, and can't be trained"):
-        stages.finetune(load("--name=third", "--finetune.from=few"))
+    stages.finetune(load("--name=third", "--finetune.from=few"))
+    assert not load_model_folder("runs/third/model")[0].is_quantized
+    with pytest.raises(UserError, match="few is quantised: its initial states alone can't be trained"):
+        stages.finetune(load("--name=fourth", "--finetune.from=few", "--finetune.train.only=initial_state"))
 
 
 def test_a_model_with_another_tokenizer_is_not_tuned(load: Load) -> None:

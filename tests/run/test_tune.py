@@ -10,9 +10,10 @@ import pytest
 from sioconv.cli import main as cli
 from sioconv.errors import UserError
 from sioconv.importing.options import ImportOptions
+from sioconv.model.in_package import packaged_model
 from sioconv.recipe.schema import load_recipe
 from sioconv.run import stages
-from sioconv.run.tune import TuneOptions, find_base, tune
+from sioconv.run.tune import ANSWERS, PACKAGED, TuneOptions, find_base, tune
 from tests.test_docs_commands import DEMO, SMALL
 
 SET = [
@@ -90,7 +91,7 @@ def test_a_recipe_is_tuned_by_and_asked_after() -> None:
     assert done.base == "runs/demo/base" and done.answers[0].own == "海じゃ。"
 
 
-def test_what_cant_be_a_base_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cant_be_a_base_is_refused(base: Path) -> None:
     assert find_base(None, "x")[0] == Path("runs/demo/model")
     assert find_base("runs/demo/base", "x")[1] is not None
     for given, name, problem in (
@@ -107,9 +108,19 @@ def test_what_cant_be_a_base_is_refused(base: Path, monkeypatch: pytest.MonkeyPa
     ):
         with pytest.raises(UserError):
             tune(["talks.jsonl"], options, ImportOptions())
+
+
+def test_without_a_run_the_packages_model_is_the_base(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (base / "runs" / "demo" / ANSWERS).write_text("{}")  # a persona is no base for another one
+    place, recipe = find_base(None, "x")
+    assert place == packaged_model() and "the model of the package, as there is no run here" in capsys.readouterr().err
+    assert recipe is not None and find_base(PACKAGED, "x")[0] == place
+    sources = [*recipe.data.sources.values(), *recipe.finetune.data.sources.values()]
+    assert sources and all(source.origin in ("bundled", "identity") for source in sources)
     monkeypatch.chdir(base / "runs")
-    with pytest.raises(UserError, match="no base to tune"):
-        find_base(None, "x")
+    assert find_base(None, "x")[0] == place
 
 
 @pytest.mark.usefixtures("base")

@@ -3,6 +3,7 @@
 Everything heavy is imported inside the function that needs it, so that `sioconv --help` answers at once.
 """
 
+import atexit
 import logging
 import os
 import sys
@@ -63,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     complete({name: verb.parser for name, verb in VERBS.items()})
     prepare_streams()
     _quiet_libraries()
-    sys.exit(exit_code_of(lambda: run(arguments)))
+    code = exit_code_of(lambda: run(arguments))
+    if code:  # where memory or threads were missing, what libraries do at the end fails as well, by tracebacks
+        atexit.register(setattr, sys, "unraisablehook", lambda _: None)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> None:

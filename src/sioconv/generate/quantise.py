@@ -7,6 +7,7 @@ multiplied by on some text: an error there is an error of the output.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -137,6 +138,20 @@ def quantise_model(model: Any, bits: int, squares: Mapping[str, Tensor] | None =
         del modules[name]
     model.config.quantization_config = SioConvQuantisation(bits, group_size=GROUP if bits == 4 else None)
     model.is_quantized, model.quantization_method = True, METHOD
+
+
+@torch.no_grad()
+def widened_model(model: Any) -> Any:
+    """A new `SioConvForCausalLM` in float32 that computes what a quantised one does, and can be trained."""
+    config = deepcopy(model.config)
+    del config.quantization_config
+    values = {name: value for name, value in model.state_dict().items() if not name.endswith((".codes", ".scales"))}
+    for name, module in model.named_modules():
+        if isinstance(module, QuantisedWeight):
+            values[f"{name}.weight"] = module.dequantised(torch.float32)
+    wide = type(model)(config)
+    wide.load_state_dict(values)
+    return wide.to(model.device).eval()
 
 
 def _fill(module: Any, weight: Tensor, importance: Tensor | None) -> None:

@@ -1,8 +1,7 @@
 """What was measured, as a picture."""
 
 import io
-import os
-import re
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,16 +10,15 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ft2font import FT2Font
 
 from sioconv.errors import UserError
 from sioconv.evaluate.pictures import COLOURS, GREY
 from sioconv.files import atomic_write
 from sioconv.inspect.measure import Inspection
 from sioconv.inspect.view import token_text
+from sioconv.plots import font_for, plot_words
 
 LABELLED = 80  # tokens; more are numbered
-CJK = re.compile("cjk|jp|japan|gothic|mincho|hiragino|meiryo|ipa|takao|vl-|unifont|droid|yu", re.IGNORECASE)
 
 
 def check_name(path: Path) -> str:
@@ -45,18 +43,19 @@ def draw(seen: Inspection, path: Path) -> bool:
     names = [token_text(data, seen.first + i) for i, data in enumerate(seen.pieces)]
     font = font_for("".join(names)) if len(names) <= LABELLED else None
     wide = float(np.clip(0.22 * len(names), 9, 24))
-    with mpl.rc_context({"font.size": 9, "svg.hashsalt": "sioconv"}):
+    with plot_words() as word, mpl.rc_context({"font.size": 9, "svg.hashsalt": "sioconv"}):
         figure = Figure(figsize=(wide, 6 + 0.5 * len(seen.layers)), layout="constrained")
         halves, bits, weights = figure.subplots(3, 1, height_ratios=[1, 1, 1.2])
-        _halves(halves, seen)
+        _halves(halves, seen, word)
         places = np.arange(len(names))
         bits.bar(places, np.nan_to_num(seen.surprise), color=COLOURS[0])
-        bits.set_ylabel("surprise (bits)")
+        bits.set_ylabel(word("surprise (bits)"))
         image = weights.imshow(100 * seen.weights[:, 1:], aspect="auto", cmap="viridis", interpolation="nearest")
-        figure.colorbar(image, ax=weights, label="% of the state at the end")
+        figure.colorbar(image, ax=weights, label=word("% of the state at the end"))
         weights.set_yticks(range(len(seen.layers)), [str(i + 1) for i in range(len(seen.layers))])
-        weights.set_ylabel("layer")
-        weights.set_xlabel(f"token (of the state, {100 * seen.weights[:, 0].mean():.1f} % is older than these)")
+        weights.set_ylabel(word("layer"))
+        older = 100 * seen.weights[:, 0].mean()
+        weights.set_xlabel(word(f"token (of the state, {older:.1f} % is older than these)"))
         for axes in (bits, weights):
             axes.set_xlim(-0.5, len(names) - 0.5)
             if font is not None:
@@ -75,34 +74,14 @@ def draw(seen: Inspection, path: Path) -> bool:
     return font is not None
 
 
-def _halves(axes: Axes, seen: Inspection) -> None:
+def _halves(axes: Axes, seen: Inspection, word: Callable[[str], str]) -> None:
     values = np.stack([layer.half for layer in seen.layers])  # [L, H]
     low, high = float(values.min()), float(values.max())
     image = axes.imshow(values, aspect="auto", cmap="cividis", norm=LogNorm(low, max(high, 1.01 * low)))
     assert axes.figure is not None
-    axes.figure.colorbar(image, ax=axes, label="steps until half is forgotten")
+    axes.figure.colorbar(image, ax=axes, label=word("steps until half is forgotten"))
     axes.set_yticks(range(len(values)), [str(i + 1) for i in range(len(values))])
     axes.set_xticks(range(values.shape[1]), [str(i + 1) for i in range(values.shape[1])])
-    axes.set_ylabel("layer")
-    axes.set_xlabel("head")
+    axes.set_ylabel(word("layer"))
+    axes.set_xlabel(word("head"))
     axes.tick_params(color=GREY)
-
-
-def font_for(text: str) -> str | None:
-    """The file of a font of this machine that has all letters of a text; None where none has."""
-    letters = {ord(char) for char in text}
-    own = os.path.join(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # noqa: PTH118  # a plain string
-    found = sorted(font_manager.findSystemFonts(), key=_order)
-    for name in (own, *found):
-        try:
-            if letters <= FT2Font(name).get_charmap().keys():
-                return name
-        except (RuntimeError, OSError):  # not a font, or one that can't be read
-            continue
-    return None
-
-
-def _order(name: str) -> tuple[bool, bool, bool, str]:
-    """Fonts that are likely to have Japanese letters first, upright sans-serif ones before others."""
-    file = Path(name).name
-    return CJK.search(file) is None, "Serif" in file, "Regular" not in file, name

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sioconv.inspect.measure import MOST, Inspection, Numbers
+from sioconv.language import columns, padded, translated
 from sioconv.terminal import one_line
 
 SHORT = 40  # a window of so many tokens is shown as a whole
@@ -74,18 +75,22 @@ def describe(seen: Inspection) -> str:
 def _print(seen: Inspection, console: Console) -> None:
     window = len(seen.pieces)
     console.print(
-        f"{seen.tokens:,} tokens, {seen.text_bytes:,} bytes: {seen.bits / seen.tokens:.2f} bits a token, "
-        f"{seen.bits / seen.text_bytes:.2f} bits a byte"
+        translated(
+            f"{seen.tokens:,} tokens, {seen.text_bytes:,} bytes: {seen.bits / seen.tokens:.2f} bits a token, "
+            f"{seen.bits / seen.text_bytes:.2f} bits a byte"
+        )
     )
-    console.print("\nSteps until a head has forgotten half, by the mean of its gate; heads in their order")
+    heads = translated("Steps until a head has forgotten half, by the mean of its gate; heads in their order")
+    console.print(f"\n{heads}")
     console.print(_grid([[short(value) for value in layer.half] for layer in seen.layers], console.width))
-    console.print("\nThe last so many steps are 90 % of a head's state at the end")
+    console.print("\n" + translated("The last so many steps are 90 % of a head's state at the end"))
     reaches = [[f">{window}" if steps > window else str(steps) for steps in layer.reach] for layer in seen.layers]
     console.print(_grid(reaches, console.width))
     console.print(f"\n{_title(seen)}")
     console.print(_tokens(seen, console.width))
     if window > SHORT and console.is_terminal:
-        console.print("\nThe text; the brighter the ground, the more of a surprise (2, 4, 8, 12 bits and more)")
+        shades = translated("The text; the brighter the ground, the more of a surprise (2, 4, 8, 12 bits and more)")
+        console.print(f"\n{shades}")
         console.print(_shaded(seen))
 
 
@@ -103,21 +108,21 @@ def short(steps: float) -> str:
 def _grid(rows: list[list[str]], width: int) -> RenderableType:
     """A line for each layer, or several where its heads don't fit one."""
     cell = max(len(value) for values in rows for value in values) + 1
-    name = len(f"layer {len(rows)}")
+    name = columns(translated(f"layer {len(rows)}"))
     in_line = max(1, (width - name - 1) // cell)
     lines = []
     for number, values in enumerate(rows, start=1):
         for start in range(0, len(values), in_line):
-            label = f"layer {number}" if start == 0 else ""
-            lines.append(f"{label:<{name}} " + "".join(f"{v:>{cell}}" for v in values[start : start + in_line]))
+            label = translated(f"layer {number}") if start == 0 else ""
+            lines.append(f"{padded(label, name)} " + "".join(f"{v:>{cell}}" for v in values[start : start + in_line]))
     return Text("\n".join(lines), no_wrap=True)
 
 
 def _title(seen: Inspection) -> str:
     window = len(seen.pieces)
     if window <= SHORT:
-        return "Surprise, and share of the state at the end: the mean of all heads, and the head with most"
-    return (
+        return translated("Surprise, and share of the state at the end: the mean of all heads, and the head with most")
+    return translated(
         f"Of the last {window:,} tokens the {LISTED} most surprising, and the {LISTED} with the largest share of the "
         "state at the end: the mean of all heads, and the head with most"
     )
@@ -132,13 +137,13 @@ def _tokens(seen: Inspection, width: int) -> RenderableType:
         listed = sorted(chosen)  # type: ignore[assignment]
     bars = width >= WITH_BARS
     table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("token", justify="right", no_wrap=True)
+    table.add_column(translated("token"), justify="right", no_wrap=True)
     table.add_column("", max_width=24 if bars else 20, overflow="ellipsis", no_wrap=True)
-    table.add_column("bits", justify="right", no_wrap=True)
+    table.add_column(translated("bits"), justify="right", no_wrap=True)
     if bars:
         table.add_column("", width=8, no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    table.add_column("most in", no_wrap=True)
+    table.add_column(translated("share"), justify="right", no_wrap=True)
+    table.add_column(translated("most in"), no_wrap=True)
 
     def add(position: str, word: Text | str, bits: float, step: int) -> None:
         known = not math.isnan(bits)
@@ -147,7 +152,7 @@ def _tokens(seen: Inspection, width: int) -> RenderableType:
         place = f"L{layer} H{head} {100 * most:>3.0f} %"
         table.add_row(position, word, f"{bits:.1f}" if known else "", *bar, f"{100 * share[step]:.1f} %", place)
 
-    add("", "the initial state" if seen.first == 0 else "what came before", math.nan, 0)
+    add("", translated("the initial state" if seen.first == 0 else "what came before"), math.nan, 0)
     for i in listed:
         bits, position = float(seen.surprise[i]), seen.first + i
         add(str(position), Text(token_text(seen.pieces[i], position), style=_shade(bits)), bits, i + 1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sioconv.data.batches.repeats import warning
 from sioconv.errors import UserError
+from sioconv.language import columns, padded, translated
 from sioconv.model.architecture import Architecture, ParameterSizes, parameter_count, parameter_sizes
 from sioconv.plan.size import derive
 from sioconv.train.config import TrainConfig
@@ -322,52 +323,64 @@ def on_this_machine(
 
 def describe_costs(costs: dict[str, Any]) -> str:
     """The lines that `sioconv plan` prints, from what `costs_of` gives."""
-    operations, parts = costs["operations_per_token"], costs["memory"]
-    tokens = f"{costs['tokens']:,} tokens" if costs["tokens"] else "a budget in minutes"
-    lines = [
-        f"parameters   {costs['parameters']:,} with a vocabulary of {costs['vocabulary']:,}",
-        f"a token      {sum(operations.values()) / 1e9:.4g} G operations: 6 a matrix weight, and "
-        f"{operations['recurrence'] / sum(operations.values()):.2%} of them in the recurrence",
-        f"training     {tokens}, {costs['tokens_per_step']:,} a step",
-        "",
-        "memory on one card in 16 bits, before anything is shared out, GiB",
-        *(f"  {name.replace('_', ' '):24}{value / 2**30:9.3f}" for name, value in parts.items()),
-        "",
-        "received by each card in a step, GiB: "
-        + (", ".join(f"{n} cards {b / 2**30:.1f}" for n, b in costs["communication_per_step"].items()) or "–"),
-        "",
-        f"time, at {costs['utilisation']:.0%} of a card's published speed (assumed) and {USABLE:.0%} of its memory",
-        f"  {'card':16}{'cards':>5}{'GiB each':>10}{'tokens/s':>12}{'time':>10}",
-    ]
-    here = costs["this_machine"]
-    lines += [_line(row) for row in costs["estimates"]]
+    operations, here = costs["operations_per_token"], costs["this_machine"]
+    whole = sum(operations.values())
+    tokens = translated(f"{costs['tokens']:,} tokens" if costs["tokens"] else "a budget in minutes")
+    facts = {
+        "parameters": f"{costs['parameters']:,} with a vocabulary of {costs['vocabulary']:,}",
+        "a token": f"{whole / 1e9:.4g} G operations: 6 a matrix weight, and {operations['recurrence'] / whole:.2%} of "
+        "them in the recurrence",
+        "training": f"{tokens}, {costs['tokens_per_step']:,} a step",
+    }
+    lines = [f"{padded(translated(name), 13)}{translated(text)}" for name, text in facts.items()]
+    lines += ["", translated("memory on one card in 16 bits, before anything is shared out, GiB")]
     lines += [
-        "",
-        f"this machine, at {costs['utilisation']:.0%} of what was measured just now: {here['name']}, "
-        f"{here['speed'] / 1e9:,.0f} G operations/s",
-        f"  {here['tokens_per_second']:,.0f} tokens/s"
-        + (f", {here['tokens'] / 1e6:,.1f} M tokens in {_time(here['seconds'])}" if here["tokens"] else ""),
+        f"  {padded(translated(name.replace('_', ' ')), 24)}{value / 2**30:9.3f}"
+        for name, value in costs["memory"].items()
     ]
+    received = [translated(f"{n} cards {b / 2**30:.1f}") for n, b in costs["communication_per_step"].items()]
+    lines += ["", translated(f"received by each card in a step, GiB: {', '.join(received) or '–'}"), ""]
+    lines += [
+        translated(
+            f"time, at {costs['utilisation']:.0%} of a card's published speed (assumed) and {USABLE:.0%} of its memory"
+        ),
+        f"  {padded(translated('card'), 16)}"
+        + "".join(_right(translated(name), width)
+                  for name, width in (("cards", 5), ("GiB each", 10), ("tokens/s", 12), ("time", 10))),
+        *map(_line, costs["estimates"]),
+        "",
+        translated(
+            f"this machine, at {costs['utilisation']:.0%} of what was measured just now: {here['name']}, "
+            f"{here['speed'] / 1e9:,.0f} G operations/s"
+        ),
+    ]  # fmt: skip
+    until = f", {here['tokens'] / 1e6:,.1f} M tokens in {_time(here['seconds'])}" if here["tokens"] else ""
+    lines.append(translated(f"  {here['tokens_per_second']:,.0f} tokens/s{until}"))
     if often := warning(costs.get("times_read", {})):
-        lines += ["", often]
+        lines += ["", translated(often)]
     return "\n".join(lines)
+
+
+def _right(text: str, width: int) -> str:
+    return " " * (width - columns(text)) + text
 
 
 def _line(row: dict[str, Any]) -> str:
     start = f"  {row['card']:16}{row['cards']:5}"
     if "memory" not in row:
-        return f"{start}  batch_size can't be shared out evenly"
+        return f"{start}  " + translated("batch_size can't be shared out evenly")
     start += f"{row['memory'] / 2**30:10.1f}"
     if not row["fits"]:
         largest = f"{row['largest'] / 1e6:,.0f} M parameters" if row["largest"] else "nothing of this vocabulary"
-        return f"{start}  doesn't fit: the largest that does: {largest}"
+        return f"{start}  " + translated(f"doesn't fit: the largest that does: {largest}")
     with_ = ", ".join(f"{name} {str(value).lower()}" for name, value in row["settings"].items())
-    bound = "; communication decides" if row["communication_seconds"] >= row["step_seconds"] else ""
-    return f"{start}{row['tokens_per_second']:12,.0f}{_time(row['seconds']):>10}{'  with ' * bool(with_)}{with_}{bound}"
+    notes = [translated(f"with {with_}")] if with_ else []
+    notes += [translated("communication decides")] if row["communication_seconds"] >= row["step_seconds"] else []
+    return f"{start}{row['tokens_per_second']:12,.0f}{_right(_time(row['seconds']), 10)}  {'; '.join(notes)}".rstrip()
 
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     unit, name = next((u, n) for u, n in ((86400, "d"), (3600, "h"), (60, "min"), (0, "s")) if seconds >= 2 * u)
-    return f"{seconds / (unit or 1):.1f} {name}"
+    return translated(f"{seconds / (unit or 1):.1f} {name}")

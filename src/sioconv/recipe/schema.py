@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from sioconv.data.config import DataConfig, SourceConfig, TokenizerConfig
 from sioconv.errors import UserError
 from sioconv.evaluate.config import EvaluateConfig
+from sioconv.files import UNSHOWN
 from sioconv.model.architecture import BEST_PRESET, PRESETS, Architecture, parameter_count
 from sioconv.plan.size import derive, parse_size
 from sioconv.recipe.files import find_recipe, keys_of, merge, parse_overrides, read_yaml, write_yaml
@@ -223,6 +224,8 @@ def _check_name(name: Any, key: str) -> None:
         raise UserError(f"recipe: {key}: {str(name)[:100]!r} can't be a folder's name: choose another")
     if not _is_utf8(name):
         raise UserError(f"recipe: {key}: {name[:100]!r} is not Unicode: choose another")
+    if UNSHOWN.search(name):
+        raise UserError(f"recipe: {key}: {name[:100]!r} holds characters that can't be shown: choose another")
     if (size := len(name.encode())) > LONGEST_NAME:
         raise UserError(f"recipe: {key}: {name[:20]!r}… is {size} bytes long: choose a name of up to {LONGEST_NAME}")
 

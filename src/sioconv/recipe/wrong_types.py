@@ -35,4 +35,5 @@ def in_words(error: Exception) -> str:
         kinds += [word] * (word not in kinds)
     if not (keys and value and kinds):
         return text
-    return f"{'.'.join(keys)}: {value[1][:LONGEST]!r} is not {' or '.join(kinds)}"
+    expected = " or ".join(kinds)
+    return f"{'.'.join(keys)}: {value[1][:LONGEST]!r} is not {expected}"

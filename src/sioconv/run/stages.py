@@ -24,6 +24,7 @@ from sioconv.data.batches.repeats import times_read, warning
 from sioconv.data.config import FREE, DataConfig
 from sioconv.data.shards.pipeline import prepare_source
 from sioconv.data.shards.shard_set import MANIFEST, ShardSet
+from sioconv.data.sources.source import open_source
 from sioconv.data.tokenizer.prepare import prepare_tokenizer
 from sioconv.data.tokenizer.tokenizer import load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
@@ -32,6 +33,7 @@ from sioconv.evaluate.figures import Minutes, ReportFigures
 from sioconv.evaluate.heldout import assistant_loss, heldout_conversations, heldout_texts
 from sioconv.files import Whereabouts, atomic_folder
 from sioconv.generate import SamplingConfig, continue_text, generate_text
+from sioconv.generate.quantise import widened_model
 from sioconv.hardware import describe_device, matrix_speed, memory_of, pick_device, pick_precision
 from sioconv.model.architecture import parameter_count
 from sioconv.model.baselines.architectures import NOTES, build_baseline, describe_baseline
@@ -142,6 +144,9 @@ def make_data(recipe: Recipe) -> None:
 
 
 def _make_data(recipe: Recipe) -> None:
+    for data in (recipe.data, recipe.finetune.data):
+        for source in data.sources.values():
+            open_source(source).found()  # before the first is worked on: a file that isn't there is told at once
     _make_tokenizer(recipe)
     run = recipe.folder
     for data in (recipe.data, recipe.finetune.data):
@@ -316,7 +321,13 @@ def finetune(recipe: Recipe, more: More | None = None) -> Path:
             return target
         model, tokenizer = load_model_folder(start, baselines=True)
         if getattr(model, "is_quantized", False):
-            raise UserError(f"{start} is quantised, and can't be trained: start from the model that it was made from")
+            if tuning.train.only != "all":
+                raise UserError(
+                    f"{start} is quantised: its initial states alone can't be trained: start from the model that it "
+                    "was made from"
+                )
+            say(f"finetune: {start} is quantised: its weights are widened to fp32, and trained so")
+            model = widened_model(model)
         if vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(load_tokenizer(run / TOKENIZER)):
             raise UserError(
                 f"{run} has another tokenizer than the model in {start}: choose another --name for its tuning"

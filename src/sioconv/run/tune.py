@@ -27,6 +27,8 @@ from sioconv.generate.conversation import Conversation
 from sioconv.importing.options import ImportOptions
 from sioconv.importing.run import Account, import_files
 from sioconv.model.folder import load_model_folder
+from sioconv.model.in_package import NAME as PACKAGED
+from sioconv.model.in_package import packaged_model
 from sioconv.progress import say, track
 from sioconv.recipe.files import merge, parse_overrides
 from sioconv.recipe.schema import Recipe, build, load_recipe
@@ -53,7 +55,8 @@ class TuneOptions:
 
     Args:
         name: what the model is called; the run goes to runs/NAME.
-        base: the run or model folder that it starts from; null takes runs/demo, else the newest run.
+        base: the run or model folder that it starts from; null takes runs/demo, else the newest run that isn't
+            tuned so itself, else the model of the package, sioconv-ja-en-7m.
         persona: a description of a few lines, as the persona would say them, or a file with them.
         minutes: how long to train; null goes through your files `passes` times.
         passes: how often your files are read.
@@ -155,19 +158,27 @@ def tune(files: Sequence[str], options: TuneOptions, importing: ImportOptions, s
 
 
 def find_base(given: str | None, name: str) -> tuple[Path, Recipe | None]:
-    """The model folder to start from, and the recipe of the run that it is in, where it is in one.
+    """The model folder to start from, and the recipe that it was made by, where that is known.
 
     Raises UserError where there is none.
     """
     if given is None:
         runs = [path.parent.parent for path in Path("runs").glob(f"*/{MODEL}/config.json") if path.parts[1] != name]
+        runs = [run for run in runs if not (run / ANSWERS).exists()]  # a persona is no base for another one
         runs.sort(key=lambda run: (run.name != "demo", -(run / MODEL / "config.json").stat().st_mtime))
-        if not runs:
-            raise UserError("no base to tune: there is no run under runs/: run make demo first, or give --base")
-        place = runs[0]
-        say(f"tune: starts from {place}; --base takes another")
-    else:
-        place = Path(given)
+        given = str(runs[0]) if runs else PACKAGED
+        say(
+            f"tune: starts from {given}; --base takes another"
+            if runs
+            else f"tune: starts from {given}, the model of the package, as there is no run here; --base takes another"
+        )
+    place = Path(given)
+    if given == PACKAGED and not place.exists():
+        place = packaged_model()
+        recipe = load_recipe([str(place / RECIPE)])
+        for data in (recipe.data, recipe.finetune.data):  # files of its maker aren't here, the package's are
+            data.sources = {key: source for key, source in data.sources.items() if source.origin != "files"}
+        return place, recipe
     if place == Path("runs") / name:
         raise UserError(f"{place} can't be tuned into itself: choose another --name")
     if (place / RECIPE).is_file():

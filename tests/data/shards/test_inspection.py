@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,15 @@ def test_another_tokenizer_can_be_named(run: Path, tmp_path: Path) -> None:
     assert "ids" in inspect_data(alone)["sets"][0]["drawn"][0]
     named = inspect_data(alone, tokenizer=tmp_path / "elsewhere")
     assert "川" in named["sets"][0]["drawn"][0]["text"]
+
+
+def test_the_name_of_a_folder_commands_no_terminal(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copytree(
+        next(path for path in (run / "data").iterdir() if path.is_dir()), tmp_path / "data/a\x1b[31m\u202eb"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the picture's fonts lack such characters
+        report = inspect_data(tmp_path / "data", tokenizer=run / "tokenizer")
+        draw_lengths(report, tmp_path / "lengths.png")
+    assert "\x1b" not in describe_shards(report) and "a␛[31m" in describe_shards(report)

@@ -1,6 +1,7 @@
 """Looking into token shards: how much there is, how long documents are, what some of them say."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sioconv.data.shards.shard_set import MANIFEST, ShardSet
 from sioconv.data.tokenizer.tokenizer import TOKENIZER_FILE, load_tokenizer, tokenizer_sha256
 from sioconv.errors import UserError
 from sioconv.files import atomic_write
+from sioconv.language import translated
 from sioconv.terminal import one_line
 
 PICTURE = "lengths.png"
@@ -77,6 +79,8 @@ def draw_lengths(report: Mapping[str, Any], file: Path) -> None:
     """Writes a picture of the histograms, one for each set, as PNG. Raises UserError where it can't be written."""
     from matplotlib.figure import Figure  # takes a second, and not everybody wants a picture
 
+    from sioconv.plots import plot_words
+
     sets = report["sets"]
     columns = min(len(sets), COLUMNS)
     rows = -(-len(sets) // columns)
@@ -88,16 +92,14 @@ def draw_lengths(report: Mapping[str, Any], file: Path) -> None:
         axes.stairs([count for *_, count in buckets] or [0], edges, fill=True, color=COLOUR)
         axes.set_xscale("log", base=2)
         # Letters in it are ASCII only: no font with more is guaranteed on a user's machine.
-        axes.set_title(
-            one["name"] if one["name"].isascii() and "$" not in one["name"] else f"set {number + 1}", fontsize=9
-        )
+        axes.set_title(one["name"] if re.fullmatch("[ -#%-~]+", one["name"]) else f"set {number + 1}", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(True, axis="x", alpha=0.3)
     for axes in grid[len(sets) :]:
         axes.set_visible(False)
-    figure.supxlabel("tokens in a document", fontsize=9)
-    figure.supylabel("documents", fontsize=9)
-    with atomic_write(file) as temporary, temporary.open("wb") as stream:
+    with plot_words() as word, atomic_write(file) as temporary, temporary.open("wb") as stream:
+        figure.supxlabel(word("tokens in a document"), fontsize=9)
+        figure.supylabel(word("documents"), fontsize=9)
         figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
 
 
@@ -184,30 +186,32 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield ""
     total = report["total"]
     checked = ", checksums verified" if report["verified"] else ""
-    yield (
+    yield translated(
         f"{len(report['sets'])} shard sets: {total['documents']:,} documents, {total['tokens']:,} tokens, "
         f"{_size(total['bytes'])} of text, {_size(total['disk_bytes'])} on disk{checked}"
     )
     if report["tokenizer"] is None:
-        yield "no tokenizer was found near them: --tokenizer FOLDER shows documents as text"
+        yield translated("no tokenizer was found near them: --tokenizer FOLDER shows documents as text")
 
 
 def _set_lines(one: Mapping[str, Any]) -> Iterator[str]:
     what = ", ".join(one[key] for key in ("kind", "language", "licence") if one.get(key))
-    yield f"{one['name']} ({what})" if what else one["name"]
-    sizes = f"{one['documents']:,} documents, {one['tokens']:,} tokens ({one['dtype']}), {_size(one['bytes'])} of text"
+    yield one_line(f"{one['name']} ({what})" if what else one["name"])
     rate = f", {one['bytes'] / one['tokens']:.2f} bytes per token" if one["tokens"] else ""
-    yield f"  {sizes}{rate}"
+    yield translated(
+        f"  {one['documents']:,} documents, {one['tokens']:,} tokens ({one['dtype']}), {_size(one['bytes'])} of "
+        f"text{rate}"
+    )
     learned = f"; {one['learned']:.1%} of the tokens are learned" if one["learned"] < 1 else ""
-    yield f"  {_size(one['disk_bytes'])} on disk{learned}"
+    yield translated(f"  {_size(one['disk_bytes'])} on disk{learned}")
     lengths = one["lengths"]
     if one["documents"]:
         mean, median, longest = (f"{lengths[key]:,.0f}" for key in ("mean", "median", "longest"))
-        yield f"  tokens in a document: mean {mean}, median {median}, longest {longest}"
+        yield translated(f"  tokens in a document: mean {mean}, median {median}, longest {longest}")
     yield from _bars(lengths["histogram"])
     for drawn in one["drawn"]:
         learned = f", {drawn['learned']:,} learned" if "learned" in drawn else ""
-        yield f"  document {drawn['number']:,} ({drawn['tokens']:,} tokens{learned}):"
+        yield translated(f"  document {drawn['number']:,} ({drawn['tokens']:,} tokens{learned}):")
         if "ids" in drawn:
             yield f"    {drawn['ids']}"
         else:
