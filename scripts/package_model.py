@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sioconv.checksums import write_sums
 from sioconv.files import atomic_folder
-from sioconv.in_package import NAME
 from sioconv.model.folder_code import FILE
+from sioconv.model.in_package import NAME
 
 NOTE = """
 ## This copy

@@ -15,7 +15,7 @@ from sioconv.data.batches.loader import IGNORED
 from sioconv.model import PRESETS, SioConvCache, SioConvConfig, SioConvForCausalLM
 from tests.model.conftest import VARIANTS
 
-# Bigrams are of ids: other inputs, and another number of ids, are refused (test_bigrams.py).
+# Bigrams are of ids: other inputs, and another number of ids, are refused (test_convolution.py).
 WITHOUT_BIGRAMS = {name: options for name, options in VARIANTS.items() if "bigram_rows" not in options}
 without_bigrams = pytest.mark.parametrize("options", WITHOUT_BIGRAMS.values(), ids=WITHOUT_BIGRAMS, indirect=True)
 

@@ -105,7 +105,7 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
     device = pick_device(arguments.device)
     model = arguments.model
     if model is None:
-        from sioconv.in_package import packaged_model
+        from sioconv.model.in_package import packaged_model
 
         model = packaged_model()
     with busy(f"loading {model}"):

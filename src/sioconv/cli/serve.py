@@ -57,7 +57,7 @@ def serve(arguments: "Namespace") -> None:
     store = None if arguments.no_store else (arguments.store or "")
     models = arguments.models
     if not models:
-        from sioconv.in_package import packaged_model
+        from sioconv.model.in_package import packaged_model
 
         models = [str(packaged_model())]
     service = make_service(models, arguments.state, config, keys, store, arguments.device, arguments.threads)

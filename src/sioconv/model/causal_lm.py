@@ -33,10 +33,9 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils.generic import can_return_tuple
 
 from sioconv.model.architecture import NEWER_FIELDS, Architecture
-from sioconv.model.bigrams import TABLE_STD, Bigrams
 from sioconv.model.cache import SioConvCache
 from sioconv.model.configuration import SioConvConfig
-from sioconv.model.convolution import Steps
+from sioconv.model.convolution import TABLE_STD, Bigrams, Steps
 from sioconv.model.layers import FeedForward, RMSNorm, SioConvBlock, SioConvLayer, bounded
 from sioconv.model.quantised import QuantisedWeight, register_quantizer
 from sioconv.ops import fast_products

@@ -26,7 +26,6 @@ MODULES: dict[str, tuple[str, ...]] = {
     "model.architecture": (),
     "model.configuration": (),
     "model.convolution": (),
-    "model.bigrams": (),
     "model.layers": (),
     "model.cache": (),
     "model.quantised": (),

@@ -17,7 +17,7 @@ from sioconv.generate.states.state import Prefix, State
 from sioconv.generate.states.store import StateStore
 from sioconv.generate.vocabulary import Vocabulary
 from sioconv.model import load_model_folder
-from sioconv.model.bigrams import NO_TOKEN
+from sioconv.model.convolution import NO_TOKEN
 from sioconv.model.initial_state import initial_states, load_initial_state
 from sioconv.model.tensor_file import SESSION, kind_of
 from sioconv.serve.config import ServeConfig

@@ -14,7 +14,7 @@ from sioconv.generate.config import LARGEST_SEED
 from sioconv.generate.constraint import NAMES, Document, Form
 from sioconv.generate.states.state import SNAPSHOT_EVERY, Prefix, State
 from sioconv.model import SioConvForCausalLM
-from sioconv.model.bigrams import NO_TOKEN
+from sioconv.model.convolution import NO_TOKEN
 from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.folder import vocabulary_fingerprint
 from sioconv.model.tensor_file import (

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sioconv import in_package
 from sioconv.checksums import check_sums
 from sioconv.cli import main as cli
 from sioconv.errors import UserError
-from sioconv.in_package import packaged_model
+from sioconv.model import in_package
+from sioconv.model.in_package import packaged_model
 
 MOST_BYTES = 8_000_000
 
@@ -33,6 +33,6 @@ def test_chat_without_a_model_talks_with_it(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_copy_without_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(in_package, "__file__", str(tmp_path / "sioconv" / "in_package.py"))
+    monkeypatch.setattr(in_package, "__file__", str(tmp_path / "sioconv" / "model" / "in_package.py"))
     with pytest.raises(UserError, match=r"has no model .*: name a model folder or a Hub id"):
         packaged_model()

@@ -12,7 +12,7 @@ NAME = "sioconv-ja-en-7m"
 
 def packaged_model() -> Path:
     """The folder of the package's model. Raises UserError where this copy of the package has none."""
-    folder = Path(__file__).parent / "models" / NAME
+    folder = Path(__file__).parents[1] / "models" / NAME
     if not (folder / "config.json").is_file():
         raise UserError(
             f"this copy of the package has no model ({folder} isn't there): name a model folder or a Hub id"

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sioconv.model import Architecture, SioConvCache, SioConvConfig, SioConvForCausalLM
-from sioconv.model.bigrams import NO_TOKEN, TABLE_STD, Bigrams
-from sioconv.model.convolution import Steps
+from sioconv.model.convolution import NO_TOKEN, TABLE_STD, Bigrams, Steps
 
 V, ROWS, WIDTH = 11, 3, 6
 SIZES = {"hidden_size": 12, "num_heads": 3, "num_hidden_layers": 2, "intermediate_size": 20, "vocab_size": 40}
