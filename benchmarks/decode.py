@@ -153,6 +153,8 @@ def prepare(size: str, names: list[str]) -> dict[str, Candidate]:
             models[name] = CANDIDATES[name](size)
         except TooLargeError as error:
             say(f"{size}: {name} is left out: it {error}")
+        except ImportError as error:
+            say(f"{size}: {name} is left out: {error}: pip install '.[peers]'")
     return models
 
 

@@ -78,7 +78,7 @@ def ours(size: str, kind: str) -> Candidate:
     table = sum(parameter.nbytes for parameter in model.model.embed_tokens.parameters())
     weights = sum(parameter.nbytes for parameter in model.parameters())
     return Candidate(
-        weights, weights - table, _products(model), memories, step, lambda memory: sum(one.nbytes for one in memory)
+        weights, weights - table, products(model), memories, step, lambda memory: sum(one.nbytes for one in memory)
     )
 
 
@@ -93,7 +93,7 @@ def random_model(size: str, kind: str) -> SioConvForCausalLM:
         for name, value in model.named_parameters():
             if value.dim() == 2 and not any(part in name for part in ("dt_proj", "mix_proj", "initial_state")):
                 value.data = value.data.bfloat16()
-    _check_size(sum(parameter.nbytes for parameter in model.parameters()))
+    check_size(sum(parameter.nbytes for parameter in model.parameters()))
     model = model.to_empty(device="cpu").eval()
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -116,7 +116,7 @@ def _fill(module: nn.Module, name: str, value: Tensor, random: torch.Generator) 
         value.fill_(float("norm" in type(module).__name__.lower() and name == "weight"))
 
 
-def _products(model: nn.Module) -> int:
+def products(model: nn.Module) -> int:
     """Numbers in the matrices of the linear layers."""
     found = 0
     for module in model.modules():
@@ -130,7 +130,7 @@ def transformers_peer(name: str, size: str, dtype: torch.dtype = torch.float32) 
     shape, vocabulary = architecture(size)
     with torch.device("meta"):
         planned = build_baseline(name, shape, vocabulary)
-    _check_size(sum(parameter.numel() for parameter in planned.parameters()) * dtype.itemsize)
+    check_size(sum(parameter.numel() for parameter in planned.parameters()) * dtype.itemsize)
     model: Any = build_baseline(name, shape, vocabulary).to(dtype).eval()
     config = model.config
 
@@ -139,7 +139,7 @@ def transformers_peer(name: str, size: str, dtype: torch.dtype = torch.float32) 
         if name != "llama":
             return model(torch.zeros(rows, 8, dtype=torch.int64), use_cache=True).cache
         heads, channels = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
-        _check_size(2 * config.num_hidden_layers * rows * heads * context * channels * dtype.itemsize)
+        check_size(2 * config.num_hidden_layers * rows * heads * context * channels * dtype.itemsize)
         cache = DynamicCache(config=config)
         for layer in range(config.num_hidden_layers):
             keys = torch.randn(rows, heads, context, channels, dtype=dtype)
@@ -156,7 +156,7 @@ def transformers_peer(name: str, size: str, dtype: torch.dtype = torch.float32) 
 
     weights = sum(parameter.nbytes for parameter in model.parameters())
     table = model.get_input_embeddings().weight.nbytes
-    return Candidate(weights, weights - table, _products(model), memories, step, memory_size)
+    return Candidate(weights, weights - table, products(model), memories, step, memory_size)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -168,9 +168,16 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _check_size(size: int) -> None:
+def check_size(size: int) -> None:
     if size > LARGEST:
         raise TooLargeError(f"needs {size / 2**30:.1f} GiB")
+
+
+def llama_cpp(size: str, kind: str) -> Candidate:
+    """A Llama in llama.cpp: F32, Q8_0 or Q4_0; its package is needed by nothing else. Raises TooLargeError."""
+    from benchmarks.decode_llama_cpp import llama_cpp_peer
+
+    return llama_cpp_peer(size, kind)
 
 
 # By name: what makes the model of a size.
@@ -178,6 +185,7 @@ CANDIDATES: dict[str, Callable[[str], Candidate]] = {
     **{f"sioconv {kind}": lambda size, kind=kind: ours(size, kind) for kind in (*DTYPES, *BITS)},
     "llama fp32": lambda size: transformers_peer("llama", size),
     "mamba2 fp32": lambda size: transformers_peer("mamba2", size),
+    **{f"llama.cpp {kind}": lambda size, kind=kind: llama_cpp(size, kind) for kind in ("F32", "Q8_0", "Q4_0")},
 }
 
 

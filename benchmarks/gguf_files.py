@@ -27,8 +27,6 @@ NAMES = {
 def write_gguf(model: Any, path: Path, kind: str = "F32", tokenizer: Any = None, context: int = 131_072) -> Path:
     """Writes a model.
 
-    Queries and keys aren't brought into llama.cpp's order of channels: with random weights that changes nothing.
-
     Args:
         model: a `LlamaForCausalLM`.
         path: the file.
@@ -53,6 +51,8 @@ def write_gguf(model: Any, path: Path, kind: str = "F32", tokenizer: Any = None,
         _add_tokenizer(writer, tokenizer, config.vocab_size)
     for name, tensor in model.state_dict().items():
         data: NDArray[np.float32] = tensor.float().numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            data = _in_pairs(data, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads)
         wanted = KINDS[kind] if data.ndim == 2 else gguf.GGMLQuantizationType.F32
         writer.add_tensor(_name(name), gguf.quants.quantize(data, wanted), raw_dtype=wanted)
     writer.write_header_to_file()
@@ -60,6 +60,12 @@ def write_gguf(model: Any, path: Path, kind: str = "F32", tokenizer: Any = None,
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _in_pairs(data: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows of queries or keys [H·P, D] in llama.cpp's order: channels that are turned together are neighbours."""
+    halves = data.reshape(heads, 2, -1, data.shape[1])  # [H, 2, P / 2, D]
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(data.shape)
 
 
 def _name(name: str) -> str:

@@ -71,7 +71,7 @@ async def long(server: Server, first: int, turns: int, tokens: int) -> dict[str,
         for turn in range(1, turns + 1):
             cpu = server.cpu_seconds
             reply = await ask(client, server, messages, tokens)
-            await asyncio.sleep(0.2)  # what it does after an answer belongs to this turn
+            await asyncio.to_thread(server.wait_for_rest)  # what it does after an answer belongs to this turn
             if turn in (1, 2, 10, turns):
                 rows[f"turn_{turn}"] = {
                     "first_token_ms": 1e3 * reply.first, "cpu_ms": 1e3 * (server.cpu_seconds - cpu),

@@ -7,7 +7,6 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.decode_models import SHAPES, architecture, random_model
-from benchmarks.gguf_files import write_gguf
 from sioconv.data.config import SourceConfig, TokenizerConfig
 from sioconv.data.sources.source import read_rows
 from sioconv.data.tokenizer.tokenizer import END_OF_TURN, train_tokenizer
@@ -43,7 +42,9 @@ def save_llama(size: str, tokenizer: Any, folder: Path) -> Path:
 
 
 def save_gguf(llama: Path, file: Path) -> Path:
-    """The same Llama for llama.cpp."""
+    """The same Llama for llama.cpp, whose package is needed for nothing else."""
+    from benchmarks.gguf_files import write_gguf
+
     if file.exists():
         return file
     return write_gguf(LlamaForCausalLM.from_pretrained(llama), file, "F32", AutoTokenizer.from_pretrained(llama))

@@ -48,7 +48,7 @@ async def streams(server: Server, first: int, count: int, tokens: int, **options
         start = server.cpu_seconds
         asked = (ask(client, server, opening(n), tokens, seed=n, **options) for n in range(first, first + count))
         written = sum(reply.tokens for reply in await asyncio.gather(*asked))
-        await asyncio.sleep(0.5)  # what it does after the last answer counts too
+        await asyncio.to_thread(server.wait_for_rest)  # what it does after the last answer counts too
         return (server.cpu_seconds - start) / written
 
 
@@ -60,7 +60,7 @@ def measure(folder: Path, at_once: list[int], tokens: int, rounds: int) -> list[
     """
     rows, engine, first = [], bare(folder), 64
     with ours(folder) as server:
-        asyncio.run(streams(server, 0, 64, 4))  # what is compiled or loaded at the first use
+        asyncio.run(streams(server, 0, 64, 4))  # what is loaded at the first use
         engine(0, 64, 4)
         for count in at_once:
             found: dict[str, list[float]] = {"engine": [], "server": [], "server_and_store": []}

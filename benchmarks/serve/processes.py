@@ -39,6 +39,14 @@ class Server:
         times = self.process.cpu_times()
         return float(times.user + times.system)
 
+    def wait_for_rest(self) -> None:
+        """Returns once it has done nothing for two seconds."""
+        quiet, before = 0, self.cpu_seconds
+        while quiet < 4:
+            time.sleep(0.5)
+            now = self.cpu_seconds
+            quiet, before = (quiet + 1 if now - before < 0.015 else 0), now
+
     @property
     def memory(self) -> int:
         """Bytes that it has in memory."""

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,44 @@ def test_a_context_is_in_llama_s_memory() -> None:
     assert model.size(long) == 3 * model.size(short)
     model.step(long, [[1]])
     assert long.get_seq_length() == 31
+
+
+def test_llama_cpp_runs_the_same_llama(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    pytest.importorskip("gguf")
+    import llama_cpp
+
+    from benchmarks.gguf_files import write_gguf
+
+    model: Any = decode_models.build_baseline("llama", decode_models.architecture("tiny")[0], 96).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())) / 8)
+    ids = random_ids(1, 40, 96)[0]
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0]
+    peer = llama_cpp.Llama(
+        str(write_gguf(model, tmp_path / "model.gguf")), n_ctx=256, logits_all=True, verbose=False, n_threads=1
+    )
+    peer.eval(ids)
+    found = torch.from_numpy(peer.scores[: len(ids)])
+    assert float(expected.std()) > 0.3
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)  # its keys and values are fp16
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_0"])
+def test_a_context_is_in_llama_cpp_s_memory(kind: str) -> None:
+    pytest.importorskip("llama_cpp")
+    pytest.importorskip("gguf")
+    from benchmarks.decode_llama_cpp import llama_cpp_peer
+
+    peer = llama_cpp_peer("tiny", kind)
+    short, long, several = peer.memories(1, 100), peer.memories(1, 1300), peer.memories(3, 100)
+    assert peer.size(long) == pytest.approx(13 * peer.size(short), rel=0.1)
+    assert peer.size(several) == pytest.approx(3 * peer.size(short), rel=0.1)
+    again = [peer.step(long, [[5]]) for _ in range(2)]  # one token is forgotten: the length stays
+    assert again[0] == again[1]
+    assert len(set(peer.step(several, [[5]] * 3))) == 1
 
 
 def test_what_is_too_large_is_left_out_and_named(
