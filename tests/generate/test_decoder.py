@@ -138,6 +138,7 @@ def test_models_that_the_kernel_doesn_t_know_take_torch(caplog: pytest.LogCaptur
         assert isinstance(pick_decoder(build()), NativeDecoder)
     assert isinstance(pick_decoder(build(conv_width=2)), TorchDecoder)
     assert isinstance(pick_decoder(build(norm_groups=2)), TorchDecoder)
+    assert isinstance(pick_decoder(build(bigram_rows=2)), TorchDecoder)
     hooked = build()
     hooked.model.layers[0].mixer.z_proj.register_forward_hook(lambda *_: None)
     assert "hook" in str(why_not_native(hooked))
@@ -154,6 +155,7 @@ def test_models_that_the_kernel_doesn_t_know_take_torch(caplog: pytest.LogCaptur
 def test_every_option_of_the_architecture_is_known_here() -> None:
     """A new option changes what a model computes: teach the kernel, or `why_not_native`, then this list."""
     computed = {name for options in OPTIONS for name in options} | {"conv_width", "conv_on", "norm_groups"}
+    computed |= {"bigram_rows", "bigram_width"}
     sizes = {"num_hidden_layers", "state_norm_eps", "rms_norm_eps"}
     starts = {"timescale_max", "z_gain", "y_gain", "zero_out_projections", "embedding_std", "linear_std"}
     assert computed | sizes | starts == {field.name for field in fields(Architecture)}

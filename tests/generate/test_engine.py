@@ -1,6 +1,7 @@
 import gc
 import random
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -104,6 +105,22 @@ def mixed(model: SioConvForCausalLM, requests: list[Request], seed: int, budget:
 def test_requests_get_what_they_get_alone(model: SioConvForCausalLM, seed: int, budget: int) -> None:
     chance = random.Random(seed)
     mixed(model, [random_request(chance) for _ in range(25)], seed, budget)
+
+
+def test_bigrams_are_of_a_text_s_own_tokens() -> None:
+    model = build(bigram_rows=5, bigram_width=16)
+    with torch.no_grad():
+        model.model.bigrams.out.weight.normal_(std=0.3)
+    chance = random.Random(3)
+    requests = [replace(random_request(chance), logprobs=None) for _ in range(8)]
+    engine, events = Engine(model, token_budget=17, max_texts=5), []
+    for request in requests:
+        engine.submit(request, events.append)
+    while engine.running:
+        engine.step()
+    for number, request in enumerate(requests):
+        got = sorted((event for event in events if event.request == number), key=lambda event: event.branch)
+        assert [event.token for event in got] == [event.token for event in alone(model, request)]
 
 
 @pytest.mark.slow

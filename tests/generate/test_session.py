@@ -63,7 +63,8 @@ def tokens_read(tiny_model: TinyModel) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"conv_width": 4}, {"gate": "channel"}, {"input_scale": "variance"}, {"trapezoid": True}]
+    "options",
+    [{}, {"conv_width": 4}, {"gate": "channel"}, {"input_scale": "variance"}, {"trapezoid": True}, {"bigram_rows": 3}],
 )
 def test_cached_equals_uncached(
     tiny_model: TinyModel, make_model: Callable[..., SioConvForCausalLM], options: dict[str, object]

@@ -43,6 +43,13 @@ VARIANTS: dict[str, dict[str, object]] = {
         "linear_std": 0.05,
         "zero_out_projections": True,
     },
+    "bigrams in few rows, bounded embedding, conv 2": {"bigram_rows": 2, "bigram_width": 5, "conv_width": 2},
+    "bigrams in many rows, trapezoid, tied": {
+        "bigram_rows": 50,
+        "bigram_width": 4,
+        "trapezoid": True,
+        "tie_word_embeddings": True,
+    },
     "one group, gate on the state": {"norm_groups": 1, "output_gate": "state"},
 }
 

@@ -43,6 +43,8 @@ def test_head_dim() -> None:
         ("conv_on", "y"),
         ("norm_groups", 0),
         ("norm_groups", 7),
+        ("bigram_rows", -1),
+        ("bigram_width", 0),
         ("embedding_std", 0.0),
         ("linear_std", float("nan")),
         ("output_gate", "none"),

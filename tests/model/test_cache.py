@@ -34,13 +34,16 @@ def test_shapes_and_dtypes(model: SioConvForCausalLM, ids: Tensor) -> None:
     """The state's size doesn't depend on what was read, and its precision not on the model's."""
     config, cache = model.config, SioConvCache(model.config)
     model.bfloat16()(ids, cache=cache)
-    for name, tensor in cache.state_dict().items():
+    states = cache.state_dict()
+    if config.bigram_rows:
+        assert torch.equal(states.pop("last_token"), ids[:, -1])
+    for name, tensor in states.items():
         if name.endswith(".conv"):
             assert tensor.shape == (3, config.hidden_size, config.conv_width - 1)
         else:
             assert tensor.shape == (3, config.num_heads, config.head_dim)
         assert tensor.dtype == torch.float32 or not name.endswith(".c")
-    assert len(cache.state_dict()) == config.num_hidden_layers * (1 + bool(config.conv_width) + config.trapezoid)
+    assert len(states) == config.num_hidden_layers * (1 + bool(config.conv_width) + config.trapezoid)
     assert cache.get_seq_length() == 11
 
 
@@ -91,7 +94,8 @@ def test_it_can_be_taken_apart_and_put_together(model: SioConvForCausalLM, ids: 
         assert isinstance(again, SioConvCache) and again.get_seq_length() == cache.get_seq_length()
         assert torch.equal(read(model, ids[:, -2:], again), read(model, ids[:, -2:], cache))
     paths = [str(path[0]) for path, _ in _pytree.tree_flatten_with_path(warm)[0]]
-    assert len(paths) == len(set(paths)) == 1 + len(LayerState._fields) * model.config.num_hidden_layers
+    states = len(LayerState._fields) * model.config.num_hidden_layers
+    assert len(paths) == len(set(paths)) == 1 + states + bool(model.config.bigram_rows)
 
 
 def test_a_missing_state_is_named(model: SioConvForCausalLM, warm: SioConvCache) -> None:

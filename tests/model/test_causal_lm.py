@@ -13,6 +13,11 @@ from transformers import DynamicCache
 
 from sioconv.data.batches.loader import IGNORED
 from sioconv.model import PRESETS, SioConvCache, SioConvConfig, SioConvForCausalLM
+from tests.model.conftest import VARIANTS
+
+# Bigrams are of ids: other inputs, and another number of ids, are refused (test_convolution.py).
+WITHOUT_BIGRAMS = {name: options for name, options in VARIANTS.items() if "bigram_rows" not in options}
+without_bigrams = pytest.mark.parametrize("options", WITHOUT_BIGRAMS.values(), ids=WITHOUT_BIGRAMS, indirect=True)
 
 
 def alone(model: SioConvForCausalLM, ids: Tensor) -> Tensor:
@@ -58,6 +63,7 @@ def test_padding_changes_nothing(model: SioConvForCausalLM, ids: Tensor, side: s
         torch.testing.assert_close(torch.cat([found[0][i], found[1][i]])[real], alone(model, ids[i, real]))
 
 
+@without_bigrams
 def test_what_is_not_finite_stays_in_padding_and_in_its_document(model: SioConvForCausalLM, ids: Tensor) -> None:
     """Rows padded on the left, and two documents in a row: values, the loss and gradients of the others."""
     mask = torch.arange(11) >= torch.tensor([[4], [0], [0]])
@@ -75,6 +81,7 @@ def test_what_is_not_finite_stays_in_padding_and_in_its_document(model: SioConvF
     torch.testing.assert_close(found[0][1][there], found[1][1][there])
 
 
+@without_bigrams
 def test_padding_that_is_not_finite_gives_finite_gradients(model: SioConvForCausalLM, ids: Tensor) -> None:
     mask = torch.arange(11) >= torch.tensor([[4], [0], [2]])
     embedded = torch.where(mask.unsqueeze(-1), model.model.embed_tokens(ids).detach(), torch.nan)
@@ -95,8 +102,9 @@ def test_every_derivative_of_the_model(model: SioConvForCausalLM, ids: Tensor) -
         logits: Tensor = model(inputs_embeds=x, use_cache=False).logits
         return logits[..., :3]
 
-    assert torch.autograd.gradcheck(call, embedded, fast_mode=True, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(call, embedded, fast_mode=True, check_fwd_over_rev=True)
+    if not model.config.bigram_rows:
+        assert torch.autograd.gradcheck(call, embedded, fast_mode=True, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(call, embedded, fast_mode=True, check_fwd_over_rev=True)
     parameters = {name: value.detach() for name, value in model.named_parameters()}
 
     def loss(parameters: dict[str, Tensor], ids: Tensor) -> Tensor:
@@ -213,6 +221,7 @@ def test_one_row_of_positions_serves_all_rows(model: SioConvForCausalLM, ids: Te
     torch.testing.assert_close(logits[2, 5:], alone(model, ids[2, 5:]))
 
 
+@without_bigrams
 def test_embeddings_in_place_of_ids(model: SioConvForCausalLM, ids: Tensor) -> None:
     embeddings = model.get_input_embeddings()(ids)
     torch.testing.assert_close(model(inputs_embeds=embeddings).logits, model(ids).logits)
@@ -221,6 +230,7 @@ def test_embeddings_in_place_of_ids(model: SioConvForCausalLM, ids: Tensor) -> N
             model(**wrong)
 
 
+@without_bigrams
 def test_long_embeddings_are_read_at_the_limit(model: SioConvForCausalLM, ids: Tensor) -> None:
     """As ids and as `inputs_embeds`, whose gradient takes the scale as a constant."""
     embedding, limit = model.get_input_embeddings(), model.config.embedding_max_norm
@@ -335,6 +345,7 @@ def test_checkpointed_gradients_are_equal(model: SioConvForCausalLM, ids: Tensor
         torch.testing.assert_close(parameter.grad, expected[name])
 
 
+@without_bigrams
 @pytest.mark.parametrize("size", [30, 50])
 def test_the_vocabulary_can_be_resized(model: SioConvForCausalLM, ids: Tensor, size: int, tmp_path: Path) -> None:
     before = model(ids % 30).logits

@@ -25,6 +25,7 @@ MODELS: dict[str, dict[str, object]] = {
     "sioconv_2024": {"preset": "sioconv-2024", "initial_state_std": 1.0},
     "options": {"gate": "channel", "gate_bound": 4.0, "conv_width": 3, "input_scale": "mean", "output_gate": "state"},
     "mixture": {"trapezoid": True, "norm_groups": 1},
+    "bigrams": {"bigram_rows": 3, "bigram_width": 8},
 }
 # Refuses the package, wherever it is installed.
 BLOCK = """

@@ -36,6 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no biases": {"use_bias": False, "head_bias": False},
     "free embeddings": {"embedding_max_norm": None},
     "tied embeddings": {"tie_word_embeddings": True},
+    "bigrams": {"bigram_rows": 5, "bigram_width": 8},
 }
 FP32 = ("dt_proj", "A_log", "initial_state")
 
@@ -168,6 +169,8 @@ def test_a_training_step_in_half_precision(model: SioConvForCausalLM, ids: Tenso
             "use_bias": st.booleans(),
             "head_bias": st.booleans(),
             "tie_word_embeddings": st.booleans(),
+            "bigram_rows": st.integers(0, 6),
+            "bigram_width": st.integers(1, 30),
         }
     )
 )

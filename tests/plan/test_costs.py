@@ -29,6 +29,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"norm_groups": 2},
     {"input_scale": "variance", "intermediate_size": 192},
     {"tie_word_embeddings": True, "head_bias": False},
+    {"bigram_rows": 3, "bigram_width": 64},
 ]
 
 

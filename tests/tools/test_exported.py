@@ -101,6 +101,23 @@ def test_one_token_after_the_other(model: SioConvForCausalLM) -> None:
             same(found, expected)
 
 
+@torch.no_grad()
+def test_the_last_token_goes_in_and_comes_out() -> None:
+    """A program of a model with bigrams; the caches of others stay what their programs take."""
+    sizes = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_heads": 2, "intermediate_size": 24}
+    torch.manual_seed(0)
+    model = SioConvForCausalLM(SioConvConfig(**sizes, z_gain=1.0, y_gain=1.0, bigram_rows=4, bigram_width=8)).eval()
+    torch.nn.init.normal_(model.model.bigrams.out.weight)
+    program = going_on(model, 9, {0: BATCH, 1: LENGTH})
+    for rows in (1, 3):
+        found = expected = model(ids_of(rows, 7), use_cache=True)
+        for length in (1, 9, 65):
+            ids = ids_of(rows, length)
+            found, expected = program(input_ids=ids, cache=found.cache), model(ids, cache=expected.cache)
+            same(found, expected)
+            assert torch.equal(found.cache.last_token, ids[:, -1])
+
+
 def test_documents_and_padding(model: SioConvForCausalLM) -> None:
     """`position_ids` and the mask are inputs like others."""
     ids, length = ids_of(2, 70), {0: BATCH, 1: LENGTH}

@@ -60,6 +60,7 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
         ({"tie_word_embeddings": True, "conv_width": 2}, {}),
         ({}, {"optimizer": "muon"}),
         ({"conv_width": 3}, {"carry_state": True, "accumulation": 2}),
+        ({"bigram_rows": 2}, {"carry_state": True, "accumulation": 2}),
     ],
 )
 def test_gives_back_every_bit(

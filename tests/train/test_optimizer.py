@@ -20,7 +20,7 @@ from tests.train.small import make_baseline
 def test_exactly_the_weights_of_linear_layers_decay(
     make_model: Callable[..., SioConvForCausalLM], tied: bool, width: int
 ) -> None:
-    model = make_model(tie_word_embeddings=tied, conv_width=width)
+    model = make_model(tie_word_embeddings=tied, conv_width=width, bigram_rows=width)
     (optimizer,) = build_optimizers(model, TrainConfig(tokens=1, weight_decay=0.25))
     names = {parameter: name for name, parameter in model.named_parameters()}
     decays = {

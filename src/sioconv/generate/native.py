@@ -40,6 +40,8 @@ def why_not_native(model: Any) -> str | None:
         return "NUMBA_DISABLE_JIT is set"
     if model.config.conv_width:
         return "the model has a convolution"
+    if model.config.bigram_rows:
+        return "the model has bigrams"
     if model.config.groups != model.config.num_heads:
         return "the norm's groups aren't the heads"
     for name, module in model.named_modules():

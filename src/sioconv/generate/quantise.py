@@ -165,7 +165,8 @@ def check_quantisable(model: Any, bits: int) -> None:
     """Raises UserError where `quantise_model` can't take a model."""
     if any(isinstance(module, QuantisedWeight) for module in model.modules()):
         raise UserError("the model is quantised already: give the one that it was made from")
-    for name in ("hidden_size", "intermediate_size"):
+    names = ("hidden_size", "intermediate_size", *(("bigram_width",) if model.config.bigram_rows else ()))
+    for name in names:
         if bits == 4 and (size := getattr(model.config, name)) % GROUP:
             raise UserError(f"{name} is {size}, which 4 bits can't cut into groups of {GROUP}: use --to int8")
     for name, value in model.named_parameters():

@@ -51,6 +51,9 @@ class Architecture:
         head_bias: a bias on the output head.
         embedding_max_norm: embedding rows longer than this are scaled down to it when looked up; None leaves them.
         tie_word_embeddings: the head uses the embedding's matrix.
+        bigram_rows: rows of a second, hashed table, in vocabularies, which is read by a token together with the one
+            before it and added to the embedding: x_t + Linear_out(B[h(y_t, y_{t-1})]) (5 was measured); 0 for none.
+        bigram_width: columns of that table; Linear_out [bigram_width -> D] has no bias and starts at exactly 0.
     """
 
     preset: str = "sioconv"
@@ -79,10 +82,12 @@ class Architecture:
     head_bias: bool = True
     embedding_max_norm: float | None = 1.0
     tie_word_embeddings: bool = False
+    bigram_rows: int = 0
+    bigram_width: int = 64
 
     def check(self) -> None:
         """Raises ValueError, naming the field, where a value can't be built."""
-        for name in ("hidden_size", "num_hidden_layers", "num_heads", "intermediate_size"):
+        for name in ("hidden_size", "num_hidden_layers", "num_heads", "intermediate_size", "bigram_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a positive number")
         if self.preset not in PRESETS:
@@ -93,6 +98,8 @@ class Architecture:
             raise ValueError(f"norm_groups: {self.norm_groups} does not divide hidden_size {self.hidden_size}")
         if not 0 <= self.conv_width <= 4 or self.conv_width == 1:
             raise ValueError(f"conv_width: {self.conv_width} is none of 0, 2, 3, 4")
+        if self.bigram_rows < 0:
+            raise ValueError(f"bigram_rows: {self.bigram_rows} is not a number of 0 or more: 0 is for no table")
         for field in fields(Architecture):
             if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
                 choices = ", ".join(get_args(field.type))
@@ -133,14 +140,14 @@ class ParameterSizes:
         all: every one.
         matrices: in linear layers, the head among them: what the products multiply with.
         block_matrices: in the blocks' linear layers except the forget gate's, which stays in fp32.
-        block_linear: in all of the blocks' linear layers.
+        hidden_linear: in all linear layers but the head.
         blocks: in blocks.
     """
 
     all: int
     matrices: int
     block_matrices: int
-    block_linear: int
+    hidden_linear: int
     blocks: int
 
     @property
@@ -153,14 +160,17 @@ def parameter_sizes(config: Architecture, vocab_size: int) -> ParameterSizes:
     """The trained parameters of the language model, every option counted.
 
     With V = vocab_size, D = hidden_size, F = intermediate_size, H = num_heads, L = num_hidden_layers, W = conv_width,
-    A = H or, with `channel` gates, D, G = norm_groups or H, b = 1 with `use_bias` and m = 1 with `trapezoid`, else 0:
+    A = H or, with `channel` gates, D, G = norm_groups or H, R = bigram_rows, K = bigram_width, b = 1 with `use_bias`
+    and m = 1 with `trapezoid`, else 0:
 
         matrices  4 D^2 + m D H + 3 D F             of a block: z, its gate, y, its gate; mixture with z_{t-1}; ffn
         gate      D A                               of a block: dt's matrix
         block     matrices + gate + 4 bD + 2 A + D + 2G + DW + mH + b (2F + D) + 2 D
                                                     biases, dt's bias and A_log, initial state, norm, conv, mixture's
                                                     bias, ffn's biases, two RMSNorms
-        model     V D + L block + D + head          embedding, blocks, last RMSNorm
+        bigrams   (R V + D) K, 0 for R = 0          table and its projection
+        model     V D + bigrams + L block + D + head
+                                                    embedding, bigrams, blocks, last RMSNorm
         head      V D, 0 if it is tied to the embedding; and V with `head_bias`
     """
     width, heads, ffn, depth = config.hidden_size, config.num_heads, config.intermediate_size, config.num_hidden_layers
@@ -171,12 +181,14 @@ def parameter_sizes(config: Architecture, vocab_size: int) -> ParameterSizes:
     mixer = 4 * bias * width + 2 * gates + width + 2 * config.groups + width * config.conv_width + mixed * heads
     block = linear + mixer + bias * (2 * ffn + width) + 2 * width
     embedding = vocab_size * width
+    table = config.bigram_rows * vocab_size * config.bigram_width
+    projection = width * config.bigram_width if config.bigram_rows else 0
     head = (0 if config.tie_word_embeddings else embedding) + (vocab_size if config.head_bias else 0)
     return ParameterSizes(
-        all=embedding + depth * block + width + head,
-        matrices=depth * linear + embedding,
+        all=embedding + table + projection + depth * block + width + head,
+        matrices=projection + depth * linear + embedding,
         block_matrices=depth * matrices,
-        block_linear=depth * linear,
+        hidden_linear=projection + depth * linear,
         blocks=depth * block,
     )
 
@@ -193,6 +205,8 @@ NEWER_FIELDS: dict[str, Any] = {
     "zero_out_projections": False,
     "embedding_std": 1.0,
     "linear_std": None,
+    "bigram_rows": 0,
+    "bigram_width": 64,
 }
 
 # `sioconv-2024` is the model of the talk, parameter for parameter; each later family differs from the one before only

@@ -73,6 +73,8 @@ class SioConvCache(Cache):
 
     Attributes:
         tokens_seen: int64 tensor [], tokens read so far (a tensor, so that compiled decoding isn't compiled per token).
+        last_token: int64 [B], the token before those that come, -1 where none is; None before the first token, and
+            where the model doesn't read it (`bigram_rows` 0).
     """
 
     layers: list[SioConvCacheLayer]  # type: ignore[assignment]
@@ -82,6 +84,7 @@ class SioConvCache(Cache):
         # transformers' exporters name tensors in the order of the attributes, and take them in that of `_flatten`.
         self.tokens_seen = torch.zeros((), dtype=torch.int64, device="cpu")
         super().__init__(layers=[SioConvCacheLayer() for _ in range(config.num_hidden_layers)])
+        self.last_token: Tensor | None = None  # behind the layers, as in `_flatten`
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Tokens read so far."""
@@ -99,6 +102,7 @@ class SioConvCache(Cache):
         """Forgets everything."""
         super().reset()  # type: ignore[no-untyped-call]
         self.tokens_seen = torch.zeros_like(self.tokens_seen)
+        self.last_token = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows of the batch in the order of beam_idx [B]."""
@@ -108,12 +112,16 @@ class SioConvCache(Cache):
         """Keeps the rows `indices` [N] of the batch."""
         for layer in self.layers:
             layer.select(indices)
+        if self.last_token is not None:
+            self.last_token = self.last_token.index_select(0, indices.to(self.last_token.device))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Each row `repeats` times."""
         for layer in self.layers:
             if layer.state is not None:
                 layer.select(torch.arange(layer.state.c.shape[0]).repeat_interleave(repeats))
+        if self.last_token is not None:
+            self.last_token = self.last_token.repeat_interleave(repeats)
 
     def crop(self, tokens_to_remove: int) -> None:  # noqa: ARG002
         """A recurrence can't be wound back."""
@@ -121,22 +129,25 @@ class SioConvCache(Cache):
 
     def state_dict(self) -> dict[str, Tensor]:
         """`layers.{i}.c` [B, H, P] fp32; with a convolution, `layers.{i}.conv` [B, D, W - 1]; `layers.{i}.z` [B, H, P]
-        where the recurrence reads the last z.
+        where the recurrence reads the last z; and `last_token` [B] where the model reads it.
 
         Empty before the first token.
         """
-        return {
+        tensors = {
             f"layers.{i}.{name}": tensor
             for i, layer in enumerate(self.layers)
             if layer.state is not None
             for name, tensor in layer.state._asdict().items()
             if tensor is not None
         }
+        return tensors if self.last_token is None else tensors | {"last_token": self.last_token}
 
     def load_state_dict(self, tensors: dict[str, Tensor], tokens_seen: int) -> None:
         """Takes over what `state_dict` gave; the inverse of it. Raises KeyError where a layer's state is missing."""
         for i, layer in enumerate(self.layers):
             layer.state = self.read_state(tensors, f"layers.{i}.") if tensors else None
+        last = tensors.get("last_token")
+        self.last_token = None if last is None else last.long()  # checkpoints of training hold fp32
         self.tokens_seen = torch.tensor(tokens_seen, dtype=torch.int64, device="cpu")
 
     @staticmethod
@@ -153,10 +164,15 @@ def new_cache(model: nn.Module) -> SioConvCache | None:
 
 
 def _flatten(cache: SioConvCache) -> tuple[list[Tensor | None], int]:
-    """The tensors of a cache, the counter first, and its number of layers."""
+    """The tensors of a cache, the counter first, and its number of layers.
+
+    The last token is there only where there is one: so programs that were exported of models without it stay what they
+    are.
+    """
     tensors: list[Tensor | None] = [cache.tokens_seen]
     for layer in cache.layers:
         tensors += (None,) * len(LayerState._fields) if layer.state is None else layer.state
+    tensors += [] if cache.last_token is None else [cache.last_token]
     return tensors, len(cache.layers)
 
 
@@ -172,6 +188,7 @@ def _unflatten(tensors: Iterable[Tensor | None], layers: int) -> SioConvCache:
     for i, layer in enumerate(cache.layers):
         c, *rest = states[i * size : (i + 1) * size]
         layer.state = None if c is None else LayerState(c, *rest)
+    (cache.last_token,) = states[layers * size :] or (None,)
     return cache
 
 

@@ -35,6 +35,7 @@ from transformers.utils.generic import can_return_tuple
 from sioconv.model.architecture import NEWER_FIELDS, Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.configuration import SioConvConfig
+from sioconv.model.convolution import TABLE_STD, Bigrams, Steps
 from sioconv.model.layers import FeedForward, RMSNorm, SioConvBlock, SioConvLayer, bounded
 from sioconv.model.quantised import QuantisedWeight, register_quantizer
 from sioconv.ops import fast_products
@@ -69,7 +70,10 @@ class SioConvPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                 # A longer row is looked up at the limit: start there, where the gradient's scale is right.
                 scale = (limit / module.weight.norm(dim=-1, keepdim=True)).clamp(max=1)
                 init.copy_(module.weight, module.weight * scale)
-        elif isinstance(module, FeedForward):  # after the layers in it
+        elif isinstance(module, Bigrams):  # after the layers in it
+            init.normal_(module.table.weight, std=TABLE_STD)
+            init.zeros_(module.out.weight)
+        elif isinstance(module, FeedForward):  # the same
             if self.config.zero_out_projections:
                 for parameter in module.down_proj.parameters():
                     init.zeros_(parameter)
@@ -93,6 +97,16 @@ class SioConvPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             count += sum(m.rows * m.columns - m.codes.numel() - m.scales.numel() for m in matrices.values())
         return count
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """transformers' own. Raises ValueError where `bigram_rows` ties another table to the vocabulary's size."""
+        same = new_num_tokens in (None, self.config.vocab_size) and pad_to_multiple_of is None
+        if self.config.bigram_rows and not same:
+            raise ValueError("bigram_rows: the table is read by the vocabulary's size, which therefore can't change")
+        embedding: nn.Embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        return embedding
+
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:  # noqa: ARG002
         # transformers leaves a module alone if its own parameters are loaded; a mixer also starts its linear layers.
         if not all(getattr(parameter, "_is_hf_initialized", False) for parameter in module.parameters()):
@@ -105,6 +119,7 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
     def __init__(self, config: SioConvConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.bigrams = Bigrams(config, config.vocab_size) if config.bigram_rows else None
         self.layers = nn.ModuleList(CheckpointedBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
@@ -128,7 +143,7 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
 
         Args:
             input_ids: [B, T]; or `inputs_embeds` [B, T, D] in their place, which are bounded as the embedding's rows
-                are (`embedding_max_norm`).
+                are (`embedding_max_norm`). With `bigram_rows` only ids will do.
             attention_mask: [B, T] or [B, seen + T], 0 at padding.
             position_ids: [B, T]; a 0 starts a document, and so does what doesn't follow the position before (with a
                 mask: what goes back): the state is reset there.
@@ -140,8 +155,9 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
 
         Raises:
             TypeError: `cache` is one of transformers' own.
-            ValueError: neither or both of input_ids and inputs_embeds are given; the mask, or what marks documents,
-                has another form; the cache has another number of layers.
+            ValueError: neither or both of input_ids and inputs_embeds are given, or inputs_embeds where the model reads
+                ids; the mask, or what marks documents, has another form; the cache has another number of layers, or no
+                last token.
         """
         cache = past_key_values if cache is None else cache
         if (input_ids is None) == (inputs_embeds is None):
@@ -161,12 +177,14 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
         if use_cache and cache is None:
             cache = SioConvCache(self.config)
         mask = None if attention_mask is None else padding_mask(attention_mask, length)
-        if mask is not None:
-            x = x.masked_fill(~mask.unsqueeze(-1), 0)  # what stands in padding reaches nothing, whatever it is
         if reset is None:
             marks = (position_ids, kwargs.get("seq_idx"), kwargs.get("cu_seq_lens_q"))
             reset = document_starts(x.shape[0], length, *marks, masked=mask is not None)
         reset = None if reset is None else reset.expand(x.shape[0], length)
+        if self.bigrams is not None:
+            x = x + self._summand(self.bigrams, input_ids, cache, mask, reset).to(x.dtype)
+        if mask is not None:
+            x = x.masked_fill(~mask.unsqueeze(-1), 0)  # what stands in padding reaches nothing, whatever it is
 
         hidden_states = [x] if output_hidden_states else None
         for i, block in enumerate(self.layers):
@@ -184,6 +202,23 @@ class SioConvModel(SioConvPreTrainedModel):  # type: ignore[no-untyped-call]
         return BaseModelOutputWithPast(
             last_hidden_state=x, cache=cache, hidden_states=None if hidden_states is None else tuple(hidden_states)
         )
+
+    @staticmethod
+    def _summand(
+        bigrams: Bigrams, ids: Tensor | None, cache: SioConvCache | None, mask: Tensor | None, reset: Tensor | None
+    ) -> Tensor:
+        """What bigrams add to the embedding, [B, T, D]; the cache gets its new last token."""
+        if ids is None:
+            raise ValueError("inputs_embeds can't tell a model with bigram_rows which tokens they are: give input_ids")
+        last = None if cache is None else cache.last_token
+        if cache is not None and last is None and cache.layers[0].state is not None:
+            raise ValueError("the cache has states but no last_token, which bigram_rows needs: give one of its own")
+        reset = reset if reset is None or mask is None else reset & mask  # no document begins at padding
+        summand: Tensor
+        summand, last = bigrams(ids, last, Steps(mask, reset))
+        if cache is not None:
+            cache.last_token = last
+        return summand
 
 
 def padding_mask(attention_mask: Tensor, length: int) -> Tensor:

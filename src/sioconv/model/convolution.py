@@ -1,14 +1,22 @@
-"""What a layer reads of the steps before: the short convolution, and the mixture with the last z.
+"""What a model reads of the steps before: the short convolution, the mixture with the last z, pairs of tokens.
 
-Both carry a tail, the last inputs, from one call to the next; padding is no step, and a document reads nothing of the
-one before. The weights stay parameters of `SioConvLayer`, so that checkpoints keep their names.
+Each carries a tail, the last inputs, from one call to the next; padding is no step, and a document reads nothing of the
+one before. The weights of a layer stay parameters of `SioConvLayer`, so that checkpoints keep their names.
 """
 
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sioconv.model.architecture import Architecture
+from sioconv.ops import fast_products
+
+# The table's start, as it was measured. Not `embedding_std`, which is 1 in some presets: the projection starts at 0, so
+# the table's size is that of the projection's first gradients.
+TABLE_STD = 0.02
+NO_TOKEN = -1  # in the place of the token before, where a text begins
 
 
 class Steps(NamedTuple):
@@ -61,6 +69,43 @@ def mix_with_last(z: Tensor, log_a: Tensor, share: Tensor, last: Tensor | None, 
     gate = log_a if log_a.dim() == z.dim() else log_a.unsqueeze(-1)
     mixed = z * now + before.view_as(z) * ((1 - now) * torch.exp(gate))
     return mixed.to(z.dtype), new_tail.view(z.shape[0], *z.shape[2:])
+
+
+class Bigrams(nn.Module):
+    """Linear_out(B[h(y_t, y_{t-1})]) with h = (36313 y_t + 27191 (y_{t-1} + 1)) mod rows.
+
+    Where a document begins, 0 stands for y_{t-1} + 1. Pairs that share a row can't be told apart; the embedding, which
+    this is added to, knows y_t. Linear_out starts at exactly 0, so that a new model is as one without the table.
+
+    Args:
+        config: `bigram_rows`, `bigram_width` and `hidden_size` are read.
+        vocab_size: V; the table has `bigram_rows` V rows.
+    """
+
+    def __init__(self, config: Architecture, vocab_size: int) -> None:
+        super().__init__()
+        self.rows = config.bigram_rows * vocab_size
+        self.table = nn.Embedding(self.rows, config.bigram_width)
+        self.out = nn.Linear(config.bigram_width, config.hidden_size, bias=False)
+
+    def forward(self, ids: Tensor, last: Tensor | None, steps: Steps) -> tuple[Tensor, Tensor]:
+        """The summand of each token.
+
+        Args:
+            ids: [B, T], integers.
+            last: the token before them, int64 [B], NO_TOKEN where there is none; None where no row has one.
+            steps: padding, which is no token, and beginnings of documents.
+
+        Returns:
+            [B, T, D] in the dtype of the products, of no meaning at padding; and the last token, int64 [B].
+        """
+        ids = ids.long()  # their products with the hash's factors are beyond 32 bits
+        tail = None if last is None else (last - NO_TOKEN).to(ids.device).view(-1, 1, 1)
+        (before,), new_tail = past_inputs((ids + 1).unsqueeze(-1), tail, 1, steps)  # [B, T, 1], 0 for none
+        rows = self.table((ids * 36313 + before.squeeze(-1) * 27191) % self.rows)  # [B, T, bigram_width]
+        with fast_products(rows):
+            summand: Tensor = self.out(rows)
+        return summand, new_tail.flatten() + NO_TOKEN
 
 
 def past_inputs(x: Tensor, tail: Tensor | None, past: int, steps: Steps) -> tuple[list[Tensor], Tensor]:

@@ -92,8 +92,8 @@ class Memory:
 
 
 def moment_bytes(sizes: ParameterSizes, optimizer: str) -> int:
-    """Bytes of the optimizers' moments: AdamW has two for a parameter, Muon one for a matrix of the blocks."""
-    single = sizes.block_linear if optimizer == "muon" else 0
+    """Bytes of the optimizers' moments: AdamW has two for a parameter, Muon one for a matrix that isn't the head."""
+    single = sizes.hidden_linear if optimizer == "muon" else 0
     return 4 * (2 * sizes.all - single)
 
 
@@ -103,7 +103,7 @@ def activation_bytes(model: Architecture, tokens: int, element: int, recompute: 
     A block keeps per token 24·D bytes in fp32 (its input, the sum after the mixer, what norms and recurrence keep), and
     of b bytes 8·D in the mixer and 4·F in the feed-forward layer; and 16 bytes a gate. The counts are those of tensors
     that autograd saves on a CPU (tests/plan/test_costs.py); fused kernels of a GPU may save fewer. With `recompute`
-    each block keeps its input, and one of them all the rest.
+    each block keeps its input, and one of them all the rest. Bigrams keep the row of their table.
     """
     width, ffn = model.hidden_size, model.intermediate_size
     gates = model.num_heads if model.gate == "head" else width
@@ -115,8 +115,9 @@ def activation_bytes(model: Architecture, tokens: int, element: int, recompute: 
         block += 8 * width
     elif model.groups != model.num_heads:  # scan and norm aren't one kernel
         block += (8 - element) * width
+    bigrams = 8 + element * model.bigram_width if model.bigram_rows else 0  # the row's number, and the row
     kept = block + 4 * width * model.num_hidden_layers if recompute else block * model.num_hidden_layers
-    return tokens * (kept + 8 * width)  # besides: what the last norm keeps
+    return tokens * (kept + bigrams + 8 * width)  # besides: what the last norm keeps
 
 
 def memory(model: Architecture, train: TrainConfig, vocabulary: int, cards: int, element: int = 2) -> Memory:

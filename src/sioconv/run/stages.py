@@ -189,7 +189,8 @@ def _check_machine(recipe: Recipe, config: TrainConfig, world: World) -> None:
         _check_machine(recipe, recipe.train, world)
     model = recipe.model
     if tuning and recipe.finetune.base:  # its sizes are in its folder: the batch alone counts
-        model = replace(model, hidden_size=1, num_heads=1, num_hidden_layers=1, intermediate_size=1, norm_groups=None)
+        model = replace(model, hidden_size=1, num_heads=1, num_hidden_layers=1, intermediate_size=1)
+        model = replace(model, norm_groups=None, bigram_rows=0)
     device = world.device if world.size > 1 else pick_device(config.device)
     check_memory(model, config, recipe.tokenizer.vocab_size, world.size, memory_of(device))
     if config.wandb and world.leads:

@@ -17,6 +17,7 @@ from sioconv.generate.states.state import Prefix, State
 from sioconv.generate.states.store import StateStore
 from sioconv.generate.vocabulary import Vocabulary
 from sioconv.model import load_model_folder
+from sioconv.model.convolution import NO_TOKEN
 from sioconv.model.initial_state import initial_states, load_initial_state
 from sioconv.model.tensor_file import SESSION, kind_of
 from sioconv.serve.config import ServeConfig
@@ -76,7 +77,7 @@ class ServedModel:
         """Size of one text's memory."""
         config = self.model.config
         each = config.hidden_size * (1 + bool(config.trapezoid) + max(config.conv_width - 1, 0))
-        return int(4 * each * config.num_hidden_layers)
+        return int(4 * each * config.num_hidden_layers) + (8 if config.bigram_rows else 0)
 
     def pack(self, state: State) -> bytes:
         """A state file's bytes, as `sioconv chat --load` reads it."""
@@ -206,6 +207,8 @@ def _persona(path: Path, model: Any, format: StateFormat) -> Start:
             tensors[f"layers.{i}.conv"] = c.new_zeros(1, config.hidden_size, config.conv_width - 1)
         if config.trapezoid:
             tensors[f"layers.{i}.z"] = torch.zeros_like(c)
+    if config.bigram_rows:
+        tensors["last_token"] = torch.full((1,), NO_TOKEN, device=model.device)
     return Start(State(tensors, 0, Prefix()), name=_hash(tensors))
 
 

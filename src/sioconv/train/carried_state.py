@@ -41,7 +41,8 @@ class Carry:
     def keep(self, number: int, cache: SioConvCache) -> None:
         """Takes a micro-batch's last states; micro-batches come in order."""
         assert number == len(self._next)
-        # A window of a convolution may be in bf16; fp32 holds it exactly, and is what checkpoints have.
+        # fp32, which checkpoints have, holds exactly a convolution's window that is in bf16, and the last token's id
+        # (a vocabulary has far fewer than 2^24 tokens).
         self._next.append(
             {
                 name: value.detach().to(torch.promote_types(value.dtype, torch.float32))

@@ -87,6 +87,29 @@ def test_the_last_z_is_kept(
     refused(tmp_path / "damaged.state", model, "damaged state file")
 
 
+def test_the_last_token_is_kept(
+    tiny_model: TinyModel, make_model: Callable[..., SioConvForCausalLM], tmp_path: Path
+) -> None:
+    model = make_model(tiny_model[1], bigram_rows=3, bigram_width=8)
+    with torch.no_grad():
+        model.model.bigrams.out.weight.normal_()
+    session = Session(model, tiny_model[1], 3)
+    session.feed([1, 300, 301, 302])
+    session.save(tmp_path / "s.state")
+    assert load_file(tmp_path / "s.state")["last_token"].tolist() == [301]  # 302 is pending
+    again = Session.load(tmp_path / "s.state", model, tiny_model[1])
+    for each in (session, again):
+        each.feed([303, 304, 305])
+    for name, value in session.state.tensors.items():
+        assert torch.equal(again.state.tensors[name], value), name
+    for last in (None, torch.tensor([302.0]), torch.tensor([384]), torch.tensor([-2])):
+        tensors = load_file(tmp_path / "s.state")
+        del tensors["last_token"]
+        tensors |= {} if last is None else {"last_token": last}
+        save_file(tensors, tmp_path / "damaged.state", metadata_of(tmp_path / "s.state"))
+        refused(tmp_path / "damaged.state", model, "damaged state file")
+
+
 ids = st.lists(st.integers(0, 383))
 counts = st.integers(0, LARGEST_SEED)
 states = st.builds(SessionState, counts.filter(bool), ids, st.binary(max_size=9), ids, counts, counts)

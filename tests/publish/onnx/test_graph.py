@@ -145,6 +145,11 @@ def test_every_option_is_exported(options: dict[str, Any], tmp_path: Path) -> No
         assert compare(tmp_path / name, model) < 1e-4
 
 
+def test_bigrams_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^bigram_rows is 2: .* has no ONNX graph"):
+        export_graph(varied_model(60, bigram_rows=2), {})
+
+
 def test_bad_input_is_one_line(
     exported: Path, small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from sioconv.generate.config import LARGEST_SEED
 from sioconv.generate.constraint import NAMES, Document, Form
 from sioconv.generate.states.state import SNAPSHOT_EVERY, Prefix, State
 from sioconv.model import SioConvForCausalLM
+from sioconv.model.convolution import NO_TOKEN
 from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.folder import vocabulary_fingerprint
 from sioconv.model.tensor_file import (
@@ -59,7 +60,7 @@ class StateFormat:
     """The state files of one model and, where it is given, one tokenizer; their weights are hashed once, here.
 
     The tensors are `layers.{i}.c` [1, H, P] fp32; with a convolution, `layers.{i}.conv` [1, D, W - 1]; with a mixture
-    of z and the last one, `layers.{i}.z` [1, H, P].
+    of z and the last one, `layers.{i}.z` [1, H, P]; with bigrams, `last_token` int64 [1].
 
     Args:
         model: the model; its weights may not change while this is used.
@@ -67,7 +68,7 @@ class StateFormat:
     """
 
     def __init__(self, model: SioConvForCausalLM, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
-        self._model, self._ends = model, model.fingerprint()
+        self._model, self._ends, self._vocabulary = model, model.fingerprint(), model.config.vocab_size
         self._owner = {"weights": weights_fingerprint(model)}
         if tokenizer is not None:
             self._owner["tokenizer"] = vocabulary_fingerprint(tokenizer)
@@ -123,13 +124,16 @@ class StateFormat:
         if tokenizer is not None and metadata.get("tokenizer", tokenizer) != tokenizer:
             raise foreign(SESSION, origin, "tokenizer")
         with damage(origin, SESSION):
-            session = _parse(metadata, self._model.config.vocab_size)
+            session = _parse(metadata, self._vocabulary)
             check_shapes(tensors, self._shapes() if session.tokens_seen else {})
             for name, value in tensors.items():
                 if name.endswith(".c") and value.dtype != torch.float32:
                     raise ValueError("its memory is not in fp32")
                 if not value.isfinite().all():
                     raise ValueError(f"{name} holds what is no number")
+            last = tensors.get("last_token")
+            if last is not None and (last.dtype != torch.int64 or not NO_TOKEN <= int(last) < self._vocabulary):
+                raise ValueError("last_token is no token id")
         return session, {name: value.to(self._model.device) for name, value in tensors.items()}
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -141,7 +145,8 @@ class StateFormat:
         if config.trapezoid:
             shapes["z"] = heads
         layers = range(config.num_hidden_layers)
-        return {f"layers.{i}.{name}": shape for i in layers for name, shape in shapes.items()}
+        whole = {"last_token": (1,)} if config.bigram_rows else {}
+        return {f"layers.{i}.{name}": shape for i in layers for name, shape in shapes.items()} | whole
 
 
 def pack_state(format: StateFormat, state: State) -> bytes:

@@ -178,7 +178,7 @@ def export_graph(model: SioConvForCausalLM, metadata: dict[str, str]) -> Any:
         metadata: stands in the file.
 
     Raises:
-        UserError: the packages for it aren't installed, or the matrices have 4 bits.
+        UserError: the packages for it aren't installed, the matrices have 4 bits, or the model has `bigram_rows`.
     """
     check_exportable(model)
     shapes = state_shapes(model.config)
@@ -209,6 +209,11 @@ def check_exportable(model: Any) -> None:
     """Raises UserError where `export_graph` can't take a model, or its packages are missing."""
     if not isinstance(model, SioConvForCausalLM):
         raise UserError(f"{type(model).__name__} is no SioConv: only this project's own model is exported to ONNX")
+    if model.config.bigram_rows:
+        raise UserError(
+            f"bigram_rows is {model.config.bigram_rows}: a model that reads the token before too has no ONNX graph: "
+            "use its folder, or train one with bigram_rows: 0"
+        )
     if any(isinstance(module, QuantisedWeight) and module.bits != 8 for module in model.modules()):
         raise UserError("the model's matrices have 4 bits: export the model that it was made from, --to int8")
     try:
