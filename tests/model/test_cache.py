@@ -190,4 +190,4 @@ def test_a_cache_that_an_older_version_pickled_is_read() -> None:
     """Exported programs hold the caches that they were exported with."""
     cache = SioConvCache(SioConvConfig())
     del vars(cache)["last_token"]
-    assert len(_pytree.tree_leaves(cache)) == 1 and cache.state_dict() == {}
+    assert len(_pytree.tree_leaves(cache)) == len(_pytree.tree_leaves(SioConvCache(SioConvConfig())))
