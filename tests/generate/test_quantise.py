@@ -1,5 +1,7 @@
 """The choice of codes, and the kernel that reads them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from sioconv.generate.native import NativeDecoder, why_not_native
 from sioconv.generate.quantise import in_eight_bits, in_four_bits, input_squares, quantise_model
 from sioconv.generate.states.state import State
 from sioconv.model import SioConvForCausalLM
-from sioconv.model.quantised import GROUP
+from sioconv.model.quantised import GROUP, QuantisedEmbedding, QuantisedLinear
 from tests.generate.test_decoder import IDS, read, reference
 from tests.generate.test_engine import build
 
@@ -77,6 +79,28 @@ def test_the_kernel_computes_the_quantised_model(bits: int) -> None:
     got = read(NativeDecoder(model), IDS, [1] * 3 + [2, 7, 28])
     expected = reference(model, IDS)[[0, 1, 2, 4, 11, 39]]
     torch.testing.assert_close(torch.from_numpy(got).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_bigrams_are_quantised_too(bits: int, tmp_path: Path) -> None:
+    """Both of their matrices; in 4 bits the table's width is in groups."""
+    model = build(bigram_rows=3, bigram_width=32, intermediate_size=64)
+    with torch.no_grad():
+        model.model.bigrams.out.weight.normal_(std=0.1)
+    parameters, expected = model.num_parameters(), reference(model, IDS)
+    quantise_model(model, bits)
+    assert type(model.model.bigrams.table) is QuantisedEmbedding and type(model.model.bigrams.out) is QuantisedLinear
+    with torch.no_grad():
+        logits = model(torch.tensor([IDS])).logits
+    assert (logits[0] - expected).std() < (0.05 if bits == 8 else 0.5) * expected.std()
+    model.save_pretrained(tmp_path)
+    loaded = SioConvForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(torch.tensor([IDS])).logits, logits)
+    assert loaded.num_parameters() == parameters
+    if bits == 4:
+        with pytest.raises(UserError, match=r"bigram_width is 40.*--to int8"):
+            quantise_model(build(bigram_rows=3, bigram_width=40, intermediate_size=64), 4)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

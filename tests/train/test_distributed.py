@@ -25,6 +25,12 @@ CASES: dict[str, dict[str, Any]] = {
     "fp32, recomputed and accumulated": RECOMPUTED,
     "tied, convolution": {"model": {"tie_word_embeddings": True, "conv_width": 2}, "schedule": "cosine"},
     "carried state": {"carry_state": True, "accumulation": 4},
+    "bigrams, carried state, fp64": {
+        "model": {"bigram_rows": 2, "bigram_width": 8},
+        "double": True,
+        "carry_state": True,
+        "accumulation": 4,
+    },
     "state tuning, gradients in fp64": {"only": "initial_state", "gradients": True, "double": True, "accumulation": 4},
     "state tuning, fp64": {"only": "initial_state", "double": True, "model": {"tie_word_embeddings": True}},
     "state tuning, bf16": {"only": "initial_state", "precision": "bf16", "lr": 0.1, "accumulation": 4},
