@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from sioconv.model import LayerState, SioConvCache, SioConvForCausalLM
+from sioconv.model import LayerState, SioConvCache, SioConvConfig, SioConvForCausalLM
 
 
 @pytest.fixture
@@ -184,3 +184,10 @@ def test_it_cannot_be_cropped(warm: SioConvCache) -> None:
 def test_it_holds_no_keys_and_values(warm: SioConvCache) -> None:
     with pytest.raises(TypeError, match="states, not keys and values"):
         warm.update(torch.zeros(1), torch.zeros(1), 0)
+
+
+def test_a_cache_that_an_older_version_pickled_is_read() -> None:
+    """Exported programs hold the caches that they were exported with."""
+    cache = SioConvCache(SioConvConfig())
+    del vars(cache)["last_token"]
+    assert len(_pytree.tree_leaves(cache)) == len(_pytree.tree_leaves(SioConvCache(SioConvConfig())))

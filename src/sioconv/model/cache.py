@@ -78,13 +78,14 @@ class SioConvCache(Cache):
     """
 
     layers: list[SioConvCacheLayer]  # type: ignore[assignment]
+    last_token: Tensor | None = None  # of the class too: exported programs hold caches that were pickled without it
 
     def __init__(self, config: Architecture) -> None:
         # A number that is asked for, so it is there also where the model is on meta. It is set first because
         # transformers' exporters name tensors in the order of the attributes, and take them in that of `_flatten`.
         self.tokens_seen = torch.zeros((), dtype=torch.int64, device="cpu")
         super().__init__(layers=[SioConvCacheLayer() for _ in range(config.num_hidden_layers)])
-        self.last_token: Tensor | None = None  # behind the layers, as in `_flatten`
+        self.last_token = None  # behind the layers, as in `_flatten`
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Tokens read so far."""
