@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -283,11 +282,16 @@ def document_starts(
         starts = torch.zeros(1, length + 1, dtype=torch.bool, device=cu_seq_lens.device)
         return starts.index_fill(1, cu_seq_lens.long(), True)[:, :length]
     if seq_idx is not None:
-        return F.pad(seq_idx[..., 1:] != seq_idx[..., :-1], (1, 0))
+        return seq_idx != _before(seq_idx, seq_idx[..., :1])
     if position_ids is None:
         return None
-    step = position_ids[..., 1:] - position_ids[..., :-1]
-    return (position_ids == 0) | F.pad(step < 0 if masked else step != 1, (1, 0))
+    step = position_ids - _before(position_ids, position_ids[..., :1] - 1)
+    return (position_ids == 0) | (step < 0 if masked else step != 1)
+
+
+def _before(marks: Tensor, first: Tensor) -> Tensor:
+    """marks [B, T] one token before, with `first` [B, 1] in front; exported, it holds for every T, 1 among them."""
+    return torch.cat([first, marks], dim=-1)[..., : marks.shape[-1]]
 
 
 class CausalLMOnStates:
