@@ -18,6 +18,7 @@ from sioconv.cli.main import run as command
 from sioconv.errors import UserError
 from sioconv.language import (
     CATALOGUES,
+    LONGEST,
     NAME,
     VARIABLE,
     Catalogue,
@@ -73,6 +74,14 @@ def test_what_is_read_is_what_translators_write(extraction: ModuleType) -> None:
         compiled = gettext.GNUTranslations(file)
     for message, translation in extraction.read(FILES / "sioconv.po").items():
         assert compiled.gettext(message) == translation
+
+
+def test_a_text_too_long_to_be_looked_up_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "ja")
+    message = "no recipe {}: give a YAML file, or one of the package: a, b"
+    assert translated(message.format("x")) != message.format("x")
+    long = message.format("x: " * LONGEST)
+    assert translated(long) == long
 
 
 def test_a_sentence_is_known_by_its_values_places(monkeypatch: pytest.MonkeyPatch) -> None:

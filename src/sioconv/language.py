@@ -26,6 +26,7 @@ WORDS = (
 SURE = 12  # letters of its own by which a sentence within another one is recognised
 DEEPEST = 4  # sentences within sentences
 MOST_WAYS = 64  # to cut a text into the values of a message
+LONGEST = 1000  # letters of a text that is looked up: there are too many ways to cut a longer one
 WORD = re.compile("[A-Za-z]")
 NAME = re.compile(r"{(\w+)}|({{)|(}})")
 NOT_FIRST = "。、，．）」』】〉》！？・:;,.)]ーっゃゅょッャュョ"  # a line doesn't begin with these
@@ -111,8 +112,8 @@ class Catalogue:
         )  # of equals, the one that knows more inside
 
     def translate(self, text: str) -> str:
-        """The translation of a whole message, and of the messages in its values."""
-        return self._known(text, 0)[1]
+        """The translation of a whole message, and of the messages in its values; a very long text as it is."""
+        return text if len(text) > LONGEST else self._known(text, 0)[1]
 
     @lru_cache(maxsize=1024)  # noqa: B019  # catalogues live as long as the program
     def _known(self, text: str, depth: int) -> tuple[int, str]:
