@@ -320,7 +320,7 @@ def test_tunes_a_model_of_another_run_with_its_tokenizer(load: Load) -> None:
     quantise_model(base, 8)
     write_model_folder(base, first, Path("few"))
     stages.finetune(load("--name=third", "--finetune.from=few"))
-    assert not getattr(load_model_folder("runs/third/model")[0], "is_quantized", False)  # transformers sets it where it is
+    assert not getattr(load_model_folder("runs/third/model")[0], "is_quantized", False)
     with pytest.raises(UserError, match="few is quantised: its initial states alone can't be trained"):
         stages.finetune(load("--name=fourth", "--finetune.from=few", "--finetune.train.only=initial_state"))
 
