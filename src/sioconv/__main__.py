@@ -4,17 +4,18 @@ import os
 import sys
 from typing import NoReturn
 
+TURNS = "10000"  # of spinning: fewer lose time where nothing else runs, more where something does
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def quiet_waiting() -> None:
-    """Lets OpenMP's threads sleep while they wait, unless the user says how they wait.
+    """Lets OpenMP's threads spin for a little and then sleep while they wait, unless the user says how they wait.
 
-    By default they spin, and where other work has the cores, each takes from the others what these are waiting for. The
-    libraries read it when they are loaded, so this comes first.
+    By default they spin for long, and where other work has the cores, each takes from the others what these are waiting
+    for. The libraries read it when they are loaded, so this comes first. It is GCC's OpenMP that reads this.
     """
     if not any(name in os.environ for name in WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ["GOMP_SPINCOUNT"] = TURNS
 
 
 def main() -> NoReturn:
