@@ -17,11 +17,10 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.speedrun.arms import TOKENS, TRACKS, Arm, read_arms
-from benchmarks.speedrun.prepared import prepare
+from benchmarks.speedrun.arms import ROOT, TOKENS, TRACKS, Arm, read_arms
 from benchmarks.speedrun.results import RESULTS, append_result, describe, is_done, read_results
 from benchmarks.speedrun.table import write_pages
-from benchmarks.speedrun.training import ROOT, commit_of, tidy, train_arm
+from benchmarks.speedrun.training import commit_of, tidy, train_arm
 from sioconv.errors import UserError
 from sioconv.hardware import pick_device
 from sioconv.progress import say
@@ -98,6 +97,8 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.verb == "many":
         arms = read_arms(arguments.file)
         if arguments.prepare:
+            from benchmarks.speedrun.prepared import prepare  # with all that a recipe's stages import
+
             prepare(arms, arguments.work)
             return 0
         if arguments.workers < 1 or not arguments.minutes > 0:

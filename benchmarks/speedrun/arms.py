@@ -11,6 +11,7 @@ import yaml
 
 from sioconv.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 TOKENS = 2_457_600  # 600 steps of the demo's 16 windows of 256 tokens
 TRACKS = {
     "bundled": "benchmarks/speedrun/bundled.yaml",

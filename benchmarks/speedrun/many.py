@@ -16,18 +16,14 @@ from queue import Queue as LocalQueue
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.speedrun.arms import Arm
 from benchmarks.speedrun.prepared import prepare, read_heldout, recipe_of, working_in
 from benchmarks.speedrun.results import append_result, describe, is_done, make_row
 from sioconv.data.batches.prefetch import prefetch
-from sioconv.data.config import DataConfig
 from sioconv.data.tokenizer.tokenizer import load_tokenizer
 from sioconv.errors import UserError
-from sioconv.evaluate.bits import document_nats, encode_documents
-from sioconv.evaluate.figures import TextBits
-from sioconv.evaluate.heldout import Texts, language_totals
+from sioconv.evaluate.heldout import language_totals, measure_text
 from sioconv.evaluate.parts.speed import cache_bytes
 from sioconv.hardware import pick_precision
 from sioconv.progress import say
@@ -37,9 +33,6 @@ from sioconv.run.stages import build_model, open_windows
 from sioconv.train.budget import make_budget
 from sioconv.train.distributed import World
 from sioconv.train.step import Stepper
-
-CHUNK = 1 << 16  # most tokens of a document that are read at once where the state is carried
-BATCH_TOKENS = 1 << 15
 
 
 class OverError(Exception):
@@ -112,7 +105,7 @@ def train(arm: Arm, device: torch.device, commit: str, end: float = math.inf) ->
     stepper = Stepper(model, config, World(device), dtype, recipe.seed)
     seconds = _steps(recipe, stepper, end)
     with stepper.whole_model() as whole:
-        sources = measure(whole, tokenizer, read_heldout(recipe), recipe.data)
+        sources = measure_text(whole, tokenizer, recipe.data, read_heldout(recipe), arm.name)
         ids = torch.zeros(1, config.sequence_length, dtype=torch.int64, device=device)
         sizes = {"parameters": stepper.parameters, "state_bytes": cache_bytes(whole, ids)}
     languages = {language: bits.base for language, bits in language_totals(sources).items()}
@@ -135,17 +128,3 @@ def _steps(recipe: Recipe, stepper: Stepper, end: float) -> float:
             if not stepped:
                 raise UserError(f"the loss or a gradient is not finite at step {step + 1}: lower train.lr")
     return time.perf_counter() - start
-
-
-def measure(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Texts, data: DataConfig
-) -> dict[str, TextBits]:
-    """Bits per byte of each source that has held-out text."""
-    found = {}
-    for name, documents in texts.items():
-        if documents:
-            ids = encode_documents(tokenizer, documents)
-            nats = math.fsum(part for _, part in document_nats(model, ids, chunk=CHUNK, batch_tokens=BATCH_TOKENS))
-            size, source = sum(len(text.encode()) for text in documents), data.sources[name]
-            found[name] = TextBits(source.language, source.templated, size, nats / math.log(2) / size)
-    return found

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.speedrun.arms import TRACKS, Arm
+from benchmarks.speedrun.arms import ROOT, TRACKS, Arm
 from sioconv.evaluate.heldout import Texts, heldout_texts
 from sioconv.files import atomic_write
 from sioconv.progress import say
@@ -16,7 +16,6 @@ from sioconv.recipe.schema import Recipe, load_recipe
 from sioconv.run.stages import make_data
 
 HELDOUT = "heldout.json"
-ROOT = Path(__file__).parents[2]
 
 
 def recipe_of(arm: Arm) -> Recipe:

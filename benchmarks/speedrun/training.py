@@ -15,13 +15,12 @@ from typing import IO, Any
 
 import torch
 
-from benchmarks.speedrun.arms import TRACKS, Arm
+from benchmarks.speedrun.arms import ROOT, TRACKS, Arm
 from benchmarks.speedrun.results import make_row
 from sioconv.errors import UserError
 from sioconv.files import atomic_write
 from sioconv.train.metrics import read_jsonl
 
-ROOT = Path(__file__).parents[2]
 RUN = "arm"  # the run's name in its folder
 
 
