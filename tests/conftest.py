@@ -27,6 +27,16 @@ TEXTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _environment_ends_with_the_test() -> Iterator[None]:
+    """Variables that a test or a command run in this process sets, HF_HUB_OFFLINE above all, don't reach other tests."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
+
+
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., SioConvForCausalLM]:
     """`make_model(tokenizer, **options)`: a random model (width 32, 2 layers) whose output depends on what it reads.
