@@ -156,7 +156,8 @@ def svg(frames: list[Frame], title: str) -> str:
         f'font-size="14" xml:space="preserve"><title>{escape(title)}</title><style>@keyframes film{{{"".join(keys)}}}'
         f".film{{animation:film {total:.2f}s step-end infinite}}</style>"
         f'<rect width="{width:g}" height="{height}" rx="8" fill="{PAPER}"/>'
-        '<circle cx="22" cy="22" r="6" fill="#ff5f58"/><circle cx="42" cy="22" r="6" fill="#ffbd2e"/><circle cx="62" cy="22" r="6" fill="#18c132"/>'
+        '<circle cx="22" cy="22" r="6" fill="#ff5f58"/><circle cx="42" cy="22" r="6" fill="#ffbd2e"/>'
+        '<circle cx="62" cy="22" r="6" fill="#18c132"/>'
         f'<defs>{defined}</defs><g class="film">{"".join(strips)}</g></svg>\n'
     )
 
