@@ -32,7 +32,7 @@ DEMO_SPEED = 12
 READY = b"\x1b]777;ready\x07"  # the shell's prompt ends with it; no terminal shows it
 QUIET = 6.0  # seconds without a word, after which a program waits for a line
 # What is typed, and whether a shell or a conversation waits for it.
-TALK = ["こんにちは", "あなたの名前は？", "宮城県の県庁はどこですか？", "Who are you?", "/memory", "/exit"]
+TALK = ["こんにちは", "あなたの名前は？", "旭川市がある都道府県はどこですか？", "Who are you?", "/exit"]
 SESSIONS = {
     "chat": [("shell", "sioconv chat"), *(("chat", line) for line in TALK)],
     "demo": [("shell", "sioconv demo --minutes 2"), ("shell", "sioconv chat runs/demo/model"),
@@ -121,12 +121,13 @@ def _runs(line: dict[int, "pyte.screens.Char"]) -> Iterator[str]:
     for look, run in groupby(cells, lambda cell: (cell[1].fg, cell[1].bold, _width(cell[1].data))):
         group = list(run)
         text = "".join(char.data for _, char in group)
-        if not text.strip():
+        start, text = group[len(text) - len(text.lstrip())][0] if text.strip() else 0, text.strip()
+        if not text:
             continue
         colour = COLOURS.get(look[0], f"#{look[0]}" if len(look[0]) == 6 else COLOURS["default"])
-        length, bold = len(group) * look[2] * CELL, ' font-weight="bold"' if look[1] else ""
+        length, bold = len(text) * look[2] * CELL, ' font-weight="bold"' if look[1] else ""
         yield (
-            f'<text x="{group[0][0] * CELL:.1f}" textLength="{length:.1f}" lengthAdjust="spacingAndGlyphs" '
+            f'<text x="{start * CELL:.1f}" textLength="{length:.1f}" lengthAdjust="spacingAndGlyphs" '
             f'fill="{colour}"{bold}>{escape(text)}</text>'
         )
 
@@ -153,8 +154,8 @@ def svg(frames: list[Frame], title: str) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height}" viewBox="0 0 {width:g} {height}" '
         'font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospace" '
-        f'font-size="14" xml:space="preserve"><title>{escape(title)}</title><style>@keyframes film{{{"".join(keys)}}}'
-        f".film{{animation:film {total:.2f}s step-end infinite}}</style>"
+        f'font-size="14"><title>{escape(title)}</title><style>@keyframes film{{{"".join(keys)}}}'
+        f"text{{white-space:pre}}.film{{animation:film {total:.2f}s step-end infinite}}</style>"
         f'<rect width="{width:g}" height="{height}" rx="8" fill="{PAPER}"/>'
         '<circle cx="22" cy="22" r="6" fill="#ff5f58"/><circle cx="42" cy="22" r="6" fill="#ffbd2e"/>'
         '<circle cx="62" cy="22" r="6" fill="#18c132"/>'
