@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sioconv.cli.verb import Verb
 from sioconv.errors import UserError
-from sioconv.terminal import show, show_json
+from sioconv.terminal import show_json, show_lines
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -113,7 +113,7 @@ class PlanVerb(RecipeVerb):
         if "--json" in arguments:
             show_json(costs)
         else:
-            show(describe_costs(costs))
+            show_lines(describe_costs(costs))
 
 
 def make_tokenizer(recipe: "Recipe") -> None:
