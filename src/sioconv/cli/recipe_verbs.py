@@ -166,7 +166,7 @@ RECIPE_VERBS = [
     TrainingVerb(
         "pretrain",
         "RECIPE | RUN",
-        "train from random weights   (the same line again goes on where it stopped)",
+        "train from random weights (the same line again goes on where it stopped)",
         "Trains a model from random weights; the stages before it run first where they are missing.\n"
         "With RUN, a folder under runs/, it goes on with that run; --train.minutes +30 or --train.tokens +1e6 makes a\n"
         "finished one longer: from its last checkpoint before the learning rate fell.",
