@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -221,11 +221,9 @@ def test_large_bodies_are_refused_before_they_are_read(served_folder: Path) -> N
         url = f"{running.url}/v1/chat/completions"
         huge = b"x" * 100 * 2**20
         headers = {"content-type": "application/json"}
-        with suppress(httpx.WriteError, httpx.ReadError):  # the connection is closed while the client still sends
-            assert httpx.post(url, content=huge, headers=headers, timeout=60).status_code == 413
+        assert httpx.post(url, content=huge, headers=headers, timeout=60).status_code == 413
         chunks = (b"x" * 2**20 for _ in range(100))
-        with suppress(httpx.WriteError, httpx.ReadError):
-            assert httpx.post(url, content=chunks, headers=headers, timeout=60).status_code == 413
+        assert httpx.post(url, content=chunks, headers=headers, timeout=60).status_code == 413
         long = [{"role": "user", "content": "海" * 20_000}]
         answer = httpx.post(url, json=body_of(messages=long), timeout=60)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")

@@ -147,6 +147,10 @@ class _Text:
     sampler: Sampler | None = None
 
 
+def _ignore(_: Event) -> None:
+    """For events that nobody waits for."""
+
+
 class Engine:
     """Runs requests on one model.
 
@@ -180,12 +184,13 @@ class Engine:
         """Texts that are being read or written."""
         return len(self._reading) + len(self._writing)
 
-    def submit(self, request: Request, on_event: Callable[[Event], object]) -> int:
+    def submit(self, request: Request, on_event: Callable[[Event], object] = _ignore) -> int:
         """Takes a request in; its number.
 
         Args:
             request: what is to be read and written.
-            on_event: called with each of its events, inside `step`, in order.
+            on_event: called with each of its events, inside `step`, in order; left out where the request is there for
+                the store alone.
 
         Raises:
             ValueError: there are no ids, an id isn't in the vocabulary, n or max_new_tokens is out of range.
@@ -280,6 +285,14 @@ class Engine:
             self._writing = [
                 text for text in self._writing if (text.number, None if branch is None else text.branch) != gone
             ]
+
+    def forget(self, scope: str) -> None:
+        """Ends what is read for the store alone, of a scope and of those that begin with it and a stroke."""
+        with self._lock:
+            self._reading = [
+                text for text in self._reading
+                if text.on_event is not _ignore or not f"{text.request.scope}/".startswith(f"{scope}/")
+            ]  # fmt: skip
 
     def clear(self) -> None:
         """Ends all requests and forgets them."""
@@ -388,7 +401,3 @@ class Engine:
         self._name(text)
         state = replace(self._decoder.freeze(text.memory, text.read), prefix=text.prefix)
         return Place(state, tuple(text.unread))
-
-
-def _ignore(_: Event) -> None:
-    """For events that nobody waits for."""

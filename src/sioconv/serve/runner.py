@@ -42,7 +42,7 @@ class Runner:
         self._engine = engine
         self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._events: list[tuple[asyncio.AbstractEventLoop, Sink, Event]] = []  # of this step
-        self._sinks: dict[int, tuple[asyncio.AbstractEventLoop, Sink] | None] = {}  # of all requests that run
+        self._sinks: dict[int, tuple[asyncio.AbstractEventLoop, Sink]] = {}  # of all requests that somebody waits for
         self._aside: deque[Request] = deque(maxlen=MOST_ASIDE)
         self._closed = False
         self.steps = 0
@@ -91,9 +91,10 @@ class Runner:
         self.call(lambda: self._aside.append(request))
 
     def forget_aside(self, owner: str) -> "Future[None]":
-        """Forgets the requests of an owner, see `serve.prompts.scope_of`, that `read_aside` was given."""
+        """Forgets what is read for the store alone of an owner, see `serve.prompts.scope_of`, and what waits for it."""
 
         def forget() -> None:
+            self._engine.forget(owner)
             kept = [request for request in self._aside if request.scope.partition("/")[0] != owner]
             self._aside.clear()
             self._aside.extend(kept)
@@ -127,7 +128,7 @@ class Runner:
                     busy = True
             try:
                 if self._aside and not self._engine.running:
-                    self._submit_aside(self._aside.popleft())
+                    self._engine.submit(self._aside.popleft())
                 start = time.perf_counter()
                 busy = self._engine.step()
                 self.steps += busy
@@ -136,13 +137,6 @@ class Runner:
                 logger.exception("a step of the engine has failed")
                 self._fail()
             self._hand_out()
-
-    def _submit_aside(self, request: Request) -> None:
-        def forget(event: Event) -> None:
-            self._sinks.pop(event.request, None)
-
-        number = self._engine.submit(request, forget)
-        self._sinks[number] = None
 
     def _measure(self, seconds: float) -> None:
         written = sum(event.token is not None for _, _, event in self._events)
@@ -160,9 +154,8 @@ class Runner:
         """Ends everything that runs or waits."""
         self._engine.clear()
         self._aside.clear()
-        for there in self._sinks.values():
-            if there is not None:
-                self._deliver(there[0], [(there[1], EngineFailedError("a step of the engine has failed"))])
+        for loop, sink in self._sinks.values():
+            self._deliver(loop, [(sink, EngineFailedError("a step of the engine has failed"))])
         self._sinks.clear()
 
     def _deliver(self, loop: asyncio.AbstractEventLoop, events: list[tuple[Sink, Any]]) -> None:

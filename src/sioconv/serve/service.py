@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
+from starlette.types import Scope
 
 from sioconv.generate.states.store import StateStore
 from sioconv.serve.access.keys import Client, Keys, owner_of
@@ -67,6 +68,10 @@ class Service:
             raise ApiError(401, "the API key is missing or unknown", code="invalid_api_key", headers=headers)
         request.scope["sioconv.client"] = client.name
         return client
+
+    def admit(self, scope: Scope) -> None:
+        """Counts a request of a client. Raises ApiError where its key is missing or unknown, or it sends too many."""
+        self.limits.count(self.client(Request(scope)).name)
 
     @asynccontextmanager
     async def room(self, served: ServedModel, client: Client, texts: int) -> AsyncGenerator[None, None]:

@@ -119,12 +119,17 @@ class Asked:
 
     def extras(self) -> dict[str, Any]:
         """What OpenAI's API doesn't say."""
-        reading = self.writing.reading
         return {
             "seed": self.writing.seed,
-            "not_reused_because": None if reading is None else reading.why,
+            "not_reused_because": self._why_nothing_was_spared(),
             "state_bytes": self.served.state_bytes,
         }
+
+    def _why_nothing_was_spared(self) -> str | None:
+        reading = self.writing.reading
+        if reading is None or reading.why or reading.reused:
+            return None if reading is None else reading.why
+        return "this server keeps no states" if self._service.store is None else "states aren't used for this request"
 
 
 def usage_of(writing: Writing) -> dict[str, Any]:

@@ -44,7 +44,7 @@ async def memory(request: Request, model: str | None = None) -> Response:
 
 def _memory(served: ServedModel) -> dict[str, Any]:
     if not served.half_lives:
-        served.half_lives.extend(half_lives(served.model, served.tokenizer))
+        served.half_lives[:] = half_lives(served.model, served.tokenizer)  # two may have asked at once
     layers = [{"layer": i, "half_lives": heads} for i, heads in enumerate(served.half_lives)]
     return {
         "object": "memory",
