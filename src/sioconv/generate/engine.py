@@ -160,18 +160,24 @@ class Engine:
         token_budget: most tokens that a step reads; texts that are being written come first.
         max_texts: most texts that are written at once; more wait. Below the budget, so that reading goes on.
         store: where snapshots are kept and looked for; None for none.
+        fixed: whether the weights never change from now on; else they are looked at for each text that begins alone.
 
     Methods may be called from several threads.
     """
 
     def __init__(
-        self, model: Any, token_budget: int = 512, max_texts: int = 256, store: StateStore | None = None
+        self,
+        model: Any,
+        token_budget: int = 512,
+        max_texts: int = 256,
+        store: StateStore | None = None,
+        fixed: bool = False,
     ) -> None:
         if not 0 < max_texts < token_budget:
             raise ValueError(f"expected 0 < max_texts < token_budget, not {max_texts} and {token_budget}")
         self._model = model
         self._budget, self._max_texts = token_budget, max_texts
-        self._store = store
+        self._store, self._fixed = store, fixed
         self._decoder: Decoder | None = None
         self._shelf: Shelf | None = None  # the store's, of this model
         self._numbers = itertools.count()
@@ -206,7 +212,7 @@ class Engine:
         if strange := [i for i in request.sampling.logit_bias if not 0 <= i < size]:
             raise UserError(f"logit_bias names token {strange[0]}: give ids from 0 to {size - 1}")
         with self._lock:
-            if self._decoder is None or not self.running:
+            if self._decoder is None or not (self._fixed or self.running):
                 # Anew for texts that begin alone: the weights may have changed since.
                 self._decoder = pick_decoder(self._model)
                 if self._store is not None:
@@ -297,7 +303,7 @@ class Engine:
     def clear(self) -> None:
         """Ends all requests and forgets them."""
         with self._lock:
-            self._reading, self._writing = [], []
+            self._reading, self._writing, self._decoder = [], [], None
 
     def _pieces(self) -> tuple[list[_Text], list[Piece]]:
         """What this step reads: a token of each text that is written, then equal parts of the prompts."""

@@ -16,6 +16,7 @@ from sioconv.generate.engine import Engine, Event, Request
 T = TypeVar("T")
 logger = logging.getLogger("sioconv.serve")
 Sink = Callable[[Event | BaseException], object]
+AT_ONCE_ASIDE = 256  # tokens of such requests that are read at once
 MOST_ASIDE = 1024  # requests that wait for an engine with nothing else to do; older ones are forgotten
 
 
@@ -128,7 +129,7 @@ class Runner:
                     busy = True
             try:
                 if self._aside and not self._engine.running:
-                    self._engine.submit(self._aside.popleft())
+                    self._read_some_aside()
                 start = time.perf_counter()
                 busy = self._engine.step()
                 self.steps += busy
@@ -137,6 +138,14 @@ class Runner:
                 logger.exception("a step of the engine has failed")
                 self._fail()
             self._hand_out()
+
+    def _read_some_aside(self) -> None:
+        """Submits what is read in about one step: whoever comes meanwhile waits for no more than that."""
+        left = AT_ONCE_ASIDE
+        while self._aside and left > 0:
+            request = self._aside.popleft()
+            left -= len(request.ids)
+            self._engine.submit(request)
 
     def _measure(self, seconds: float) -> None:
         written = sum(event.token is not None for _, _, event in self._events)
