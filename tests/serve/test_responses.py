@@ -255,3 +255,21 @@ def test_log_probabilities_of_a_text_say_where_each_token_begins(client: OpenAI)
         assert whole.text[offsets[i] :].startswith(names[i])
     parts = [chunk.choices[0].logprobs for chunk in client.completions.create(**options, stream=True)]
     assert [each for part in parts if part is not None for each in part.text_offset or []] == offsets
+
+
+def test_a_saved_conversation_is_a_persona(served_folder: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_model_folder(served_folder)
+    session = Session(model, tokenizer, seed=1)
+    session.feed(encode(tokenizer, [{"role": "system", "content": "山の話だけをします。" * 40}])[0])
+    session.save(tmp_path / "mountains.safetensors")
+    session.feed(encode(tokenizer, [{"role": "user", "content": "川は？"}], add_generation_prompt=True)[0][1:])
+    expected = "".join(session.stream(SamplingConfig(max_new_tokens=12)))
+    with serving(f"tiny={served_folder}", personas=[f"mountains={tmp_path / 'mountains.safetensors'}"]) as running:
+        client = OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+        for _ in range(2):  # the second time from the store
+            answer = client.chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": "川は？"}], seed=1, max_tokens=12,
+                extra_body={"persona": "mountains"},
+            )  # fmt: skip
+            assert answer.choices[0].message.content == expected
+        assert httpx.get(f"{running.url}/v1/models").json()["data"][0]["sioconv"]["personas"] == ["mountains"]

@@ -80,9 +80,11 @@ class Runner:
         self._calls.put(run)
         return future
 
-    def start(self, request: Request, seconds: float | None = None) -> "Running":
-        """A request that runs while one is inside `async with`, at most so many seconds."""
-        return Running(self, request, seconds)
+    def start(
+        self, request: Request, seconds: float | None = None, done: Callable[[], None] | None = None
+    ) -> "Running":
+        """A request that runs while one is inside `async with`, see `Running`."""
+        return Running(self, request, seconds, done)
 
     def read_aside(self, request: Request) -> None:
         """Runs a request whose events nobody waits for, once nothing else runs: it fills the engine's store.
@@ -179,13 +181,17 @@ class Running:
         runner: what runs it.
         request: what is to be read and written.
         seconds: how long it may take; None for any time.
+        done: called in the event loop when all is written, though nobody may have taken it yet.
     """
 
-    def __init__(self, runner: Runner, request: Request, seconds: float | None) -> None:
-        self._runner, self._request, self._seconds = runner, request, seconds
+    def __init__(
+        self, runner: Runner, request: Request, seconds: float | None, done: Callable[[], None] | None
+    ) -> None:
+        self._runner, self._request, self._seconds, self._done = runner, request, seconds, done
         self._timer: asyncio.TimerHandle | None = None
         self._numbers: list[int] = []
         self._left = set(range(request.n if request.max_new_tokens else 1))
+        self._unwritten = len(self._left)
         self._events = asyncio.Queue[Event | BaseException]()
 
     async def __aenter__(self) -> "Running":
@@ -193,7 +199,7 @@ class Running:
         loop = asyncio.get_running_loop()
 
         def submit() -> None:
-            self._numbers.append(self._runner.submit(self._request, loop, self._events.put_nowait))
+            self._numbers.append(self._runner.submit(self._request, loop, self._take))
 
         try:
             await asyncio.wrap_future(self._runner.call(submit))
@@ -226,6 +232,13 @@ class Running:
                 if event.ended is not None:
                     self._left.discard(event.branch)
                 yield event
+
+    def _take(self, event: Event | BaseException) -> None:
+        self._events.put_nowait(event)
+        if isinstance(event, Event) and event.ended is not None:
+            self._unwritten -= 1
+            if not self._unwritten and self._done is not None:
+                self._done()
 
     def interrupt(self) -> None:
         """Ends the request: its events end with CancelledByClientError. In the event loop only."""

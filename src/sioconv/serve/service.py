@@ -74,15 +74,15 @@ class Service:
         self.limits.count(self.client(Request(scope)).name)
 
     @asynccontextmanager
-    async def room(self, served: ServedModel, client: Client, texts: int) -> AsyncGenerator[None, None]:
-        """Room for replies. Raises ApiError where there is none."""
+    async def room(self, served: ServedModel, client: Client, texts: int) -> AsyncGenerator[Callable[[], None], None]:
+        """Room for replies, see `Limits.room`. Raises ApiError where there is none."""
         most = min(self.config.max_n, self.config.texts)
         if not 1 <= texts <= most:
             raise ApiError(400, f"n is {texts}: this server takes 1 to {most}", "n")
         if self.draining:
             raise ApiError(503, "the server is being stopped", code="draining", headers={"Retry-After": "5"})
-        async with self.limits.room(served.name, client.name, texts):
-            yield
+        async with self.limits.room(served.name, client.name, texts) as leave:
+            yield leave
 
 
 def service_of(request: Request) -> Service:

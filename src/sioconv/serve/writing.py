@@ -161,20 +161,21 @@ class Writing:
         """Tokens that were written, of all replies."""
         return sum(reply.tokens for reply in self.replies)
 
-    async def pieces(self, seconds: float) -> AsyncGenerator[Piece | None, None]:
+    async def pieces(self, seconds: float, done: Callable[[], None]) -> AsyncGenerator[Piece | None, None]:
         """The pieces of all replies as they come; the first thing is None: the request was taken.
 
         A generator that is closed early ends the request.
 
         Args:
             seconds: the request is ended after that.
+            done: called when all is written, however much of it was taken by then.
 
         Raises:
             ApiError: it took too long, or an id isn't in the vocabulary.
             UserError: the model's weights are broken, or the settings leave no token.
         """
         try:
-            async with self._served.runner.start(self._request, seconds) as running:
+            async with self._served.runner.start(self._request, seconds, done) as running:
                 self.interrupt = running.interrupt
                 yield None
                 async for event in running:

@@ -80,10 +80,10 @@ class Asked:
         first = True
         self._phases.enter("queue")
         try:
-            async with self._service.room(self.served, self._client, len(self.writing.replies)):
+            async with self._service.room(self.served, self._client, len(self.writing.replies)) as leave:
                 self._phases.enter("prefill")
                 try:
-                    async with aclosing(self.writing.pieces(self._service.config.max_seconds)) as pieces:
+                    async with aclosing(self.writing.pieces(self._service.config.max_seconds, leave)) as pieces:
                         async for piece in pieces:
                             if piece is not None and first:
                                 first = False
