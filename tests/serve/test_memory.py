@@ -18,6 +18,7 @@ from openai import InternalServerError, NotFoundError, OpenAI
 from safetensors.torch import load, save
 
 from sioconv.data.tokenizer.tokenizer import encode_texts
+from sioconv.errors import UserError
 from sioconv.generate import SamplingConfig, Session
 from sioconv.generate.decoder import Piece
 from sioconv.generate.native import NativeDecoder
@@ -28,6 +29,7 @@ from sioconv.serve.config import ServeConfig
 from sioconv.serve.memory.encrypted import Encrypted
 from sioconv.serve.memory.in_memory import InMemory
 from sioconv.serve.memory.redis import RedisPlace
+from sioconv.serve.start import make_service
 from tests.serve.conftest import Running, serving
 
 SYSTEM = {"role": "system", "content": "短く答えてください。" * 20}
@@ -375,3 +377,18 @@ def test_a_store_that_cant_be_reached_costs_no_reply(served_folder: Path, blank:
         assert response.output_text is not None and response.store is False  # type: ignore[attr-defined]
         with pytest.raises(InternalServerError, match="can't be read"):
             client.responses.retrieve(response.id)
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("redis://user:a-password@host:port/0", "not an address of Redis"),
+        ("rediss://host/0?what=1&socket_timeout=x", "not an address of Redis"),
+        ("{folder}/nothing/states.db", "nothing/states.db"),
+        ("{folder}", "choose another --store"),
+    ],
+)
+def test_a_store_that_cannot_be_is_refused_at_the_start(store: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        make_service(["no-model"], store=store.format(folder=tmp_path))
+    assert "a-password" not in str(caught.value)
