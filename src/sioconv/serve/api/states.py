@@ -39,12 +39,13 @@ async def memory(request: Request, model: str | None = None) -> Response:
     service = service_of(request)
     service.client(request)
     served = service.model(next(iter(service.models)) if model is None else model)
-    return Json(await asyncio.to_thread(_memory, served))
+    # On the engine's thread: it listens to the gates of whatever the model reads meanwhile.
+    return Json(await asyncio.wrap_future(served.runner.call(lambda: _memory(served))))
 
 
 def _memory(served: ServedModel) -> dict[str, Any]:
     if not served.half_lives:
-        served.half_lives[:] = half_lives(served.model, served.tokenizer)  # two may have asked at once
+        served.half_lives.extend(half_lives(served.model, served.tokenizer))
     layers = [{"layer": i, "half_lives": heads} for i, heads in enumerate(served.half_lives)]
     return {
         "object": "memory",
