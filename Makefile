@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 SECONDS_FILE := $(VENV)/.install-seconds
 RUN_ENV := SIOCONV_INSTALL_SECONDS=$$(cat $(SECONDS_FILE) 2>/dev/null)
 
-.PHONY: demo test test-all lint bench dist docs page clean
+.PHONY: demo test test-all lint audit bench dist docs page clean
 
 # The stamp is written last: an installation that was cut off is done again, a whole one isn't.
 $(STAMP): pyproject.toml constraints.txt
@@ -43,6 +43,17 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
+
+# Known weaknesses of every package that constraints.txt and the page name. Needs a network, and an environment of its own.
+AUDIT := $(VENV)/audit
+$(AUDIT)/.installed:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/$(notdir $(BIN))/python -m pip install --quiet pip-audit==2.10.1
+	@touch $@
+
+audit: $(AUDIT)/.installed
+	$(AUDIT)/$(notdir $(BIN))/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip
+	cd page && npm audit --package-lock-only
 
 $(VENV)/.installed-bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

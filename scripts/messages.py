@@ -34,7 +34,8 @@ GIVEN = {
 # Names of tables and constants that hold such reasons.
 HELD = {
     "ODD", "BROKEN", "OTHER_WIDTH", "MEDIA", "CALLS", "SYSTEM", "DELETED", "BOTS", "FORWARDED", "OTHERS", "EMPTY",
-    "EMPTY_PAGES", "STICKERS", "MARKS", "TITLES", "NOTES", "WRITING", "MAGIC", "NO_FILES", "POINTERS",
+    "EMPTY_PAGES", "NOBODY", "INSTRUCTIONS", "ABOVE", "BESIDE", "STICKERS", "MARKS", "TITLES", "NOTES", "WRITING",
+    "MAGIC", "NO_FILES", "POINTERS",
 }  # fmt: skip
 RAISED = ("UserError", "StoppedError", "complain", "BadInput", "bad_row", "ValueError")
 IN_PARTS = ("BadInput", "bad_row")  # their arguments are parts of a message

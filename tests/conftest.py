@@ -29,7 +29,7 @@ TEXTS = [
 
 @pytest.fixture(autouse=True)
 def _environment_ends_with_the_test() -> Iterator[None]:
-    """Variables that a test or a command run in this process sets, HF_HUB_OFFLINE above all, don't reach other tests."""
+    """Variables that a test, or a command that it runs in this process, sets don't reach other tests."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():

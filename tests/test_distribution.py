@@ -25,13 +25,18 @@ def test_citation_and_changelog_name_this_version() -> None:
     assert f"\n## {__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_the_workflow_runs_targets_that_there_are() -> None:
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
-    steps = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+@pytest.mark.parametrize(
+    ("workflow", "wanted"), [("test", ["dist", "lint", "test"]), ("docs", ["docs"]), ("audit", ["audit"])]
+)
+def test_the_workflows_run_targets_that_there_are(workflow: str, wanted: list[str]) -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / f"{workflow}.yml").read_text(encoding="utf-8"))["jobs"]
+    steps = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     targets = re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(step.split()[1] for step in steps) == ["dist", "lint", "test"]
-    assert {step.split()[1] for step in steps} <= set(targets)
+    assert sorted(step.split()[1] for step in steps) == wanted and set(wanted) <= set(targets)
     assert all(step.startswith("make ") for step in steps)
+    if workflow == "test":
+        systems = jobs["test"]["strategy"]["matrix"]["os"]
+        assert {name.partition("-")[0] for name in systems} == {"ubuntu", "macos", "windows"}
 
 
 @pytest.mark.slow

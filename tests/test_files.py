@@ -59,6 +59,17 @@ def test_takes_the_place_of_an_older_one(tmp_path: Path, atomic: Atomic) -> None
     assert names(tmp_path) == ["target"]
 
 
+@pytest.mark.parametrize("name", [".", "..", "/", "../a/.."])
+def test_what_names_no_file_is_refused(
+    atomic: Atomic, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    with pytest.raises(UserError, match="names no file"), atomic(Path(name)) as temporary:
+        fill(temporary, "new")
+    assert names(tmp_path) == ["a"] and names(tmp_path / "a") == []
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), UserError("no"), OSError(errno.EIO, "no")])
 def test_a_failure_leaves_the_older_one(tmp_path: Path, atomic: Atomic, error: BaseException) -> None:
     target = tmp_path / "target"

@@ -4,7 +4,7 @@ An arm is the recipe of a track with settings of its own; its budget is counted 
 machine changes when it ends and not what it is. `queue` trains the arms of a file one after the other at low priority.
 It skips what the results have already and goes on where it was killed; several may work at one file. `arm` trains one;
 `many` trains the arms of a file at once on one device, a GPU for instance. `table` makes the pages of docs/ that show
-the results.
+the results; `scaling` fits a law of size and text to those of a file.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+from rich.console import Console
 
 from benchmarks.speedrun.arms import ROOT, TOKENS, TRACKS, Arm, read_arms
 from benchmarks.speedrun.results import RESULTS, append_result, describe, is_done, read_results
@@ -78,6 +79,9 @@ def main() -> None:
     )
     table = verbs.add_parser("table", help="make docs/leaderboard.md and docs/leaderboard.ja.md of the results")
     table.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
+    scaling = verbs.add_parser("scaling", help="fit a law of size and text to the results of a file's arms")
+    scaling.add_argument("file", type=Path, help="YAML: see benchmarks/speedrun/scaling.yaml")
+    scaling.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
     for verb in (queue, many, one):
         verb.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
         verb.add_argument("--work", type=Path, default=ROOT / "runs" / "speedrun", help="for checkouts and runs")
@@ -86,10 +90,21 @@ def main() -> None:
         write_pages(read_results(arguments.results))
         return
     try:
+        if arguments.verb == "scaling":
+            _show_scaling(read_arms(arguments.file), arguments.results)
+            return
         sys.exit(_train(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _show_scaling(arms: Sequence[Arm], results: Path) -> None:
+    from benchmarks.speedrun.scaling import fit, points_of, tables  # with scipy
+
+    points = points_of(arms, read_results(results))
+    for table in tables(fit(points), points):
+        Console().print(table)
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -219,6 +219,8 @@ def hidden_folder(target: Path) -> Path:
 
 def _temporary(target: Path) -> Path:
     """A new name beside `target`: hidden, so that nothing takes it for the file, and known to `remove_leftovers`."""
+    if target.name in ("", ".."):
+        raise UserError(f"{target} names no file: say how what is written there shall be called")
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}")
 
 

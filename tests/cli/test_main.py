@@ -786,3 +786,9 @@ def test_a_variable_that_numba_cant_read_is_one_line() -> None:
     start = "warning: Environment variable 'NUMBA_OPT' is defined but its associated value 'x' could not be parsed."
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert done.stderr.splitlines() == [start, "<string>:1: UserWarning: other"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_nul_character_is_refused(verb: str, main: Main) -> None:
+    code, out, err = main(*verb.split(), "runs/\0")
+    assert (code, out) == (2, "") and "an argument holds a NUL character" in err

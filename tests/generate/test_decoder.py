@@ -31,6 +31,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"hidden_size": 24, "num_heads": 3, "intermediate_size": 20},  # not whole vectors
     {"hidden_size": 64, "num_heads": 1},
     {"preset": "sioconv-2024", "initial_state_std": 1.0},
+    {"bigram_rows": 3, "bigram_width": 32},
+    {"bigram_rows": 1, "bigram_width": 20, "trapezoid": True},
 ]
 IDS = [i * 31 % VOCABULARY for i in range(40)]
 
@@ -65,10 +67,13 @@ def test_the_kernel_computes_the_model(options: dict[str, Any], dtype: torch.dty
     torch.testing.assert_close(torch.from_numpy(got).double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@given(st.lists(st.integers(1, 13), min_size=1, max_size=9), st.integers(0, 3), st.integers(1, 2))
+@pytest.mark.parametrize("options", [{}, {"bigram_rows": 3, "bigram_width": 20}])
+@given(pieces=st.lists(st.integers(1, 13), min_size=1, max_size=9), others=st.integers(0, 3), threads=st.integers(1, 2))
 @settings(max_examples=25)
-def test_bits_depend_on_neither_pieces_nor_neighbours_nor_threads(pieces: list[int], others: int, threads: int) -> None:
-    model = build()
+def test_bits_depend_on_neither_pieces_nor_neighbours_nor_threads(
+    pieces: list[int], others: int, threads: int, options: dict[str, Any]
+) -> None:
+    model = build(**options)
     decoder = NativeDecoder(model)
     ids = (IDS * 3)[: sum(pieces)]
     whole = read(decoder, ids, [1] * len(ids))
@@ -108,8 +113,9 @@ def test_torch_reads_many_rows_as_it_reads_one(options: dict[str, Any]) -> None:
         assert decoder.freeze(memories[decoder][0], 6).tokens == 6
 
 
-def test_a_frozen_state_never_changes() -> None:
-    for decoder in (NativeDecoder(build()), TorchDecoder(build())):
+@pytest.mark.parametrize("options", [{}, {"bigram_rows": 3}])
+def test_a_frozen_state_never_changes(options: dict[str, Any]) -> None:
+    for decoder in (NativeDecoder(build(**options)), TorchDecoder(build(**options))):
         memory = decoder.memory(State())
         decoder.read([Piece(memory, IDS[:5], False)])
         state = decoder.freeze(memory, 5)
@@ -120,8 +126,9 @@ def test_a_frozen_state_never_changes() -> None:
         assert state.bytes == sum(tensor.nbytes for tensor in kept.values())
 
 
-def test_states_of_both_decoders_are_the_same_file() -> None:
-    model = build()
+@pytest.mark.parametrize("options", [{}, {"bigram_rows": 3}])
+def test_states_of_both_decoders_are_the_same_file(options: dict[str, Any]) -> None:
+    model = build(**options)
     native, plain = NativeDecoder(model), TorchDecoder(model)
     states = []
     for decoder in (native, plain):
@@ -138,7 +145,6 @@ def test_models_that_the_kernel_doesn_t_know_take_torch(caplog: pytest.LogCaptur
         assert isinstance(pick_decoder(build()), NativeDecoder)
     assert isinstance(pick_decoder(build(conv_width=2)), TorchDecoder)
     assert isinstance(pick_decoder(build(norm_groups=2)), TorchDecoder)
-    assert isinstance(pick_decoder(build(bigram_rows=2)), TorchDecoder)
     hooked = build()
     hooked.model.layers[0].mixer.z_proj.register_forward_hook(lambda *_: None)
     assert "hook" in str(why_not_native(hooked))
@@ -155,7 +161,6 @@ def test_models_that_the_kernel_doesn_t_know_take_torch(caplog: pytest.LogCaptur
 def test_every_option_of_the_architecture_is_known_here() -> None:
     """A new option changes what a model computes: teach the kernel, or `why_not_native`, then this list."""
     computed = {name for options in OPTIONS for name in options} | {"conv_width", "conv_on", "norm_groups"}
-    computed |= {"bigram_rows", "bigram_width"}
     sizes = {"num_hidden_layers", "state_norm_eps", "rms_norm_eps"}
     starts = {"timescale_max", "z_gain", "y_gain", "zero_out_projections", "embedding_std", "linear_std"}
     assert computed | sizes | starts == {field.name for field in fields(Architecture)}

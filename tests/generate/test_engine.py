@@ -26,6 +26,8 @@ def build(**options: object) -> SioConvForCausalLM:
         for value in model.parameters():
             if value.dim() == 1:
                 value += 0.1 * torch.randn_like(value)
+        if model.model.bigrams is not None:  # a new model is as one without them
+            model.model.bigrams.out.weight.normal_()
     return model
 
 

@@ -1,6 +1,7 @@
 """The choice of codes, and the kernel that reads them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,8 @@ from tests.generate.test_engine import build
 MODELS = {8: {"intermediate_size": 48, "trapezoid": True}, 4: {"intermediate_size": 64}}
 
 
-def quantised(bits: int) -> SioConvForCausalLM:
-    model = build(**MODELS[bits])
+def quantised(bits: int, **options: Any) -> SioConvForCausalLM:
+    model = build(**MODELS[bits], **options)
     quantise_model(model, bits)
     return model
 
@@ -72,9 +73,10 @@ def test_importance_is_the_square_of_what_a_layer_reads() -> None:
     assert off[0] < 0.5 * off[1]
 
 
+@pytest.mark.parametrize("options", [{}, {"bigram_rows": 3, "bigram_width": 32}])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_the_kernel_computes_the_quantised_model(bits: int) -> None:
-    model = quantised(bits)
+def test_the_kernel_computes_the_quantised_model(bits: int, options: dict[str, Any]) -> None:
+    model = quantised(bits, **options)
     assert why_not_native(model) is None
     got = read(NativeDecoder(model), IDS, [1] * 3 + [2, 7, 28])
     expected = reference(model, IDS)[[0, 1, 2, 4, 11, 39]]

@@ -174,3 +174,45 @@ def test_a_bomb_and_paths_out_of_an_archive_are_refused_or_left_out(imported: Im
     rows, account = imported("a.zip", data.getvalue())
     assert rows == ["川は海へ。"]
     assert left(account) == {"members whose path leads out of the archive": 3, "archives inside archives": 1}
+
+
+def zipped(members: dict[str, bytes | str], compression: int = zipfile.ZIP_STORED) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def test_many_members_that_are_a_bomb_together_are_refused(imported: Import) -> None:
+    members: dict[str, bytes | str] = {f"{n}.txt": b"a" * (2 << 20) for n in range(12)}
+    with pytest.raises(UserError, match="a ZIP bomb"):
+        imported("a.zip", zipped(members, zipfile.ZIP_DEFLATED))
+
+
+def test_a_size_that_lies_is_an_error_and_reads_no_more_than_it_says(imported: Import) -> None:
+    data = zipped({"a.txt": "川は海へ。" * 200_000}, zipfile.ZIP_DEFLATED)
+    size = (len("川は海へ。".encode()) * 200_000).to_bytes(4, "little")
+    assert data.count(size) == 2
+    with pytest.raises(UserError, match=r"can't read|no text|broken text"):
+        imported("a.zip", data.replace(size, (1000).to_bytes(4, "little")))
+
+
+def test_files_beside_a_chat_in_an_archive_were_sent_in_it(imported: Import) -> None:
+    chat = "".join(f"2024/01/05 12:0{n} - {('Taro', 'Hana')[n % 2]}: {n}\n" for n in range(4))
+    members = {
+        "_chat.txt": chat,
+        "plan.html": "<p>x</p>",
+        "list.csv": "x,y\n1,2\n",
+        "a.pdf": "%PDF-",
+        "1.jpg": "x",
+        "e.txt": "",
+    }
+    rows, account = imported("WhatsApp.zip", zipped(dict(members)), "Hana")
+    assert rows == [[("u", "0"), ("a", "1"), ("u", "2"), ("a", "3")]]
+    assert left(account) == {"files beside a chat, such as those sent in it": 4, "members that are no text": 1}
+
+
+def test_a_name_for_documents_has_no_effect_and_says_so(imported: Import) -> None:
+    _, account = imported("a.txt", "川は海へ。", "花子")
+    assert account.notes == ["no chat is found in the files: they are documents, and --me has no effect"]

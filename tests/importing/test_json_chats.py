@@ -102,3 +102,26 @@ def test_json_that_breaks_off_is_an_error_of_one_line(imported: Import) -> None:
         imported("a.json", discord(said("Taro", "やあ"), said("Hana", "なに"))[:-5], "Hana")
     with pytest.raises(UserError, match="unknown form"):
         imported("a.json", '{"a": 1}', "Hana")
+
+
+def test_telegrams_forwards_of_deleted_accounts_and_chats_that_were_left(imported: Import) -> None:
+    gone = telegram("Taro", "一", **{"from": None, "from_id": "user7"})
+    messages = [gone, telegram("Hana", "他人の言葉", forwarded_from=None), telegram("Hana", "二")]
+    chat = {"type": "private_group", "messages": messages}
+    whole = {"personal_information": {}, "chats": {"list": [chat]}, "left_chats": {"list": [chat]}}
+    rows, account = imported("result.json", json.dumps(whole), "Hana")
+    assert rows == [[("u", "一"), ("a", "二")]] * 2
+    assert left(account) == {FORWARDED: 2}
+    assert account.speakers == {"Hana": 2, "Deleted Account user7": 2}
+
+
+def test_threads_that_come_in_turns_are_conversations_of_their_own(imported: Import) -> None:
+    table = "conversation,speaker,text\nA,Taro,一\nB,Jiro,1\nA,Hana,二\nB,Hana,2\nA,Taro,三\nA,Hana,四\n"
+    rows, account = imported("a.csv", table, "Hana")
+    assert rows == [[("u", "1"), ("a", "2")], [("u", "一"), ("a", "二"), ("u", "三"), ("a", "四")]]
+    assert left(account) == {}
+
+
+def test_more_threads_than_are_held_end_the_oldest(imported: Import) -> None:
+    rows = "".join(f"{n},Taro,q{n}\n{n},Hana,a{n}\n" for n in range(600))
+    assert len(imported("a.csv", "conversation,speaker,text\n" + rows, "Hana")[0]) == 600

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sioconv.errors import UserError
 from sioconv.importing.items import CALLS, DELETED, MEDIA, OTHERS, STICKERS, SYSTEM
 
 from .conftest import Import, left
@@ -82,3 +83,53 @@ def test_times_and_dates_inside_a_message_are_its_text(imported: Import) -> None
     text = ANDROID.replace("ことしも", "10:00 駅\n2024/01/03\n12:00集合")
     rows, _ = imported("a.txt", text, "花子")
     assert rows[0][1][1].startswith("10:00 駅\n2024/01/03\n12:00集合\n")
+
+
+def test_days_inside_a_message_are_its_text(imported: Import) -> None:
+    days = "候補は\n\n2024/01/06(土)\n2024/01/07(日)\nどう？"
+    phone = f'[LINE] 太郎とのトーク\n\n2024/01/01(月)\n10:00\t太郎\t"{days}"\n10:01\t花子\t日曜\n\n2024/01/02(火)\n10:00\t太郎\t朝\n10:01\t花子\tはい\n'
+    expected = [[("u", days), ("a", "日曜")], [("u", "朝"), ("a", "はい")]]
+    assert imported("a.txt", phone, "花子")[0] == expected
+    days = days.replace("/", ".").replace("(土)", " 土曜日").replace("(日)", " 日曜日")
+    pc = f"[LINE] 太郎とのトーク\n\n2024.01.01 月曜日\n10:00 太郎 {days}\n10:01 花子 日曜\n2024.01.02 火曜日\n10:00 太郎 朝\n10:01 花子 はい\n"
+    assert imported("a.txt", pc, "花子")[0] == [[("u", days), ("a", "日曜")], expected[1]]
+
+
+def test_a_tab_or_an_earlier_time_in_a_text_of_the_pc_changes_nothing(imported: Import) -> None:
+    said = "".join(f"12:0{n} 太郎 質問{n}です ね\n12:0{n} 花子 答え{n}\n" for n in range(5))
+    plan = "2024.01.01 月曜日\n" + said + "12:10 太郎 予定は\n09:00 駅 集合\n10:00\t山\n12:11 花子 わかった\n"
+    rows, account = imported("a.txt", plan, "花子")
+    assert rows[0][-2:] == [("u", "予定は\n09:00 駅 集合\n10:00\t山"), ("a", "わかった")]
+    assert set(account.speakers) == {"太郎", "花子"}
+
+
+def test_two_people_whose_names_begin_alike_are_two_on_the_pc(imported: Import) -> None:
+    lines = "".join(f"10:{n:02} 山田 {('太郎', '花子')[n % 2]} {'あいうえおか'[n]}です ね\n" for n in range(6))
+    late = "".join(f"11:{n // 60:02} 鈴木 {n} うん\n" for n in range(6000))  # names are told by the whole file
+    late += "".join(f"12:{n:02} 佐藤 次郎 {'あいうえ'[n]} です\n" for n in range(4))
+    _, account = imported("a.txt", "2024.01.01 月曜日\n" + late + lines, "山田 花子")
+    assert {"山田 太郎", "山田 花子", "佐藤 次郎", "鈴木"} == set(account.speakers)
+
+
+def test_what_is_said_of_groups_on_the_pc_is_no_news(imported: Import) -> None:
+    text = "2024.01.01 月曜日\n10:00 太郎 ねえ\n10:01 花子 妹がグループに参加しました\n10:02 太郎が次郎を招待しました\n"
+    text += "10:03 太郎 日程が土曜に変更しました\n10:04 花子 了解\n10:05 花子がメッセージの送信を取り消しました\n"
+    rows, account = imported("a.txt", text, "花子")
+    assert rows == [
+        [("u", "ねえ"), ("a", "妹がグループに参加しました"), ("u", "日程が土曜に変更しました"), ("a", "了解")]
+    ]
+    assert left(account) == {SYSTEM: 1, DELETED: 1}
+
+
+def test_half_of_a_name_on_the_pc_is_nobody(imported: Import) -> None:
+    said = "".join(f"10:{n:02} 山田 太郎 質問{n}\n10:{n:02} 花子 答え{n}\n" for n in range(30))
+    with pytest.raises(UserError, match=r"nobody is called '山田'.*did you mean '山田 太郎'\?"):
+        imported("a.txt", "2024.01.01 月曜日\n" + said, "山田")
+
+
+@pytest.mark.parametrize(
+    "day", ["2024/01/01（週一）", "2024.01.01 星期一", "2024년 1월 1일 월요일", "Mon, 01/01/2024", "2024/1/1(月)"]
+)
+def test_days_in_other_languages(imported: Import, day: str) -> None:
+    rows, _ = imported("a.txt", f"[LINE] chat\n\n{day}\n下午01:00\t太郎\tねえ\n下午01:01\t花子\tなに\n", "花子")
+    assert rows == [[("u", "ねえ"), ("a", "なに")]]

@@ -53,3 +53,44 @@ def test_what_isnt_said_is_left_out_with_its_reason(imported: Import) -> None:
     rows, account = imported("a.txt", "".join(f"{start}{line}\n" for line in lines), "Hana")
     assert rows == [[("u", "Hi"), ("a", "Yes")]]
     assert left(account) == {SYSTEM: 2, MEDIA: 2, STICKERS: 1, DELETED: 1, CALLS: 1}
+
+
+def test_captions_of_pictures_are_kept(imported: Import) -> None:
+    android = "2024/01/05 12:00 - Taro: IMG-1.jpg (ファイルが添付されました)\nきれい\n2024/01/05 12:01 - Hana: ほんと\n"
+    rows, account = imported("a.txt", android, "Hana")
+    assert rows == [[("u", "きれい"), ("a", "ほんと")]] and left(account) == {MEDIA: 1}
+    ios = "\u200e[2024/01/05 12:00:00] Taro: きれい \u200e<添付ファイル: 1-PHOTO.jpg>\n[2024/01/05 12:01:00] Hana: ほんと \u200e<このメッセージは編集されました>\n"
+    rows, account = imported("a.txt", ios, "Hana")
+    assert rows == [[("u", "きれい"), ("a", "ほんと")]] and left(account) == {MEDIA: 1}
+
+
+def test_what_the_app_says_in_any_language_isnt_speech(imported: Import) -> None:
+    ios = "".join(
+        f"\u200e[05.01.24, 12:00:00] {said}\n"
+        for said in (
+            "Gruppe: \u200eNachrichten sind sicher.", "\u200eTaro hat: etwas getan", "Taro: \u200eBild weggelassen",
+            "Taro: \u200e<anexado: 1.jpg>", "Taro: Hi", "~\u202fHana: Ja",
+        )
+    )  # fmt: skip
+    rows, account = imported("a.txt", ios, "Hana")
+    assert rows == [[("u", "Hi"), ("a", "Ja")]]
+    assert left(account) == {SYSTEM: 3, MEDIA: 1} and set(account.speakers) == {"Taro", "Hana"}
+    android = "".join(
+        f"05.01.24, 12:00 - {said}\n"
+        for said in (
+            'Taro changed the subject from "a: b" to "c: d"', "太郎さんがグループ名を「a: b」に変更しました", "Taro: <Média omis>",
+            "Taro: <Multimedia omesso>", "Taro: Hi", "Hana: <3",
+        )
+    )  # fmt: skip
+    rows, account = imported("a.txt", android, "Hana")
+    assert rows == [[("u", "Hi"), ("a", "<3")]]
+    assert left(account) == {SYSTEM: 2, MEDIA: 2} and set(account.speakers) == {"Taro", "Hana"}
+
+
+def test_a_name_with_a_colon_is_one(imported: Import) -> None:
+    lines = "".join(
+        f"2024/01/05 12:0{n} - 仕事: 太郎: 質問{n}: ここ\n2024/01/05 12:0{n} - Hana: 答え{n}: ほら\n" for n in range(4)
+    )
+    rows, account = imported("a.txt", lines, "Hana")
+    assert account.speakers == {"仕事: 太郎": 4, "Hana": 4}
+    assert rows[0][0] == ("u", "質問0: ここ")

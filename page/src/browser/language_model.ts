@@ -4,7 +4,7 @@ import { Tokenizer } from "@huggingface/tokenizers";
 import * as ort from "onnxruntime-web/wasm";
 
 import { fromBase64, hex, type State } from "./state_file";
-import { tailWidth, type Manifest } from "./manifest";
+import { stateShapes, type Manifest } from "./manifest";
 
 const PIECE = 256; // tokens that are read at once, between which a reply can be stopped
 const RUNTIME = "ort-wasm-simd-threaded.wasm";
@@ -61,14 +61,12 @@ export class LanguageModel {
   }
 
   private async readPiece(ids: readonly number[], state: State): Promise<{ state: State; logits: Float32Array<ArrayBuffer> }> {
-    const { heads, headDim } = this.manifest.shape;
     const feeds: Record<string, ort.Tensor> = {
       input_ids: new ort.Tensor("int64", BigInt64Array.from(ids, BigInt), [1, ids.length]),
       num_logits_to_keep: new ort.Tensor("int64", [1n], []),
     };
-    for (const [name, data] of state.tensors) {
-      const shape = name.startsWith("ssm") ? [1, heads, headDim] : [1, heads * headDim, tailWidth(this.manifest)];
-      feeds[`past_${name}`] = new ort.Tensor("float32", data, shape);
+    for (const [name, shape] of stateShapes(this.manifest)) {
+      feeds[`past_${name}`] = new ort.Tensor("float32", state.tensors.get(name)!, shape);
     }
     const found = await this.session.run(feeds);
     const tensors = new Map<string, Float32Array>();

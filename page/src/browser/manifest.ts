@@ -6,7 +6,10 @@ export interface Manifest {
   fingerprints: { model: string; weights: string; tokenizer: string };
   /** The ONNX file in parts. */
   parts: { file: string; bytes: number; sha256: string }[];
-  shape: { layers: number; heads: number; headDim: number; convWidth: number; trapezoid: boolean; vocabulary: number };
+  shape: {
+    layers: number; heads: number; headDim: number; convWidth: number; trapezoid: boolean; bigrams: boolean;
+    vocabulary: number;
+  };
   parameters: number;
   stateBytes: number;
   halfLives: (number | null)[][];
@@ -20,6 +23,19 @@ export interface Manifest {
 /** Columns of `past_conv`: the convolution's last inputs, and the last z where it is mixed in. */
 export function tailWidth({ shape }: Manifest): number {
   return Math.max(shape.convWidth - 1, 0) + Number(shape.trapezoid);
+}
+
+/** The shapes of the graph's states, of one text, by name without `past_`. */
+export function stateShapes(manifest: Manifest): Map<string, number[]> {
+  const { layers, heads, headDim, bigrams } = manifest.shape;
+  const width = tailWidth(manifest);
+  const shapes = new Map<string, number[]>();
+  for (let i = 0; i < layers; i++) {
+    shapes.set(`ssm.${i}`, [1, heads, headDim]);
+    if (width) shapes.set(`conv.${i}`, [1, heads * headDim, width]);
+  }
+  if (bigrams) shapes.set("token", [1, 1]);
+  return shapes;
 }
 
 /** As the server names the weights. */

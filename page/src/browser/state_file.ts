@@ -1,6 +1,6 @@
 // State files (safetensors), as `sioconv chat --save` writes them and the server sends them.
 
-import { tailWidth, type Manifest } from "./manifest";
+import { stateShapes, tailWidth, type Manifest } from "./manifest";
 
 /** A text's memory: the tensors of the ONNX graph by name, without `past_`. */
 export interface State {
@@ -11,17 +11,14 @@ export interface State {
 /** Why bytes aren't a state of this model. */
 export class StateError extends Error {}
 
-type Named = { name: string; shape: number[]; data: Float32Array };
+type Named = { name: string; shape: number[]; data: Float32Array | BigInt64Array };
+
+const LAST_TOKEN = "last_token"; // in the file its id, -1 for none; in the graph the id + 1
 
 export function emptyState(manifest: Manifest): State {
-  const { layers, heads, headDim } = manifest.shape;
-  const tensors = new Map<string, Float32Array>();
-  for (let i = 0; i < layers; i++) {
-    tensors.set(`ssm.${i}`, new Float32Array(heads * headDim));
-    const width = tailWidth(manifest);
-    if (width) tensors.set(`conv.${i}`, new Float32Array(heads * headDim * width));
-  }
-  return { tensors, tokens: 0 };
+  const size = (shape: number[]): number => shape.reduce((a, b) => a * b);
+  const shapes = [...stateShapes(manifest)];
+  return { tensors: new Map(shapes.map(([name, shape]) => [name, new Float32Array(size(shape))])), tokens: 0 };
 }
 
 export async function packState(state: State, manifest: Manifest): Promise<Uint8Array> {
@@ -36,7 +33,7 @@ export async function packState(state: State, manifest: Manifest): Promise<Uint8
   const header: Record<string, unknown> = { __metadata__: said };
   let end = 0;
   for (const { name, shape, data } of tensors) {
-    header[name] = { dtype: "F32", shape, data_offsets: [end, (end += data.byteLength)] };
+    header[name] = { dtype: dtypeOf(data), shape, data_offsets: [end, (end += data.byteLength)] };
   }
   let text = new TextEncoder().encode(JSON.stringify(header));
   const padded = new Uint8Array(Math.ceil(text.length / 8) * 8).fill(0x20);
@@ -77,9 +74,13 @@ function ids(text: string | undefined, manifest: Manifest): number[] {
   return value as number[];
 }
 
-/** As the file names the tensors: `layers.{i}.c`, `.conv` and `.z`, sorted by name. */
+function dtypeOf(data: Named["data"]): "F32" | "I64" {
+  return data instanceof Float32Array ? "F32" : "I64";
+}
+
+/** As the file names the tensors: `layers.{i}.c`, `.conv` and `.z`, and `last_token`, sorted by name. */
 function toFile({ tensors }: State, manifest: Manifest): Named[] {
-  const { layers, heads, headDim, convWidth, trapezoid } = manifest.shape;
+  const { layers, heads, headDim, convWidth, trapezoid, bigrams } = manifest.shape;
   const width = tailWidth(manifest);
   const found: Named[] = [];
   for (let i = 0; i < layers; i++) {
@@ -92,6 +93,10 @@ function toFile({ tensors }: State, manifest: Manifest): Named[] {
     }
     if (trapezoid) found.push({ name: `layers.${i}.z`, shape: [1, heads, headDim], data: columns(width - 1, width) });
   }
+  if (bigrams) {
+    const last = BigInt64Array.of(BigInt(tensors.get("token")![0]!) - 1n);
+    found.push({ name: LAST_TOKEN, shape: [1], data: last });
+  }
   return found.sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
@@ -100,9 +105,17 @@ function fromFile(found: Named[], tokens: number, manifest: Manifest): State {
   const wanted = toFile(state, manifest);
   if (wanted.length !== found.length) throw new StateError("its tensors are not those of the model's layers");
   const given = new Map<string, Float32Array>();
-  for (const { name, shape } of wanted) {
+  for (const { name, shape, data } of wanted) {
     const tensor = found.find((each) => each.name === name);
-    if (!tensor || String(tensor.shape) !== String(shape)) throw new StateError("its tensors are not those of the model's layers");
+    if (!tensor || String(tensor.shape) !== String(shape) || dtypeOf(tensor.data) !== dtypeOf(data)) {
+      throw new StateError("its tensors are not those of the model's layers");
+    }
+    if (tensor.data instanceof BigInt64Array) {
+      const last = Number(tensor.data[0]);
+      if (last < -1 || last >= manifest.shape.vocabulary) throw new StateError("its last token is none of the model's");
+      state.tensors.set("token", Float32Array.of(last + 1));
+      continue;
+    }
     if (!tensor.data.every(Number.isFinite)) throw new StateError("it holds what is no number");
     given.set(name, tensor.data);
   }
@@ -129,11 +142,12 @@ function parse(bytes: Uint8Array): { said: Record<string, string>; tensors: Name
   const { __metadata__: said, ...rest } = header as Record<string, any>;
   const tensors: Named[] = [];
   for (const [name, { dtype, shape, data_offsets: range }] of Object.entries(rest)) {
-    if (dtype !== "F32") throw new StateError(`its numbers are ${dtype}, and not F32`);
+    if (dtype !== "F32" && dtype !== "I64") throw new StateError(`its numbers are ${dtype}, and not F32`);
     if (!Array.isArray(shape) || !Array.isArray(range)) throw new StateError("it is damaged");
     const data = bytes.slice(8 + size + range[0], 8 + size + range[1]);
-    if (data.length !== shape.reduce((a: number, b: number) => a * b, 4)) throw new StateError("it is damaged");
-    tensors.push({ name, shape, data: new Float32Array(data.buffer) });
+    const bytesEach = dtype === "F32" ? 4 : 8;
+    if (data.length !== shape.reduce((a: number, b: number) => a * b, bytesEach)) throw new StateError("it is damaged");
+    tensors.push({ name, shape, data: dtype === "F32" ? new Float32Array(data.buffer) : new BigInt64Array(data.buffer) });
   }
   return { said: said ?? {}, tensors };
 }
@@ -152,7 +166,9 @@ async function checksum(said: Record<string, string>, tensors: Named[]): Promise
   const pairs = Object.keys(said).sort().map((key) => `${python(key)}: ${python(said[key]!)}`);
   const parts: (string | Uint8Array)[] = [`{${pairs.join(", ")}}`];
   for (const { name, shape, data } of [...tensors].sort((a, b) => (a.name < b.name ? -1 : 1))) {
-    parts.push(`${name} torch.float32 (${shape.join(", ")})\n`, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    const kind = data instanceof Float32Array ? "float32" : "int64";
+    const tuple = shape.length === 1 ? `${shape[0]},` : shape.join(", ");
+    parts.push(`${name} torch.${kind} (${tuple})\n`, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
   const digest = await crypto.subtle.digest("SHA-256", await new Blob(parts as BlobPart[]).arrayBuffer());
   return hex(new Uint8Array(digest));

@@ -76,6 +76,8 @@ def run(arguments: list[str]) -> None:
         arguments = choose_language(arguments)
     except ValueError as error:
         raise UserError(f"--lang: {str(error)!r} is none that is spoken here: give ja or en") from error
+    if any("\0" in argument for argument in arguments):
+        raise UserError("an argument holds a NUL character: neither a file's name nor a text may have one")
     _check_environment()
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):

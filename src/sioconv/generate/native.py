@@ -1,6 +1,7 @@
 """Decoding on CPUs by `sioconv.ops.cpu.decode_kernels`: the model's weights and states as that kernel wants them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -14,6 +15,7 @@ from sioconv.generate.states.state import State
 from sioconv.hardware import use_large_pages
 from sioconv.model import Architecture, SioConvForCausalLM
 from sioconv.model.causal_lm import CheckpointedBlock, SioConvModel
+from sioconv.model.convolution import NO_TOKEN, Bigrams
 from sioconv.model.layers import FeedForward, NormedScan, RMSNorm, SioConvLayer
 from sioconv.model.quantised import QuantisedEmbedding, QuantisedLinear, QuantisedWeight
 from sioconv.ops.cpu.threads import run_tasks
@@ -22,13 +24,20 @@ from sioconv.ops.operators import COMPILES
 if TYPE_CHECKING:
     from sioconv.generate.decoder import Piece
 
-Memory = NDArray[np.float32]  # [L, S, H, P]: c and, with `trapezoid`, the last z
 KNOWN = {
     SioConvForCausalLM, SioConvModel, nn.ModuleList, CheckpointedBlock, SioConvLayer, NormedScan, RMSNorm, FeedForward,
-    nn.Linear, nn.Embedding, QuantisedLinear, QuantisedEmbedding,
+    Bigrams, nn.Linear, nn.Embedding, QuantisedLinear, QuantisedEmbedding,
 }  # fmt: skip
 # How a matrix lies in memory, to the compiler.
 DTYPES = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.int8: np.int8, torch.uint8: np.uint8}
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the kernel keeps of a text."""
+
+    states: NDArray[np.float32]  # [L, S, H, P]: c and, with `trapezoid`, the last z
+    last: int  # its last token, which bigrams are read with; NO_TOKEN at the beginning
 
 
 def why_not_native(model: Any) -> str | None:
@@ -41,8 +50,6 @@ def why_not_native(model: Any) -> str | None:
         return "NUMBA_DISABLE_JIT is set"
     if model.config.conv_width:
         return "the model has a convolution"
-    if model.config.bigram_rows:
-        return "the model has bigrams"
     if model.config.groups != model.config.num_heads:
         return "the norm's groups aren't the heads"
     for name, module in model.named_modules():
@@ -63,6 +70,8 @@ def why_not_native(model: Any) -> str | None:
 def _products(model: SioConvForCausalLM) -> list[Any]:
     """The layers whose matrices the kernel reads as they are; those of the gates are read in fp32."""
     modules: list[Any] = [model.model.embed_tokens, model.lm_head]
+    if model.model.bigrams is not None:
+        modules += [model.model.bigrams.table, model.model.bigrams.out]
     for block in model.model.layers:
         mixer, ffn = block.mixer, block.ffn
         modules += [mixer.z_proj, mixer.z_gate_proj, mixer.y_proj, mixer.y_gate_proj]
@@ -111,6 +120,8 @@ class NativeDecoder:
             outputs=0,
             parts=len(self._parts),
             gates=gates,
+            bigram_width=config.bigram_width if config.bigram_rows else 0,
+            bigram_rows=config.bigram_rows * config.vocab_size,
             input_scale=_number("input_scale", config.input_scale),
             output_gate=_number("output_gate", config.output_gate),
             gate_bound=float(config.gate_bound or 0),
@@ -122,10 +133,10 @@ class NativeDecoder:
         place, self._outputs = (kernels.Shape._fields.index(name) for name in ("gate_bound", "outputs"))
         self._sizes, self._numbers = np.array(shape[:place], np.int64), np.array(shape[place:], np.float64)
         self._layers, self._vocabulary = config.num_hidden_layers, config.vocab_size
-        self._row = kernels.floats_of_row(config.hidden_size, config.intermediate_size, gates, config.num_heads)
+        self._row = kernels.floats_of_row(shape)
         self._work = np.empty(0, np.float32)
         step = BLOCK if numbers_of(model.lm_head).dtype == torch.uint8 else PAIR
-        uneven = config.hidden_size % step or config.intermediate_size % step
+        uneven = any(width % step for width in (shape.width, shape.inner, shape.bigram_width))
         self._edge = True if uneven else None
         self._kinds = np.empty(1, DTYPES[numbers_of(model.lm_head).dtype]), np.empty(1, np.uint16)
         self._kept: list[Tensor] = []  # what the addresses point to
@@ -133,7 +144,7 @@ class NativeDecoder:
         use_large_pages([(tensor.data_ptr(), tensor.nbytes) for tensor in self._kept])
 
     def memory(self, state: State) -> Memory:
-        """A copy of the state's tensors, [L, S, H, P]; without a state, the learned initial one."""
+        """A copy of the state's tensors; without a state, the learned initial one."""
         if state.tensors:
             rows = [
                 torch.stack([state.tensors[f"layers.{i}.{part}"][0].float() for part in self._parts])
@@ -142,26 +153,30 @@ class NativeDecoder:
         else:
             starts = [block.mixer.initial_state.detach().float() for block in self._model.model.layers]
             rows = [torch.stack([start, torch.zeros_like(start)][: len(self._parts)]) for start in starts]
-        memory: Memory = torch.stack(rows).numpy()
-        return memory
+        last = state.tensors.get("last_token")
+        return Memory(torch.stack(rows).numpy(), NO_TOKEN if last is None else int(last))
 
     def freeze(self, memory: Memory, tokens: int) -> State:
         """See `Decoder.freeze`."""
         if tokens == 0:
             return State()
-        copy = torch.from_numpy(memory.copy())
+        copy = torch.from_numpy(memory.states.copy())
         parts = list(enumerate(self._parts))
-        return State({f"layers.{i}.{name}": copy[i, j : j + 1] for i in range(len(copy)) for j, name in parts}, tokens)
+        tensors = {f"layers.{i}.{name}": copy[i, j : j + 1] for i in range(len(copy)) for j, name in parts}
+        if self._model.config.bigram_rows:
+            tensors["last_token"] = torch.tensor([memory.last])
+        return State(tensors, tokens)
 
     def copy(self, memory: Memory) -> Memory:
         """Another memory with the same content."""
-        return memory.copy()
+        return Memory(memory.states.copy(), memory.last)
 
     def read(self, pieces: Sequence["Piece"]) -> NDArray[np.float32]:
         """See `Decoder.read`; a text's logits are the same bits whatever stands beside it."""
         lengths = [len(piece.ids) for piece in pieces]
         ids = np.concatenate([np.asarray(piece.ids, np.int64) for piece in pieces])
-        states = np.repeat(np.array([piece.memory.ctypes.data for piece in pieces], np.int64), lengths)
+        before = np.concatenate([[piece.memory.last, *piece.ids[:-1]] for piece in pieces]).astype(np.int64)
+        states = np.repeat(np.array([piece.memory.states.ctypes.data for piece in pieces], np.int64), lengths)
         ends = accumulate(lengths)
         wanted = np.array([end - 1 for end, piece in zip(ends, pieces, strict=True) if piece.wanted], np.int64)
         self._sizes[0], self._sizes[self._outputs] = len(ids), self._task_size()
@@ -171,9 +186,11 @@ class NativeDecoder:
         kernels = self._kernels
         run_tasks(
             kernels.parallel, kernels.serial,
-            ids, self._table, states, wanted, self._sizes, self._numbers, self._work, *self._kinds,
+            ids, before, self._table, states, wanted, self._sizes, self._numbers, self._work, *self._kinds,
             logits.reshape(-1), self._edge,
         )  # fmt: skip
+        for piece in pieces:
+            piece.memory.last = int(piece.ids[-1])
         return logits
 
     def _task_size(self) -> int:
@@ -200,6 +217,8 @@ class NativeDecoder:
             table[i] = line
         line = [self._vector(model.model.norm.weight)]
         line += [*self._product(model.model.embed_tokens), *self._product(model.lm_head)]
+        if model.model.bigrams is not None:
+            line += [*self._product(model.model.bigrams.table), *self._product(model.model.bigrams.out)]
         table[-1, : len(line)] = line
         return table
 

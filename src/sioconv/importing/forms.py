@@ -29,6 +29,8 @@ TITLES = {
     "table": "a table", "aozora": "Aozora Bunko", "epub": "EPUB", "html": "HTML", "markdown": "Markdown", "pdf": "PDF",
     "text": "plain text",
 }  # fmt: skip
+CHATS = ("line", "whatsapp", "discord", "telegram")
+BESIDE = "files beside a chat, such as those sent in it"
 BUNDLED = "bundled:"  # begins the name of a sample
 DECODED = ("line", "whatsapp", "table", "aozora", "html", "markdown", "text")  # whose encoding is told or given
 
@@ -50,14 +52,15 @@ class Piece:
     def items(self, options: ImportOptions) -> Items:
         """What it holds."""
         input = self.input
+        days_first = None if options.dates == "auto" else options.dates == "day-first"
         if self.archive is not None:
             return json_chats.read_slack(self.archive)
         if self.form == "line":
             return read_line(input, options.me)
         if self.form == "whatsapp":
-            return read_whatsapp(input, None if options.dates == "auto" else options.dates == "day-first")
+            return read_whatsapp(input, options.me, days_first)
         if self.form == "table":
-            return read_table(input, options.columns)
+            return read_table(input, options.columns, days_first)
         if self.form in ("aozora", "epub", "html"):
             return {"aozora": read_aozora, "epub": read_epub, "html": read_html}[self.form](input, options.ruby)
         readers = {
@@ -102,13 +105,22 @@ def _archive(archive: Archive, input: Input, options: ImportOptions) -> Iterator
     if json_chats.is_slack(archive.names) or options.form == "slack":
         yield Piece("slack", input, archive, archive.left)
         return
-    left, pieces = list(archive.left), list[Piece]()
+    left, pieces, unread = list(archive.left), list[Piece](), list[UserError]()
     for name in archive.names:
         member = archive.member(name)
         if member.ending in ENDINGS:
-            pieces.append(Piece(form_of(member, options), member))
+            try:
+                pieces.append(Piece(form_of(member, options), member))
+            except UserError as error:
+                unread.append(error)
         else:
             left.append(Left("archives inside archives" if member.ending == ".zip" else "members that are no text"))
+    chats = [piece for piece in pieces if piece.form in CHATS]
+    if chats:  # what else is in it was sent in the chat
+        left += [Left(BESIDE, count=len(pieces) - len(chats) + len(unread))] * (len(pieces) + len(unread) > len(chats))
+        pieces = chats
+    elif unread:
+        raise unread[0]
     if not pieces:
         found = ", ".join(map(shown, archive.names[:5])) or "nothing"
         raise UserError(f"no text: {input.name}: {found} in it: name an archive with text or chats in it")

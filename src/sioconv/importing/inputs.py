@@ -131,10 +131,14 @@ def damage_named(input: Input) -> Iterator[None]:
 
 
 def _lines_of(stream: BinaryIO, codec: str) -> Iterator[str | Left]:
-    """The lines, each decoded by itself, so that a bad one costs no other; wide characters have no such lines."""
-    if codec.replace("_", "-").startswith(("utf-16", "utf-32")):
-        for text in io.TextIOWrapper(stream, codec, newline="\n", errors="replace"):
-            yield text.rstrip("\r\n")
+    """The lines, each decoded by itself, so that a bad one costs no other."""
+    wide = codec.replace("_", "-").startswith(("utf-16", "utf-32"))
+    head = stream.read(HEAD)
+    stream.seek(0)
+    if wide or (b"\r" in head and b"\n" not in head):  # lines that can't be told by their bytes, or end as on old Macs
+        newline = "\n" if wide else "\r"
+        for number, text in enumerate(io.TextIOWrapper(stream, codec, newline=newline, errors="replace"), start=1):
+            yield Left(BROKEN_LINE, number) if "\ufffd" in text else text.rstrip("\r\n")
         return
     number = 0
     while line := stream.readline(LONGEST_LINE):
@@ -179,7 +183,9 @@ class Archive:
             infos = self._zip.infolist()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError, OverflowError) as error:
             raise UserError(f"can't read: {input.name}: {error}: make or download it again") from error
-        if len(infos) > MOST_MEMBERS or sum(info.file_size for info in infos) > LARGEST_ARCHIVE:
+        whole = sum(info.file_size for info in infos)
+        bomb = whole > BOMB_SIZE and whole > BOMB_RATIO * max(1, input.size)
+        if len(infos) > MOST_MEMBERS or whole > LARGEST_ARCHIVE or bomb:
             raise UserError(f"a ZIP bomb: {input.name}: it unpacks to more than any text: take the text out of it")
         self._members: dict[str, zipfile.ZipInfo] = {}
         for info in infos:

@@ -17,6 +17,7 @@ from sioconv.importing.inputs import Archive, Input, damage_named
 from sioconv.importing.items import (
     BOTS,
     CALLS,
+    DELETED,
     EMPTY,
     FORWARDED,
     MEDIA,
@@ -32,6 +33,7 @@ from sioconv.importing.times import seconds
 
 ODD = "messages that aren't what the form says"
 DISCORD_SAID = ("Default", "Reply", "ThreadStarterMessage", "ContextMenuCommand", "ChatInputCommand")
+TELEGRAM_CHATS = ("messages.item", "chats.list.item.messages.item", "left_chats.list.item.messages.item")
 SLACK_SAID = (None, "", "thread_broadcast", "me_message", "file_share")
 SLACK_REFERENCE = re.compile(r"<([@#!]?)([^>|]*)(?:\|([^>]*))?>")
 
@@ -68,6 +70,8 @@ def _discord(message: Mapping[str, Any]) -> Item:
     if not text.strip():
         if message.get("stickers"):
             return Left(STICKERS)
+        if message.get("forwardedMessage"):
+            return Left(FORWARDED)
         return Left(MEDIA if message.get("attachments") else OTHERS if message.get("embeds") else EMPTY)
     name = author.get("nickname") or author["name"]
     return Message(name, text, _iso(message.get("timestamp")), str(author["id"]), account=author["name"])
@@ -75,7 +79,7 @@ def _discord(message: Mapping[str, Any]) -> Item:
 
 def read_telegram(input: Input) -> Items:
     """The messages of an export by Telegram, of one chat or of all."""
-    for chat, message in _objects(input, ("messages.item", "chats.list.item.messages.item")):
+    for chat, message in _objects(input, TELEGRAM_CHATS):
         yield _guarded(_telegram, message, str(chat))
 
 
@@ -85,14 +89,15 @@ def _telegram(message: Mapping[str, Any], thread: str) -> Item:
     text = message.get("text", "")
     if isinstance(text, list):
         text = "".join(part if isinstance(part, str) else part["text"] for part in text)
-    if message.get("forwarded_from"):
+    if "forwarded_from" in message:  # null where that account is deleted
         return Left(FORWARDED)
     if not text.strip():
         if message.get("media_type") == "sticker":
             return Left(STICKERS)
         return Left(MEDIA if {"photo", "file", "media_type"} & message.keys() else OTHERS)
-    name = message.get("from") or "Deleted Account"
-    return Message(name, text, _iso(message.get("date")), str(message.get("from_id", "")), thread)
+    person = str(message.get("from_id") or "")
+    name = message.get("from") or (f"Deleted Account {person}" if person else "Deleted Account")
+    return Message(name, text, _iso(message.get("date")), person, thread)
 
 
 def is_slack(names: list[str]) -> bool:
@@ -121,10 +126,11 @@ def read_slack(archive: Archive) -> Items:
 
 
 def _slack(message: Mapping[str, Any], channel: str, people: Mapping[str, str]) -> Item:
-    if message.get("bot_id") or message.get("subtype") == "bot_message":
+    kind = message.get("subtype")
+    if message.get("bot_id") or kind == "bot_message" or message.get("user") == "USLACKBOT":
         return Left(BOTS)
-    if message.get("subtype") not in SLACK_SAID:
-        return Left(SYSTEM)
+    if kind not in SLACK_SAID:
+        return Left({"tombstone": DELETED, "huddle_thread": CALLS}.get(str(kind), SYSTEM))
     user = str(message["user"])
     profile = message.get("user_profile") or {}
     name = people.get(user) or profile.get("display_name") or profile.get("real_name") or user

@@ -5,13 +5,15 @@ text with tabs between them, or on the PC with spaces. Text of several lines sta
 """
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import chain, islice, pairwise
 
 from sioconv.importing.inputs import Input
 from sioconv.importing.items import CALLS, DELETED, EMPTY, MEDIA, OTHERS, STICKERS, SYSTEM, Items, Left, Message, Note
+from sioconv.importing.names import Names
 from sioconv.importing.times import HALF, WEEKDAYS, clock, day_first, day_of, seconds
 
 HEADER = re.compile(
@@ -19,19 +21,24 @@ HEADER = re.compile(
     r"|^(?:\ufeff)?\[LINE\] ?(?:Chat history (?:with|in)|Chat history:?) ?\"?(?P<en>.+?)\"?$"
 )
 SAVED = re.compile(r"^(保存日時|Saved on)\s?[:：]")
-WEEKDAY = r"[月火水木金土日](?:曜日?)?|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
+WEEKDAY = (
+    r"[月火水木金土日](?:曜日?)?|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*|"
+    r"(?:週|周|星期)?[一二三四五六日]|[월화수목금토일](?:요일)?"
+)
 DAY = re.compile(
-    rf"^(?:(?P<before>{WEEKDAY}),? )?(?P<a>\d{{1,4}})[./年-](?P<b>\d{{1,2}})[./月-](?P<c>\d{{1,4}})日?"
-    rf"(?:[ ,]*\(?(?P<after>{WEEKDAY})\)?)?$"
+    rf"^(?:(?P<before>{WEEKDAY}),? )?(?P<a>\d{{1,4}})[./年년-] ?(?P<b>\d{{1,2}})[./月월-] ?(?P<c>\d{{1,4}})[日일]?\.?"
+    rf"(?:[ ,]*[(（]?(?P<after>{WEEKDAY})[)）]?)?$"
 )
 TIME = re.compile(
     rf"^(?P<before>{HALF})?\s?(?P<h>\d{{1,2}}):(?P<m>\d{{2}})(?:\s?(?P<after>{HALF}))?(?P<gap>[\t ])(?P<rest>.*)$"
 )
-NAMES_SEEN = 5000  # lines of a PC's export that tell which names have spaces
+TOLD = 5000  # lines that tell how days are written
+Line = tuple[int, str]
 
-STICKER = re.compile(r"^\[?(スタンプ|Sticker)\]?$")
+STICKER = re.compile(r"^\[?(スタンプ|Sticker|貼圖|스티커)\]?$")
 MEDIUM = re.compile(
-    r"^\[(写真|画像|動画|ファイル|ボイスメッセージ|音声|Photos?|Images?|Videos?|Files?|Voice messages?)\].*$"
+    r"^\[(写真|画像|動画|ファイル|ボイスメッセージ|音声|Photos?|Images?|Videos?|Files?|Voice messages?|"
+    r"照片|圖片|影片|檔案|語音訊息|사진|동영상|파일|음성메시지)\].*$"
 )
 PC_MEDIUM = re.compile(r"^(写真|画像|動画|ファイル|ボイスメッセージ|Photo|Image|Video|File|Voice message)$")
 OTHER = re.compile(
@@ -39,11 +46,15 @@ OTHER = re.compile(
     r"Albums?|Notes?|Location|Contact|Poll|Event|Gift)\].*$"
 )
 CALL = re.compile(r"^☎ ?")
-UNSENT = re.compile(r"(がメッセージの送信を取り消しました|unsent a message)。?\.?$")
-NEWS = re.compile(
-    r"(が.*(グループに参加しました|を招待しました|を退会させました|を退会しました|が退出しました|に変更しました|アルバムを作成しました|"
-    r"を削除しました|画像を変更しました)|joined the (group|chat)|left the (group|chat)|invited .+ to the (group|chat)|"
-    r"changed the (group|chat|album)|Auto-?[Rr]eply)。?\.?$"
+# What the app says of a person, in Japanese without a space behind the name.
+UNSENT = re.compile(r"(メッセージの送信を取り消しました|unsent a message|已收回訊息)。?\.?$")
+NEWS_JA = re.compile(
+    r"が.*(メッセージの送信を取り消しました|グループに参加しました|を招待しました|を退会させました|を退会しました|が退出しました|"
+    r"に変更しました|アルバムを作成しました|を削除しました|画像を変更しました)。?$"
+)
+NEWS_EN = re.compile(
+    r"(unsent a message|joined the (group|chat)|left the (group|chat)|invited .+ to the (group|chat)|"
+    r"changed the (group|chat|album).*|Auto-?[Rr]eply)\.?$"
 )
 
 
@@ -58,62 +69,129 @@ def looks_like_line(head: str) -> bool:
 
 def read_line(input: Input, me: Iterable[str]) -> Items:
     """The messages of a chat. `me` helps to find names with spaces in a PC's export."""
-    lines = [each for each in islice(input.lines(), NAMES_SEEN) if not isinstance(each, Left)]
-    first = [text for _, text in lines]
-    dates = (_numbers(found) for text in first if (found := _is_day(text)))
+    first = [each[1] for each in islice(input.lines(), TOLD) if not isinstance(each, Left)]
     order = _told_by_weekday(first)
     if order is None:
-        order = day_first(dates)
-    tabs = any((found := TIME.match(text)) and found["gap"] == "\t" for text in first)
-    names = [] if tabs else _names_with_spaces(first, me)
-    if not tabs and names:
-        yield Note("a PC's export, where spaces part names from text; speakers: " + ", ".join(names[:5]))
-    yield from _messages(input, bool(order), tabs, names)
+        order = day_first(_numbers(found) for text in first if (found := _is_day(text)))
+    gaps = Counter(found["gap"] for text in first if (found := TIME.match(text)))
+    form = _Form(gaps["\t"] >= gaps[" "], bool(order))
+    if not form.tabs:
+        _find_names(input, me, first, form)
+        if form.spaced:
+            yield Note("a PC's export, where spaces part names from text; speakers: " + ", ".join(form.spaced[:5]))
+    yield from _Reader(input, form).messages()
 
 
-def _messages(input: Input, days_first: bool, tabs: bool, names: list[str]) -> Items:
-    day: datetime | None = None
-    held: list[str] = []  # the lines of the message that is being read
-    where, speaker, time = 0, "", 0.0
+@dataclass
+class _Form:
+    """How an export is written.
 
-    def finished() -> Iterator[Message | Left]:
-        if held:
-            yield _message(speaker, "\n".join(held), time, where, tabs)
-            held.clear()
+    Args:
+        tabs: whether tabs part time, name and text, as on phones; else spaces do.
+        days_first: whether the day stands before the month.
+        spaced: names with spaces in them, the longest first.
+        single: names without, and how many messages they have.
+    """
 
-    for each in input.lines():
-        if isinstance(each, Left):
-            yield each
-            continue
-        number, text = each
+    tabs: bool
+    days_first: bool
+    spaced: list[str] = field(default_factory=list)
+    single: dict[str, int] = field(default_factory=dict)
+
+    def begun(self, text: str) -> "re.Match[str] | None":
+        """The beginning of a message, or None."""
+        found = TIME.match(text)
+        fits = found is not None and (found["gap"] == "\t") == self.tabs and _clock(found) is not None
+        return found if fits else None
+
+    def parted(self, rest: str) -> tuple[str, str]:
+        """Who speaks and what; nobody where the app itself does."""
+        if self.tabs:
+            name, tab, text = rest.partition("\t")
+            return (name.strip(), text) if tab else ("", rest)
+        spaced = next((name for name in self.spaced if rest == name or rest.startswith(name + " ")), None)
+        if spaced:
+            return spaced, rest[len(spaced) + 1 :]
+        name, space, text = rest.partition(" ")
+        if not space or NEWS_EN.search(rest) or (NEWS_JA.search(rest) and name not in self.single):
+            return "", rest
+        return name, text
+
+
+class _Reader:
+    """Goes through the lines of an export, holding the message that is being read."""
+
+    def __init__(self, input: Input, form: _Form) -> None:
+        self._input, self._form = input, form
+        self._day: datetime | None = None
+        self._held: list[str] = []
+        self._where, self._speaker, self._time = 0, "", 0.0
+
+    def messages(self) -> Items:
+        """The messages and what is none."""
+        for each, after in pairwise(chain(self._input.lines(), (None,))):
+            if isinstance(each, Left):
+                yield each
+                continue
+            assert each is not None
+            number, text = each
+            if day := self._day_in(text, after):
+                yield from self._finished()
+                self._day = day
+            elif self._day and (begun := self._form.begun(text)) and not self._is_text(begun):
+                yield from self._finished()
+                yield from self._begin(begun, number)
+            elif self._held:
+                self._held.append(text)
+            elif text.strip() and not HEADER.match(text) and not SAVED.match(text):
+                yield Left(SYSTEM, number)
+        yield from self._finished()
+
+    def _day_in(self, text: str, after: Line | Left | None) -> datetime | None:
+        """The day that a line says, where it isn't text: a message comes next, or the one before is complete."""
         found = _is_day(text)
-        if found and (new := day_of(_numbers(found), days_first)):
-            yield from finished()
-            day = new
-            continue
-        begun = TIME.match(text) if day else None
-        if begun and (begun["gap"] == "\t") == tabs and (moment := _clock(begun)) is not None and day:
-            yield from finished()
-            speaker, said = _parted(begun["rest"], tabs, names)
-            where, time = number, seconds(day + moment)
-            if speaker and not (not tabs and (UNSENT.search(begun["rest"]) or NEWS.search(begun["rest"]))):
-                held.append(said)
-            else:
-                yield Left(_reason(begun["rest"].strip(), tabs) or SYSTEM, number)
-        elif held:
-            held.append(text)
-        elif text.strip() and not HEADER.match(text) and not SAVED.match(text):
-            yield Left(SYSTEM, number)
-    yield from finished()
+        if found is None:
+            return None
+        if self._held and isinstance(after, tuple) and not self._form.begun(after[1]) and self._goes_on():
+            return None
+        return day_of(_numbers(found), self._form.days_first)
 
+    def _goes_on(self) -> bool:
+        """Whether the message that is held may have more lines: on phones those of several stand in quotation marks."""
+        is_open = self._held[0].startswith('"') and sum(line.count('"') for line in self._held) % 2
+        return not self._form.tabs or bool(is_open)
 
-def _message(speaker: str, text: str, time: float, where: int, tabs: bool) -> Message | Left:
-    if "\n" in text:
-        text = text.rstrip("\n")
-        if tabs and len(text) > 1 and text.startswith('"') and text.endswith('"'):
-            text = text[1:-1].replace('""', '"')
-    reason = _reason(text.strip(), tabs)
-    return Left(reason, where) if reason else Message(speaker, text, time, line=where)
+    def _is_text(self, begun: re.Match[str]) -> bool:
+        """Whether what looks like a message is a line of the one before: time doesn't go back within a day."""
+        if self._form.tabs or not self._held or self._day is None:
+            return False
+        name = self._form.parted(begun["rest"])[0]
+        known = not name or name in self._form.spaced or self._form.single.get(name, 0) > 1
+        return not known and self._moment(begun) < self._time
+
+    def _moment(self, begun: re.Match[str]) -> float:
+        moment = _clock(begun)
+        assert self._day is not None and moment is not None
+        return seconds(self._day + moment)
+
+    def _begin(self, begun: re.Match[str], number: int) -> Items:
+        self._speaker, said = self._form.parted(begun["rest"])
+        self._where, self._time = number, self._moment(begun)
+        if self._speaker:
+            self._held.append(said)
+        else:
+            yield Left(_reason(begun["rest"].strip(), self._form.tabs) or SYSTEM, number)
+
+    def _finished(self) -> Iterator[Message | Left]:
+        if self._held:
+            text, tabs = "\n".join(self._held), self._form.tabs
+            self._held.clear()
+            if "\n" in text:
+                text = text.rstrip("\n")
+                if tabs and len(text) > 1 and text.startswith('"') and text.endswith('"'):
+                    text = text[1:-1].replace('""', '"')
+            reason = _reason(text.strip(), tabs)
+            yield Left(reason, self._where) if reason else Message(self._speaker, text, self._time, line=self._where)
 
 
 def _reason(text: str, tabs: bool) -> str | None:
@@ -130,41 +208,16 @@ def _reason(text: str, tabs: bool) -> str | None:
     return None if text else EMPTY
 
 
-def _parted(rest: str, tabs: bool, names: list[str]) -> tuple[str, str]:
-    """Who speaks and what; nobody where the app itself does."""
-    if tabs:
-        name, tab, text = rest.partition("\t")
-        return (name.strip(), text) if tab else ("", rest)
-    known = next((name for name in names if rest == name or rest.startswith(name + " ")), None)
-    if known:
-        return known, rest[len(known) + 1 :]
-    name, space, text = rest.partition(" ")
-    return (name, text) if space else ("", rest)
-
-
-def _names_with_spaces(lines: list[str], me: Iterable[str]) -> list[str]:
-    """Names that a PC's export parts from the text by a space as well, the longest first.
-
-    Known are one's own and that of the chat; else a name goes on where all that begins with it goes on alike.
-    """
-    known_whole = set(me)
-    known = {name for name in known_whole if " " in name}
-    heads = [found["ja"] or found["en"] for text in lines[:3] if (found := HEADER.match(text))]
-    known |= {name for name in heads if " " in name}
-    begun = [found["rest"].split(" ") for text in lines if (found := TIME.match(text))]
-    groups: dict[str, list[list[str]]] = defaultdict(list)
-    for words in begun:
-        groups[words[0]].append(words)
-    for first, group in groups.items():
-        length = 1
-        while first not in known_whole and len(group) >= 3 and all(len(words) > length + 1 for words in group):
-            next_words = Counter(words[length] for words in group)
-            if len(next_words) > 1:
-                break
-            length += 1
-        if length > 1:
-            known.add(" ".join([first, *group[0][1:length]]))
-    return sorted(known, key=len, reverse=True)
+def _find_names(input: Input, me: Iterable[str], first: list[str], form: _Form) -> None:
+    """Names in a PC's export: one's own, that of the chat, and what the messages of the whole file show."""
+    heads = [found["ja"] or found["en"] for text in first[:3] if (found := HEADER.match(text))]
+    names = Names([*me, *(name for name in heads if " " in name)])
+    for each in input.lines():
+        if not isinstance(each, Left) and (found := form.begun(each[1])):
+            rest = found["rest"]
+            if not NEWS_JA.search(rest) and not NEWS_EN.search(rest):
+                names.add(rest)
+    form.spaced, form.single = names.found()
 
 
 def _is_day(text: str) -> re.Match[str] | None:

@@ -31,7 +31,7 @@ class ImportOptions:
         form: what the files are, where it isn't told rightly.
         encoding: of text files: auto, or a codec that Python knows, such as cp932.
         ruby: readings above kanji: dropped, or kept behind them, 漢字(かんじ).
-        dates: which comes first in WhatsApp's dates, where the file doesn't tell.
+        dates: which comes first in the dates of WhatsApp and of tables, where the file doesn't tell.
     """
 
     me: list[str] = field(default_factory=list)

@@ -13,13 +13,14 @@ from sioconv.data.encodings import name_of
 from sioconv.data.tally import Counted
 from sioconv.errors import UserError
 from sioconv.files import atomic_write, shown
-from sioconv.importing.conversations import CONTROLS, Cutter
+from sioconv.importing.conversations import CONTROLS, Cutter, in_order
 from sioconv.importing.forms import TITLES, Piece, pieces_of
 from sioconv.importing.items import Document, Exchange, Items, Left, Message, Note
 from sioconv.importing.masks import Masker
 from sioconv.importing.options import ImportOptions
 from sioconv.progress import track
 
+MAY_BE_TURNED = ("table", "discord")  # forms that may have the newest message first
 PREVIEWED = 3  # rows that are kept to be shown
 MANY_SPEAKERS = 2  # more than these two are a group
 PEEKED = 200_000  # messages that are read to say who speaks
@@ -161,7 +162,10 @@ class _Importer:
 
     def _rows_of(self, piece: Piece) -> Iterator[dict[str, Any]]:
         cutter = Cutter(self._options, self._leave_out, self._masker.mask if self._masker else str)
-        for item in _tracked(piece, self._options, "importing"):
+        items = _tracked(piece, self._options, "importing")
+        if piece.form in MAY_BE_TURNED:
+            items = in_order(items, piece.input.name)
+        for item in items:
             if isinstance(item, Message):
                 if not self._options.me:
                     raise UserError(_who(piece, self._options))
@@ -224,6 +228,8 @@ class _Importer:
         """Completes the account. Raises UserError where a name is nobody's or two people's, or nothing is left."""
         account, options = self.account, self._options
         account.speakers = dict(self._speakers.most_common())
+        if options.me and account.kind == "text":
+            account.notes.append("no chat is found in the files: they are documents, and --me has no effect")
         if account.speakers:
             _check_names(self._speakers, self._mine, self._persons, options.me)
         if not account.rows:

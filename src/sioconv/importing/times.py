@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from sioconv.importing.items import Note
+
 EPOCH = datetime(1970, 1, 1)
 WEEKDAYS = {
     name: number
@@ -66,3 +68,9 @@ def day_first(dates: Iterable[tuple[int, int, int]]) -> bool | None:
         days = [day for date in some if (day := day_of(date, first))]
         rises.append(sum(later >= earlier for earlier, later in pairwise(days)))
     return None if rises[0] == rises[1] else rises[0] > rises[1]
+
+
+def order_taken(days_first: bool) -> Note:
+    """What is told where nothing in a file says which comes first."""
+    first = "the day" if days_first else "the month"
+    return Note(f"its dates don't tell whether day or month comes first: {first} is taken; --dates decides")

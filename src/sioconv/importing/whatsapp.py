@@ -5,12 +5,13 @@ Lines without such a beginning go on with the message before them.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import islice
 
 from sioconv.importing.inputs import Input
-from sioconv.importing.items import CALLS, DELETED, EMPTY, MEDIA, OTHERS, STICKERS, SYSTEM, Items, Left, Message, Note
-from sioconv.importing.times import HALF, MARKS, clock, day_first, day_of, seconds
+from sioconv.importing.items import CALLS, DELETED, EMPTY, MEDIA, OTHERS, STICKERS, SYSTEM, Items, Left, Message
+from sioconv.importing.names import Names
+from sioconv.importing.times import HALF, MARKS, clock, day_first, day_of, order_taken, seconds
 
 DATE = r"(?P<a>\d{1,4})[./年-]\s?(?P<b>\d{1,2})[./月-]\s?(?P<c>\d{1,4})日?\.?"
 CLOCK = rf"(?P<before>{HALF})?\s?(?P<h>\d{{1,2}})[:.](?P<m>\d{{2}})(?:[:.](?P<s>\d{{2}}))?(?:\s?(?P<after>{HALF}))?"
@@ -19,18 +20,27 @@ BEGIN = re.compile(
 )
 LOOKED_AT = 20_000  # lines that tell how dates are written
 
+APP = "\u200e"  # on iOS in front of what the app writes itself, in any language
 LEFT_OUT = r"omitted|は含まれていません|が省略されました"
+FILE = (
+    r"[^\n<>:]*\.\w{2,4} \((?:file attached|ファイルが添付されました|Datei angehängt|archivo adjunto|fichier joint|"
+    r"arquivo anexado|file allegato)\)"
+)
+# A picture or file; a caption may stand before or behind it.
+ATTACHED = re.compile(
+    rf"^{FILE}(?:\n|$)|(?:^|\s)<(?:attached|添付ファイル|Anhang|adjunto|pièce jointe|anexado|allegato)\s?[:：][^<>\n]*>"
+)
 MEDIUM = re.compile(
-    r"^(<Media omitted>|<メディア(は|が)(含まれていません|省略されました|除外されました)>|<Medien ausgeschlossen>|"
-    r"<Multimedia omitido>|<Médias omis>|<Mídia oculta>|<Media omessi>|"
+    rf"^(<(?![^>]*://)[^<>\n]{{4,40}}>|"  # <Media omitted>, in the words of each language
     rf"(image|video|audio|GIF|document|画像|動画|音声|ビデオ|書類|ドキュメント) ?({LEFT_OUT}).*|"
-    r"<(attached|添付ファイル|Anhang|adjunto|pièce jointe)\s?[:：].*>|"
-    r".*\.\w{2,4} \((file attached|ファイルが添付されました|Datei angehängt|archivo adjunto)\))$",
+    rf"[^\n]* document omitted)$",
     re.DOTALL,
 )
 STICKER = re.compile(rf"^((sticker|スタンプ|ステッカー) ?({LEFT_OUT})|.*STK-.*\.webp.*)$", re.IGNORECASE)
 OTHER = re.compile(
-    rf"^((Contact card|連絡先) ?({LEFT_OUT})|(location|位置情報)\s?[:：]\s?https?://.*|(POLL|投票)[:：].*)$", re.DOTALL
+    rf"^((Contact card|連絡先) ?({LEFT_OUT})|(location|位置情報)\s?[:：]\s?https?://.*|(POLL|投票|アンケート)[:：].*|"
+    r"[^\n]*\.vcf \([^\n()]+\))$",
+    re.DOTALL | re.IGNORECASE,
 )
 CALL = re.compile(
     r"^((Missed|Silenced) (group )?(voice|video) call.*|(Voice|Video) call[,.].*|"
@@ -38,13 +48,21 @@ CALL = re.compile(
     re.DOTALL,
 )
 GONE = re.compile(
-    r"^(This message was deleted|You deleted this message|このメッセージ(は削除されました|を削除しました)|"
-    r"Diese Nachricht wurde gelöscht|Se eliminó este mensaje|null)\.?。?$"
+    r"^(This message was deleted( by admin .*)?|You deleted this message|"
+    r"このメッセージ(は削除されました|を削除しました)|"
+    r"(Diese Nachricht wurde|Du hast diese Nachricht) gelöscht|(Se eliminó|Eliminaste) este mensaje|"
+    r"(Ce message a été|Vous avez) supprimé( ce message)?|(Mensagem apagada|Você apagou esta mensagem)|"
+    r"(Questo messaggio è stato eliminato|Hai eliminato questo messaggio)|null|"
+    r"Waiting for this message.*|このメッセージを待っています.*)\.?。?$"
 )
 NEWS = re.compile(
-    r"(end-to-end encrypted|エンドツーエンドで?暗号化|Ende-zu-Ende-verschlüsselt|cifrados de extremo a extremo)"
+    r"(end-to-end encrypted|エンドツーエンドで?暗号化|Ende-zu-Ende-verschlüsselt|cifrados de extremo a extremo|"
+    r"chiffrés de bout en bout|criptografia de ponta a ponta|crittografati end-to-end)|"
+    r"^[^:]{1,80}( changed (the|this) (subject|group|settings)| created (the )?group |"
+    r"さんがグループ名を|さんがグループ「)"
 )
 EDITED = re.compile(r"\s?<(This message was edited|(この)?メッセージは編集されました)>$")
+BY_APP = re.compile(rf"\s*{APP}<[^<>\n]{{4,80}}>\s*$")  # behind a text on iOS: it was edited, or something is attached
 
 
 def looks_like_whatsapp(head: str) -> bool:
@@ -52,29 +70,37 @@ def looks_like_whatsapp(head: str) -> bool:
     return any(_begin(line) for line in head.splitlines()[:5])
 
 
-def read_whatsapp(input: Input, day_before_month: bool | None = None) -> Items:
+def read_whatsapp(input: Input, me: Iterable[str] = (), day_before_month: bool | None = None) -> Items:
     """The messages of a chat.
 
     Args:
         input: the file.
+        me: one's own names; they help where a name has a colon in it.
         day_before_month: whether 1/2/2024 is in February; None asks the file's other dates.
     """
+    heads = list(islice((each[1] for each in input.lines() if not isinstance(each, Left)), LOOKED_AT))
+    begun = [(found, line) for line in heads if (found := _begin(line))]
     order = day_before_month
     if order is None:
-        heads = list(islice((each[1] for each in input.lines() if not isinstance(each, Left)), LOOKED_AT))
-        begun = [found for text in heads if (found := _begin(text))]
-        order = day_first(_numbers(found) for found in begun)
+        order = day_first(_numbers(found) for found, _ in begun)
         if order is None:
-            order = not any(found["h"] and (found["before"] or found["after"]) for found in map(_Groups, begun))
-            if begun and _numbers(begun[0])[0] <= 31:
-                first = "the day" if order else "the month"
-                yield Note(f"its dates don't tell whether day or month comes first: {first} is taken; --dates decides")
+            order = not any(found["before"] or found["after"] for found in (_Groups(found) for found, _ in begun))
+            if begun and _numbers(begun[0][0])[0] <= 31:
+                yield order_taken(order)
+    names = Names(me, ": ")
+    for found, line in begun:
+        if (rest := _rest(line, found)) and ": " in rest and not NEWS.search(rest):
+            names.add(rest)
+    yield from _messages(input, order, names.found()[0])
+
+
+def _messages(input: Input, order: bool, names: list[str]) -> Items:
     held: list[str] = []
     where, speaker, time = 0, "", 0.0
 
-    def finished() -> Iterator[Message | Left]:
+    def finished() -> Items:
         if held:
-            yield _message(speaker, "\n".join(held), time, where)
+            yield from _message(speaker, "\n".join(held), time, where)
             held.clear()
 
     for each in input.lines():
@@ -86,30 +112,62 @@ def read_whatsapp(input: Input, day_before_month: bool | None = None) -> Items:
         moment = _moment(found, order) if found else None
         if found is None or moment is None:
             if held:
-                held.append(MARKS.sub("", line))
+                held.append(line)
             elif line.strip():
                 yield Left(SYSTEM, number)
             continue
         yield from finished()
-        rest = MARKS.sub("", MARKS.sub("", line)[found.end() :])
-        speaker, colon, text = rest.partition(": ")
-        if not colon and rest.endswith(":"):
-            speaker, colon, text = rest[:-1], ":", ""
+        rest = _rest(line, found)
+        speaker, said = _parted(rest, names)
         where, time = number, moment
-        if colon and not NEWS.search(rest):
-            held.append(text)
+        if speaker and not NEWS.search(rest):
+            held.append(said)
         else:
-            yield Left(CALLS if CALL.match(rest) else SYSTEM, number)
+            yield Left(CALLS if CALL.match(MARKS.sub("", rest)) else SYSTEM, number)
     yield from finished()
 
 
-def _message(speaker: str, text: str, time: float, where: int) -> Message | Left:
-    text = EDITED.sub("", text.rstrip("\n"))
-    stripped = text.strip()
+def _parted(rest: str, names: list[str]) -> tuple[str, str]:
+    """Who speaks and what; nobody where the app itself does."""
+    if rest.startswith(APP):
+        return "", rest
+    known = next((name for name in names if rest.startswith(name + ":")), None)
+    if known:
+        return known, rest[len(known) + 1 :].removeprefix(" ")
+    speaker, colon, text = rest.partition(": ")
+    if not colon and rest.rstrip().endswith(":"):
+        speaker, colon = rest.rstrip()[:-1], ":"
+    return (speaker, text) if colon else ("", rest)
+
+
+def _message(speaker: str, raw: str, time: float, where: int) -> Items:
+    by_app = BY_APP.search(raw)
+    if by_app and not raw.startswith(APP):
+        if ATTACHED.search(MARKS.sub("", by_app[0])):
+            yield Left(MEDIA, where)
+        raw = raw[: by_app.start()]
+    text = EDITED.sub("", MARKS.sub("", raw).rstrip("\n"))
+    if reason := _reason(text.strip()):
+        yield Left(reason, where)
+        return
+    if ATTACHED.search(text):
+        yield Left(MEDIA, where)
+        text = ATTACHED.sub("", text)
+        if not text.strip():
+            return
+    elif raw.startswith(APP):  # in another language than those above
+        yield Left(SYSTEM, where)
+        return
+    name = MARKS.sub("", speaker).strip("~ \u00a0\u202f")
+    yield Message(name, text, time, line=where) if text.strip() else Left(EMPTY, where)
+
+
+def _reason(text: str) -> str | None:
+    """Why a message is none that was written; None where it is."""
     for pattern, reason in ((STICKER, STICKERS), (MEDIUM, MEDIA), (OTHER, OTHERS), (CALL, CALLS), (GONE, DELETED)):
-        if pattern.match(stripped):
-            return Left(reason, where)
-    return Message(speaker.strip("~ \u00a0"), text, time, line=where) if stripped else Left(EMPTY, where)
+        if pattern.match(text):
+            return reason
+    return None
 
 
 class _Groups:
@@ -124,6 +182,18 @@ class _Groups:
 
 def _begin(line: str) -> re.Match[str] | None:
     return BEGIN.match(MARKS.sub("", line))
+
+
+def _rest(line: str, found: re.Match[str]) -> str:
+    """What stands behind a message's time, with its marks, though not those in and before the time."""
+    if not MARKS.search(line):
+        return line[found.end() :]
+    plain = 0
+    for place, character in enumerate(line):
+        if plain == found.end():
+            return line[place:]
+        plain += not MARKS.match(character)
+    return ""
 
 
 def _numbers(found: re.Match[str]) -> tuple[int, int, int]:

@@ -20,7 +20,8 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of one layer whose state has all parts, its head tied, with 384 tokens."""
     folder = tmp_path_factory.mktemp("small")
     tokenizer = train_tokenizer(TokenizerConfig(vocab_size=384), TEXTS * 4, folder / "tokenizer")
-    model = varied_model(len(tokenizer), conv_width=3, trapezoid=True, tie_word_embeddings=True)
+    parts = {"conv_width": 3, "trapezoid": True, "bigram_rows": 2}
+    model = varied_model(len(tokenizer), **parts, tie_word_embeddings=True)
     stop_ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TURN)]
     save_model_folder(model, tokenizer, folder / "model", stop_ids)
     return folder / "model"

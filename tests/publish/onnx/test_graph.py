@@ -51,9 +51,10 @@ def test_the_folder_has_what_other_tools_look_for(exported: Path, small_folder: 
         read = onnx.load(exported / f"onnx/{name}.onnx")
         onnx.checker.check_model(read, full_check=True)
         assert [value.name for value in read.graph.input] == [
-            "input_ids", "num_logits_to_keep", "past_ssm.0", "past_conv.0",
+            "input_ids", "num_logits_to_keep", "past_ssm.0", "past_conv.0", "past_token",
         ]  # fmt: skip
-        assert [value.name for value in read.graph.output] == ["logits", "present_ssm.0", "present_conv.0"]
+        names = [value.name for value in read.graph.output]
+        assert names == ["logits", "present_ssm.0", "present_conv.0", "present_token"]
         axes = [[axis.dim_param for axis in value.type.tensor_type.shape.dim] for value in read.graph.input]
         assert axes[0] == ["batch_size", "sequence_length"] and axes[2] == ["batch_size", "", ""]
         assert {fact.key for fact in read.metadata_props} >= {"model", "weights", "tokenizer"}
@@ -79,6 +80,7 @@ def test_any_split_of_a_text_equals_the_whole(graph: OnnxModel, model: SioConvFo
     np.testing.assert_allclose(last["past_ssm.0"], whole["layers.0.c"].numpy(), atol=1e-4, rtol=1e-5)
     tail = torch.cat([whole["layers.0.conv"], whole["layers.0.z"].flatten(1).unsqueeze(-1)], -1)
     np.testing.assert_allclose(last["past_conv.0"], tail.numpy(), atol=1e-4, rtol=1e-5)
+    assert last["past_token"].tolist() == (ids[:, -1:] + 1).tolist() == (whole["last_token"][:, None] + 1).tolist()
 
 
 def test_only_the_last_logits_where_that_is_asked_for(graph: OnnxModel) -> None:
@@ -128,6 +130,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"gate": "channel", "gate_bound": 8.0, "input_scale": "variance"},
     {"conv_width": 4, "conv_on": "z", "output_gate": "state", "norm_groups": 8},
     {"conv_width": 2, "conv_on": "recurrence", "trapezoid": True, "gate": "channel", "output_gate": "normed"},
+    {"bigram_rows": 3, "bigram_width": 32},
     {"input_scale": "mean", "use_bias": False, "head_bias": False, "tie_word_embeddings": True, "norm_groups": 2},
 ]
 
@@ -143,11 +146,6 @@ def test_every_option_is_exported(options: dict[str, Any], tmp_path: Path) -> No
             quantise_model(model, 8)
         onnx_ir.save(export_graph(model, {}), tmp_path / name)
         assert compare(tmp_path / name, model) < 1e-4
-
-
-def test_bigrams_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^bigram_rows is 2: .* has no ONNX graph"):
-        export_graph(varied_model(60, bigram_rows=2), {})
 
 
 def test_bad_input_is_one_line(

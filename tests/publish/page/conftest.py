@@ -41,7 +41,8 @@ def page_model(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..
     """A random model of one layer and 8 bits whose state has all parts, in the folder of a run called river."""
     folder = tmp_path_factory.mktemp("page") / "river"
     tokenizer = train_tokenizer(TokenizerConfig(vocab_size=384), TEXTS * 4, folder / "tokenizer")
-    model = make_model(tokenizer, num_hidden_layers=1, conv_width=3, trapezoid=True)
+    model = make_model(tokenizer, num_hidden_layers=1, conv_width=3, trapezoid=True, bigram_rows=2)
+    model.model.bigrams.out.weight.data.normal_()
     stop_ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TURN)]
     save_model_folder(model, tokenizer, folder / "whole", stop_ids)
     model = load_model_folder(folder / "whole")[0]

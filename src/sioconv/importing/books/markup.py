@@ -3,6 +3,7 @@
 import posixpath
 import re
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from typing import Literal
 from urllib.parse import unquote
@@ -87,7 +88,7 @@ def read_html(input: Input, ruby: Literal["drop", "keep"] = "drop") -> Items:
         raise UserError(f"empty: {input.name}: the page has no text: save it from the browser")
     yield from (Left(reason, count=count) for reason, count in left.items())
     title = re.search(r"<title[^>]*>(.*?)</title>", page, re.DOTALL | re.IGNORECASE)
-    yield Document(text, title[1].strip() if title else "")
+    yield Document(text, " ".join(unescape(title[1]).split()) if title else "")
 
 
 def read_epub(input: Input, ruby: Literal["drop", "keep"] = "drop") -> Items:

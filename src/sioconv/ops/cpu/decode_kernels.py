@@ -28,10 +28,10 @@ from sioconv.ops.cpu.vectors import called, first_lanes, fused, load, store, tre
 # Columns of `weights`: those of a layer, vectors and the first columns of products, then those of the last line.
 MIXER_NORM, RATE, HEAD_NORM, HEAD_NORM_BIAS, FFN_NORM = range(5)
 Z, Z_GATE, Y, Y_GATE, DT, MIX, UP, GATE, DOWN = range(5, 5 + 9 * COLUMNS_OF_PRODUCT, COLUMNS_OF_PRODUCT)
-NORM, EMBEDDING, HEAD = 0, 1, 1 + COLUMNS_OF_PRODUCT
+NORM, EMBEDDING, HEAD, BIGRAMS, BIGRAMS_OUT = 0, *range(1, 1 + 4 * COLUMNS_OF_PRODUCT, COLUMNS_OF_PRODUCT)
 COLUMNS = DOWN + COLUMNS_OF_PRODUCT
-# The phases of a layer, and the head. Numbers of numpy: Python's would compile the kernel once for each.
-MIXING, MIXED, WIDENING, NARROWING, LOGITS = map(np.int64, range(5))
+# The phases of a layer, the bigrams and the head. Numbers of numpy: Python's would compile the kernel once for each.
+MIXING, MIXED, WIDENING, NARROWING, PAIRING, LOGITS = map(np.int64, range(6))
 OUTPUTS = 16  # channels of a task, at least
 MOST_OUTPUTS = 64
 
@@ -48,6 +48,8 @@ class Shape(NamedTuple):
     outputs: int  # channels of a task
     parts: int  # S: 2 with a mixture with the last z, else 1
     gates: int  # G: H, or D for a gate per channel
+    bigram_width: int  # K, 0 without bigrams
+    bigram_rows: int  # of their table
     input_scale: int  # 0 none, 1 variance, 2 mean
     output_gate: int  # 0 projected, 1 normed, 2 state
     gate_bound: float  # 0 for none
@@ -57,7 +59,7 @@ class Shape(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Parts of the memory that a step works in, all float32 and flat."""
+    """Parts of the memory that a step works in, flat, float32 but for two."""
 
     x: Array  # [N, D] the residual stream
     normed: Array  # [N, D]
@@ -69,9 +71,10 @@ class Workspace(NamedTuple):
     mixed: Array  # [N, D] norm(c)
     up: Array  # [N, F]
     gate: Array  # [N, F]
-    codes: Array  # int16, int32 and float32: what is prepared of `Inputs`
-    sums: Array
-    scales: Array
+    bigrams: Array  # [N, K] the rows of their table
+    codes: Array  # int16, as the next two what `prepare` fills
+    sums: Array  # int32
+    scales: Array  # [N]
 
 
 class Kinds(NamedTuple):
@@ -83,12 +86,13 @@ class Kinds(NamedTuple):
 
 @inner
 def _shape_of(s: Array, f: Array) -> Shape:
-    return Shape(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], f[0], f[1], f[2], f[3])
+    return Shape(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], f[0], f[1], f[2], f[3])
 
 
-def floats_of_row(width: int, inner_width: int, gates: int, heads: int) -> int:
+def floats_of_row(shape: Shape) -> int:
     """Numbers of the workspace for each row."""
-    return floats_for(max(width, inner_width)) + 6 * width + gates + heads + 2 * inner_width
+    room = floats_for(max(shape.width, shape.inner, shape.bigram_width))
+    return room + 6 * shape.width + shape.gates + shape.heads + 2 * shape.inner + shape.bigram_width
 
 
 @inner
@@ -100,7 +104,7 @@ def _read_by(values: Array, work: Workspace) -> Inputs:
 @inner
 def _cut(memory: Array, shape: Shape) -> Workspace:
     """The workspace in `memory` [N `floats_of_row`]."""
-    n, widest = shape.rows, max(shape.width, shape.inner)
+    n, widest = shape.rows, max(shape.width, shape.inner, shape.bigram_width)
     room = n * padded(widest) // 8
     codes, sums = memory[: 4 * room].view(np.int16), memory[4 * room : 5 * room].view(np.int32)
     scales, memory = memory[5 * room : 5 * room + n], memory[5 * room + 16 * n :]
@@ -109,7 +113,7 @@ def _cut(memory: Array, shape: Shape) -> Workspace:
     return Workspace(
         memory[:d], memory[d : 2 * d], memory[2 * d : 3 * d], memory[3 * d : 4 * d], memory[4 * d : 5 * d],
         memory[6 * d : 6 * d + g], memory[6 * d + g : e], memory[5 * d : 6 * d], memory[e : e + f],
-        memory[e + f : e + 2 * f], codes, sums, scales,
+        memory[e + f : e + 2 * f], memory[e + 2 * f : e + 2 * f + n * shape.bigram_width], codes, sums, scales,
     )  # fmt: skip
 
 
@@ -277,6 +281,26 @@ def _embed(ids: Array, line: Array, shape: Shape, kinds: Any, work: Workspace, e
 
 
 @inner
+def _read_bigrams(ids: Array, before: Array, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
+    """The rows of the table that `sioconv.model.convolution.Bigrams` has for each token and the one before it."""
+    width, rows = shape.bigram_width, shape.bigram_rows
+    for row in range(shape.rows):
+        i = (ids[row] * 36313 + (before[row] + 1) * 27191) % rows  # a beginning's -1 gives 0
+        read_row(line, BIGRAMS, kinds.matrix, kinds.bits, i, width, rows, work.bigrams, row * width, edge)
+
+
+@inner
+def _add_bigrams(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
+    """Some channels of what bigrams add to the embedding."""
+    width, first, inside = shape.width, task * shape.outputs, shape.bigram_width
+    last, x = min(first + shape.outputs, width), _read_by(work.bigrams, work)
+    project(line, BIGRAMS_OUT, kinds.matrix, kinds.bits, first, last, inside, width, x, shape.rows, work.z, edge)
+    for row in range(shape.rows):
+        for i in range(row * width + first, row * width + last):
+            work.x[i] += work.z[i]
+
+
+@inner
 def _write_logits(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, logits: Array, edge: Any) -> None:
     """Some logits of every row that they are wanted of; those rows stand first in `work.normed`."""
     first, size, x = task * shape.outputs, shape.vocabulary, _read_by(work.normed, work)
@@ -306,6 +330,8 @@ def _task(
         _widen(task, line, shape, kinds, work, edge)
     elif phase == NARROWING:
         _narrow(task, line, shape, kinds, work, edge)
+    elif phase == PAIRING:
+        _add_bigrams(task, line, shape, kinds, work, edge)
     else:
         _write_logits(task, line, shape, kinds, work, logits, edge)
 
@@ -313,7 +339,8 @@ def _task(
 def _entry(form: str) -> Any:
     """The kernel as Python calls it, in its form "parallel" or "serial".
 
-    Fills logits [R, V] of the rows `wanted` [R], which rise, from ids [N], and advances the states.
+    Fills logits [R, V] of the rows `wanted` [R], which rise, from ids [N] and the ids `before` them [N], -1 where a
+    text begins, and advances the states.
     """
 
     @kernel(f"decode_kernels.run.{form}", parallel=form == "parallel")
@@ -322,7 +349,7 @@ def _entry(form: str) -> Any:
             _task(phase, np.int64(task), layer, weights, states, shape, work, kinds, logits, edge)
 
     @kernel(f"decode_kernels.decode.{form}")
-    def decode(ids, weights, states, wanted, sizes, numbers, memory, matrix, bits, logits, edge):
+    def decode(ids, before, weights, states, wanted, sizes, numbers, memory, matrix, bits, logits, edge):
         kinds = Kinds(matrix, bits)
         shape = _shape_of(sizes, numbers)
         work = _cut(memory, shape)
@@ -331,6 +358,10 @@ def _entry(form: str) -> Any:
         narrow = (shape.width + shape.outputs - 1) // shape.outputs
         wide = (shape.inner + shape.outputs - 1) // shape.outputs
         tasks = (shape.vocabulary + shape.outputs - 1) // shape.outputs
+        if shape.bigram_width > 0:
+            _read_bigrams(ids, before, last, shape, kinds, work, edge)
+            prepare(matrix, _read_by(work.bigrams, work), shape.rows, shape.bigram_width)
+            run(PAIRING, narrow, shape.layers, weights, states, shape, work, kinds, logits, edge)
         for layer in range(shape.layers):
             line = weights[layer]
             _normalise(work.x, _at(line[MIXER_NORM], shape.width, work.x), shape, work.normed, edge)

@@ -2,8 +2,9 @@
 
 Names and axes are those that transformers.js knows for recurrent caches: `past_ssm.{i}` → `present_ssm.{i}` is layer
 i's c [B, H, P], `past_conv.{i}` → `present_conv.{i}` what it reads of the steps before [B, D, N], where it reads any:
-the convolution's W - 1 last inputs and, behind them, the last z of a mixture (`trapezoid`). A row whose `past_ssm` is
-all zeros begins a text: the graph puts the learned initial state in its place.
+the convolution's W - 1 last inputs and, behind them, the last z of a mixture (`trapezoid`). With bigrams `past_token` →
+`present_token` [B, 1] is the last token's id + 1, as a float like the others. A row whose `past_ssm` is all zeros
+begins a text: the graph puts the learned initial state in its place; its `past_token` is 0.
 """
 
 import logging
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 from sioconv.errors import UserError
 from sioconv.model import SioConvCache, SioConvForCausalLM
+from sioconv.model.convolution import NO_TOKEN
 from sioconv.model.layers import LayerState, NormedScan, at_least_fp32
 from sioconv.model.quantised import QuantisedEmbedding, QuantisedLinear, QuantisedWeight
 
@@ -141,6 +143,8 @@ class Exported(nn.Module):
                 conv = tail[:, :, : config.conv_width - 1] if config.conv_width else None
                 z = tail[:, :, -1].reshape(-1, config.num_heads, config.head_dim) if config.trapezoid else None
             layer.state = LayerState(c, conv, z)
+        if config.bigram_rows:
+            cache.last_token = next(states).squeeze(1).long() + NO_TOKEN
         hidden = self.lm.model(input_ids=input_ids, cache=cache, use_cache=True).last_hidden_state  # [B, T, D]
         position = torch.arange(input_ids.shape[1])
         first = torch.where(keep == 0, 0, input_ids.shape[1] - keep)
@@ -152,6 +156,7 @@ class Exported(nn.Module):
             tails = [] if state.conv is None else [state.conv]
             tails += [] if state.z is None else [state.z.flatten(1).unsqueeze(-1)]
             present += [torch.cat(tails, dim=-1)] if tails else []
+        present += [] if cache.last_token is None else [(cache.last_token - NO_TOKEN).float().unsqueeze(1)]
         return self.lm.lm_head(hidden), *present
 
 
@@ -167,6 +172,8 @@ def state_shapes(config: Any) -> dict[str, tuple[int, ...]]:
         shapes[f"ssm.{i}"] = (config.num_heads, config.head_dim)
         if tail_width(config):
             shapes[f"conv.{i}"] = (config.hidden_size, tail_width(config))
+    if config.bigram_rows:
+        shapes["token"] = (1,)
     return shapes
 
 
@@ -178,7 +185,7 @@ def export_graph(model: SioConvForCausalLM, metadata: dict[str, str]) -> Any:
         metadata: stands in the file.
 
     Raises:
-        UserError: the packages for it aren't installed, the matrices have 4 bits, or the model has `bigram_rows`.
+        UserError: the packages for it aren't installed, or the matrices have 4 bits.
     """
     check_exportable(model)
     shapes = state_shapes(model.config)
@@ -209,11 +216,6 @@ def check_exportable(model: Any) -> None:
     """Raises UserError where `export_graph` can't take a model, or its packages are missing."""
     if not isinstance(model, SioConvForCausalLM):
         raise UserError(f"{type(model).__name__} is no SioConv: only this project's own model is exported to ONNX")
-    if model.config.bigram_rows:
-        raise UserError(
-            f"bigram_rows is {model.config.bigram_rows}: a model that reads the token before too has no ONNX graph: "
-            "use its folder, or train one with bigram_rows: 0"
-        )
     if any(isinstance(module, QuantisedWeight) and module.bits != 8 for module in model.modules()):
         raise UserError("the model's matrices have 4 bits: export the model that it was made from, --to int8")
     try:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -125,10 +126,11 @@ def _manifest(
             "headDim": config.head_dim,
             "convWidth": config.conv_width,
             "trapezoid": config.trapezoid,
+            "bigrams": config.bigram_rows > 0,
             "vocabulary": config.vocab_size,
         },
         "parameters": model.num_parameters(),
-        "stateBytes": 4 * sum(rows * columns for rows, columns in state_shapes(config).values()),
+        "stateBytes": 4 * sum(map(math.prod, state_shapes(config).values())),
         "halfLives": half_lives(model, tokenizer),
         "sampling": {key: sampling[key] for key in SAMPLED} | {"max_tokens": MOST_TOKENS},
         "ids": {
