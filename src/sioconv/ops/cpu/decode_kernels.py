@@ -86,7 +86,9 @@ class Kinds(NamedTuple):
 
 @inner
 def _shape_of(s: Array, f: Array) -> Shape:
-    return Shape(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], f[0], f[1], f[2], f[3])
+    return Shape(
+        s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12], f[0], f[1], f[2], f[3]
+    )
 
 
 def floats_of_row(shape: Shape) -> int:

@@ -401,8 +401,8 @@ def four_sums(_typing: Any, a: Any, _b: Any, _c: Any, _d: Any) -> tuple[Any, Cod
             picks = ([lane + more + of for of in (0, count) for lane in low] for more in (0, distance))
             return builder.fadd(*(join(one, other, places) for places in picks))
 
-        pairs = [halves(x, y, [*range(half)], half) for x, y in (arguments[:2], arguments[2:])]
-        value = halves(*pairs, [*range(quarter), *range(half, half + quarter)], quarter)
+        first, second = (halves(x, y, [*range(half)], half) for x, y in (arguments[:2], arguments[2:]))
+        value = halves(first, second, [*range(quarter), *range(half, half + quarter)], quarter)
         width = quarter  # lanes of each of the four rows
         while width > 1:
             low = [row * width + lane for row in range(4) for lane in range(width // 2)]
