@@ -78,7 +78,7 @@ def ours(size: str, kind: str) -> Candidate:
     table = sum(parameter.nbytes for parameter in model.model.embed_tokens.parameters())
     weights = sum(parameter.nbytes for parameter in model.parameters())
     return Candidate(
-        weights, weights - table, products(model), memories, step, lambda memory: sum(one.nbytes for one in memory)
+        weights, weights - table, products(model), memories, step, lambda memory: sum(one.states.nbytes for one in memory)
     )
 
 

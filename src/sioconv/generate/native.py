@@ -132,7 +132,7 @@ class NativeDecoder:
         # Arrays and not the tuple: numba keeps a reference to each number of a tuple that it is called with.
         place, self._outputs = (kernels.Shape._fields.index(name) for name in ("gate_bound", "outputs"))
         self._sizes, self._numbers = np.array(shape[:place], np.int64), np.array(shape[place:], np.float64)
-        self._layers, self._vocabulary = config.num_hidden_layers, config.vocab_size
+        self._layers, self._vocabulary, self._width = shape.layers, shape.vocabulary, shape.width
         self._row = kernels.floats_of_row(shape)
         self._work = np.empty(0, np.float32)
         step = BLOCK if numbers_of(model.lm_head).dtype == torch.uint8 else PAIR
@@ -195,8 +195,8 @@ class NativeDecoder:
 
     def _task_size(self) -> int:
         """Outputs of a task: as many as leave each thread some tasks of a layer's smallest matrix."""
-        kernels, width = self._kernels, self._model.config.hidden_size
-        size = width // (4 * torch.get_num_threads()) // kernels.OUTPUTS * kernels.OUTPUTS
+        kernels = self._kernels
+        size = self._width // (4 * torch.get_num_threads()) // kernels.OUTPUTS * kernels.OUTPUTS
         return int(min(max(size, kernels.OUTPUTS), kernels.MOST_OUTPUTS))
 
     def _addresses(self) -> NDArray[np.int64]:
