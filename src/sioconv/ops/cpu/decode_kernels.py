@@ -33,7 +33,7 @@ COLUMNS = DOWN + COLUMNS_OF_PRODUCT
 # The phases of a layer, the bigrams and the head. Numbers of numpy: Python's would compile the kernel once for each.
 MIXING, MIXED, WIDENING, NARROWING, PAIRING, LOGITS = map(np.int64, range(6))
 OUTPUTS = 16  # channels of a task, at least
-MOST_OUTPUTS = 64
+MOST_OUTPUTS = 128
 
 
 class Shape(NamedTuple):
