@@ -114,6 +114,27 @@ def test_adapters_without_named_targets(tiny_model_folder: Path, config: type[Lo
     assert not torch.allclose(changed, expected, atol=1e-3)
 
 
+def test_a_quantiser_that_transformers_imports_may_import_torch_export(tmp_path: Path) -> None:
+    """transformers' caches import hqq and quanto where they are there; with these, torch's compiler comes in."""
+    for name, version in (("hqq", "0.2.8"), ("optimum_quanto", "0.2.7")):
+        info = tmp_path / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    package = tmp_path / "hqq" / "core"
+    package.mkdir(parents=True)
+    (tmp_path / "hqq" / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "quantize.py").write_text("import torch._export.serde.serialize\nclass Quantizer: ...\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import sioconv; from sioconv.model import SioConvForCausalLM\n"
+        "from torch.utils import _pytree; from sioconv.model.cache import SioConvCache\n"
+        "assert 'hqq.core.quantize' in sys.modules\n"
+        "print(SioConvCache in _pytree.SUPPORTED_NODES)"
+    )
+    assert run(code) == "True"
+
+
 def test_a_saved_program_is_loaded_after_importing_the_package_alone(
     tiny_model: tuple[SioConvForCausalLM, object], tmp_path: Path
 ) -> None:

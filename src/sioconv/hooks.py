@@ -1,5 +1,6 @@
 """Registers the model with other packages (transformers, PEFT) when they are imported, without importing them."""
 
+import sys
 from importlib import import_module
 from types import ModuleType
 
@@ -22,8 +23,17 @@ def set_hooks() -> None:
 
 def name_classes(_: ModuleType) -> None:
     """Brings the classes that a saved program of the model takes and gives, and the operators in older ones."""
-    import_module("transformers.modeling_outputs")
-    import_module("sioconv.model.cache")
+    if _is_being_imported("transformers.cache_utils"):  # which imports hqq or quanto, where they are, and these torch
+        register_post_import_hook(lambda _: import_module("sioconv.model.cache"), "transformers.modeling_outputs")
+    else:
+        import_module("transformers.modeling_outputs")
+        import_module("sioconv.model.cache")
+
+
+def _is_being_imported(name: str) -> bool:
+    """Whether a module has begun to run and hasn't ended: what imports it now finds it without its names."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def name_targets(constants: ModuleType) -> None:

@@ -13,10 +13,11 @@ from itertools import chain
 from typing import Any, TextIO
 
 from sioconv.errors import UserError
-from sioconv.language import translated
+from sioconv.language import columns, translated, wrapped
 
 # C0 and C1 controls, delete, the line separators that are no line feed, directional overrides and isolates, halves of
 # surrogate pairs: what a terminal obeys, what makes text read as another text, and what no encoding can hold.
+NARROWEST = 20  # columns of a terminal in which lines are cut between words
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -121,10 +122,21 @@ def show_json(values: Any) -> None:
     write_out(CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
+def in_lines(text: str, stream: TextIO) -> str:
+    """The text in lines that are cut between words where `stream` is a terminal that it doesn't fit; else as it is."""
+    if not stream.isatty() or "\n" in text:
+        return text
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return text
+    return text if width < NARROWEST or columns(text) <= width else "\n".join(wrapped(text, width))
+
+
 def complain(message: str) -> None:
     """The command's last line on standard error, in the user's language, if anybody can still read it."""
     try:
-        print(f"sioconv: {one_line(translated(message))}", file=sys.stderr, flush=True)
+        print(in_lines(f"sioconv: {one_line(translated(message))}", sys.stderr), file=sys.stderr, flush=True)
     except OSError:
         drop_output(2)
 

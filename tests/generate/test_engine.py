@@ -31,9 +31,9 @@ def build(**options: object) -> SioConvForCausalLM:
     return model
 
 
-@pytest.fixture(scope="module")
-def model() -> SioConvForCausalLM:
-    return build()
+@pytest.fixture(scope="module", params=[{}, {"bigram_rows": 3}], ids=["plain", "bigrams"])
+def model(request: pytest.FixtureRequest) -> SioConvForCausalLM:
+    return build(**request.param)
 
 
 def random_request(chance: random.Random, longest: int = 40) -> Request:

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainingArguments
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    QuantoConfig,
+    TorchAoConfig,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING, MODEL_MAPPING_NAMES
 
 from sioconv.model import Architecture, SioConvConfig, SioConvForCausalLM, SioConvLayer
@@ -141,6 +149,41 @@ def test_qlora(kind: str, dtype: torch.dtype, trapezoid: bool, ids: Tensor, tmp_
     logits = model.eval()(ids).logits
     merged = model.merge_and_unload()(ids).logits
     assert distance(merged, logits) < 0.5 * distance(logits, before)  # it is quantised anew
+
+
+def test_quantisers_that_go_by_parameters_leave_the_gates_alone() -> None:
+    """transformers asks for a layer's name (bitsandbytes, quanto) or for its parameter's (torchao)."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    patterns = list(SioConvForCausalLM._keep_in_fp32_modules)
+    for name, module in make_model(trapezoid=True).named_modules():
+        if type(module) is nn.Linear:
+            gates = name.endswith(("dt_proj", "mix_proj"))
+            assert should_convert_module(name, patterns) == should_convert_module(f"{name}.weight", patterns) != gates
+
+
+@pytest.mark.parametrize("by", ["torchao", "quanto"])
+def test_quantisers_of_others(by: str, ids: Tensor, tmp_path: Path) -> None:
+    """On loading, all linear layers but gates and head; text read in pieces is the text read whole."""
+    pytest.importorskip({"torchao": "torchao", "quanto": "optimum.quanto"}[by])
+    make_model(hidden_size=64, trapezoid=True).save_pretrained(tmp_path)
+    settings: Any
+    if by == "torchao":
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        settings = TorchAoConfig(Int8WeightOnlyConfig())
+    else:
+        settings = QuantoConfig(weights="int8")
+    whole = SioConvForCausalLM.from_pretrained(tmp_path)
+    model = SioConvForCausalLM.from_pretrained(tmp_path, quantization_config=settings)
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    plain = {name.rpartition(".")[2] for name, module in linear.items() if type(module.weight) is nn.Parameter}
+    assert plain == {"dt_proj", "mix_proj", "lm_head"}
+    logits = model(ids).logits
+    assert 0 < distance(logits, whole(ids).logits) < 0.05 * float(logits.abs().max())
+    cache = model.new_cache()
+    pieces = [model(part, cache=cache, use_cache=True).logits for part in ids.split(3, dim=1)]
+    assert distance(torch.cat(pieces, dim=1), logits) < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

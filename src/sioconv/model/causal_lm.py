@@ -55,7 +55,8 @@ class SioConvPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     _is_stateful = True
     # The forget gates decide how long the memory is: a half precision would round long memories away.
     _keep_in_fp32_modules_strict = {"dt_proj", "A_log", "initial_state"}  # noqa: RUF012
-    _keep_in_fp32_modules = {"dt_proj", "mix_proj"}  # noqa: RUF012  # what quantisers leave alone
+    # What quantisers leave alone: some compare a layer's name, torchao's a parameter's, from its beginning.
+    _keep_in_fp32_modules = {"dt_proj", "mix_proj", ".*dt_proj", ".*mix_proj"}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
