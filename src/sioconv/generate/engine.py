@@ -147,6 +147,10 @@ class _Text:
     sampler: Sampler | None = None
 
 
+def _ignore(_: Event) -> None:
+    """For events that nobody waits for."""
+
+
 class Engine:
     """Runs requests on one model.
 
@@ -156,18 +160,24 @@ class Engine:
         token_budget: most tokens that a step reads; texts that are being written come first.
         max_texts: most texts that are written at once; more wait. Below the budget, so that reading goes on.
         store: where snapshots are kept and looked for; None for none.
+        fixed: whether the weights never change from now on; else they are looked at for each text that begins alone.
 
     Methods may be called from several threads.
     """
 
     def __init__(
-        self, model: Any, token_budget: int = 512, max_texts: int = 256, store: StateStore | None = None
+        self,
+        model: Any,
+        token_budget: int = 512,
+        max_texts: int = 256,
+        store: StateStore | None = None,
+        fixed: bool = False,
     ) -> None:
         if not 0 < max_texts < token_budget:
             raise ValueError(f"expected 0 < max_texts < token_budget, not {max_texts} and {token_budget}")
         self._model = model
         self._budget, self._max_texts = token_budget, max_texts
-        self._store = store
+        self._store, self._fixed = store, fixed
         self._decoder: Decoder | None = None
         self._shelf: Shelf | None = None  # the store's, of this model
         self._numbers = itertools.count()
@@ -180,12 +190,13 @@ class Engine:
         """Texts that are being read or written."""
         return len(self._reading) + len(self._writing)
 
-    def submit(self, request: Request, on_event: Callable[[Event], object]) -> int:
+    def submit(self, request: Request, on_event: Callable[[Event], object] = _ignore) -> int:
         """Takes a request in; its number.
 
         Args:
             request: what is to be read and written.
-            on_event: called with each of its events, inside `step`, in order.
+            on_event: called with each of its events, inside `step`, in order; left out where the request is there for
+                the store alone.
 
         Raises:
             ValueError: there are no ids, an id isn't in the vocabulary, n or max_new_tokens is out of range.
@@ -201,7 +212,7 @@ class Engine:
         if strange := [i for i in request.sampling.logit_bias if not 0 <= i < size]:
             raise UserError(f"logit_bias names token {strange[0]}: give ids from 0 to {size - 1}")
         with self._lock:
-            if self._decoder is None or not self.running:
+            if self._decoder is None or not (self._fixed or self.running):
                 # Anew for texts that begin alone: the weights may have changed since.
                 self._decoder = pick_decoder(self._model)
                 if self._store is not None:
@@ -281,10 +292,18 @@ class Engine:
                 text for text in self._writing if (text.number, None if branch is None else text.branch) != gone
             ]
 
+    def forget(self, scope: str) -> None:
+        """Ends what is read for the store alone, of a scope and of those that begin with it and a stroke."""
+        with self._lock:
+            self._reading = [
+                text for text in self._reading
+                if text.on_event is not _ignore or not f"{text.request.scope}/".startswith(f"{scope}/")
+            ]  # fmt: skip
+
     def clear(self) -> None:
         """Ends all requests and forgets them."""
         with self._lock:
-            self._reading, self._writing = [], []
+            self._reading, self._writing, self._decoder = [], [], None
 
     def _pieces(self) -> tuple[list[_Text], list[Piece]]:
         """What this step reads: a token of each text that is written, then equal parts of the prompts."""
@@ -388,7 +407,3 @@ class Engine:
         self._name(text)
         state = replace(self._decoder.freeze(text.memory, text.read), prefix=text.prefix)
         return Place(state, tuple(text.unread))
-
-
-def _ignore(_: Event) -> None:
-    """For events that nobody waits for."""
