@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sioconv.errors import UserError
 from sioconv.generate.config import SamplingConfig
-from sioconv.generate.decoder import Compilation, Decoder, Piece, begin_decoding, pick_decoder
+from sioconv.generate.decoder import Compilation, Decoder, Piece, TorchDecoder, begin_decoding, pick_decoder
 from sioconv.generate.sampling import Constraint, Sampler, log_probabilities
 from sioconv.generate.states.state import SNAPSHOT_EVERY, Prefix, State, next_cut
 from sioconv.generate.states.store import Shelf, StateStore
@@ -147,6 +147,10 @@ class _Text:
     sampler: Sampler | None = None
 
 
+def _ignore(_: Event) -> None:
+    """For events that nobody waits for."""
+
+
 class Engine:
     """Runs requests on one model.
 
@@ -156,6 +160,7 @@ class Engine:
         token_budget: most tokens that a step reads; texts that are being written come first.
         max_texts: most texts that are written at once; more wait. Below the budget, so that reading goes on.
         store: where snapshots are kept and looked for; None for none.
+        fixed: whether the weights never change from now on; else they are looked at for each text that begins alone.
         at_once: whether it may begin with torch where the kernel has never been compiled, which takes half a minute.
             Torch's logits are the kernel's but for rounding, so a token may be another where two are as good as equal:
             not for texts that must come out the same again.
@@ -169,13 +174,14 @@ class Engine:
         token_budget: int = 512,
         max_texts: int = 256,
         store: StateStore | None = None,
+        fixed: bool = False,
         at_once: bool = False,
     ) -> None:
         if not 0 < max_texts < token_budget:
             raise ValueError(f"expected 0 < max_texts < token_budget, not {max_texts} and {token_budget}")
         self._model = model
         self._budget, self._max_texts = token_budget, max_texts
-        self._store = store
+        self._store, self._fixed = store, fixed
         self._decoder: Decoder | None = None
         self._at_once = at_once
         self._compilation: Compilation | None = None  # while torch stands in for the kernel
@@ -190,12 +196,13 @@ class Engine:
         """Texts that are being read or written."""
         return len(self._reading) + len(self._writing)
 
-    def submit(self, request: Request, on_event: Callable[[Event], object]) -> int:
+    def submit(self, request: Request, on_event: Callable[[Event], object] = _ignore) -> int:
         """Takes a request in; its number.
 
         Args:
             request: what is to be read and written.
-            on_event: called with each of its events, inside `step`, in order.
+            on_event: called with each of its events, inside `step`, in order; left out where the request is there for
+                the store alone.
 
         Raises:
             ValueError: there are no ids, an id isn't in the vocabulary, n or max_new_tokens is out of range.
@@ -211,7 +218,7 @@ class Engine:
         if strange := [i for i in request.sampling.logit_bias if not 0 <= i < size]:
             raise UserError(f"logit_bias names token {strange[0]}: give ids from 0 to {size - 1}")
         with self._lock:
-            if self._decoder is None or not self.running:
+            if self._decoder is None or not (self._fixed or self.running):
                 self._take_decoder()
             assert self._decoder is not None
             number, state, why = next(self._numbers), request.state, None
@@ -293,10 +300,18 @@ class Engine:
                 text for text in self._writing if (text.number, None if branch is None else text.branch) != gone
             ]
 
+    def forget(self, scope: str) -> None:
+        """Ends what is read for the store alone, of a scope and of those that begin with it and a stroke."""
+        with self._lock:
+            self._reading = [
+                text for text in self._reading
+                if text.on_event is not _ignore or not f"{text.request.scope}/".startswith(f"{scope}/")
+            ]  # fmt: skip
+
     def clear(self) -> None:
         """Ends all requests and forgets them."""
         with self._lock:
-            self._reading, self._writing = [], []
+            self._reading, self._writing, self._decoder = [], [], None
 
     def finish(self) -> None:
         """Waits until the kernel that torch stands in for is compiled, and so kept for the next process."""
@@ -310,6 +325,8 @@ class Engine:
         if self._compilation is None:
             begun = begin_decoding(self._model) if self._at_once else (pick_decoder(self._model), None)
             self._decoder, self._compilation = begun
+        elif self._decoder is None:
+            self._decoder = TorchDecoder(self._model, kernels=False)
         if self._store is not None:
             self._shelf = self._store.shelf(self._model, type(self._decoder).__name__)
 
@@ -423,7 +440,3 @@ class Engine:
         self._name(text)
         state = replace(self._decoder.freeze(text.memory, text.read), prefix=text.prefix)
         return Place(state, tuple(text.unread))
-
-
-def _ignore(_: Event) -> None:
-    """For events that nobody waits for."""

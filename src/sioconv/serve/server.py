@@ -9,6 +9,7 @@ import uvicorn
 
 from sioconv.errors import UserError
 from sioconv.progress import say
+from sioconv.serve.access.connection import connection_class
 from sioconv.serve.app import make_app
 from sioconv.serve.service import Service
 
@@ -42,7 +43,8 @@ def uvicorn_config(service: Service, host: str, port: int, hosts: Collection[str
         timeout_keep_alive=75,  # longer than what proxies and clients keep a connection that they don't use
         timeout_graceful_shutdown=max(1, int(service.config.grace) + 1),
         h11_max_incomplete_event_size=64 * 1024,
-        http="h11",
+        http=connection_class(service.config.body_seconds),
+        ws="none",
     )
 
 

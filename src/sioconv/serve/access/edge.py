@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,14 +24,20 @@ class Edge:
         app: the application.
         config: the limits.
         metrics: gets each answer's path and status.
+        admit: raises ApiError where a request that sends something may not come in; called before its body is read.
         hosts: names that a browser may know the server by; None for any. A page of the web whose name leads to this
             machine's loopback address is kept out by them.
     """
 
     def __init__(
-        self, app: ASGIApp, config: ServeConfig, metrics: Metrics, hosts: Collection[str] | None = None
+        self,
+        app: ASGIApp,
+        config: ServeConfig,
+        metrics: Metrics,
+        admit: Callable[[Scope], object],
+        hosts: Collection[str] | None = None,
     ) -> None:
-        self._app, self._config, self._metrics, self._hosts = app, config, metrics, hosts
+        self._app, self._config, self._metrics, self._admit, self._hosts = app, config, metrics, admit, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -50,6 +56,7 @@ class Edge:
         try:
             self._check(scope)
             if scope["method"] in WRITING:
+                self._admit(scope)
                 receive = await self._whole_body(scope, receive)
             await self._app(scope, receive, watched)
         except ApiError as error:
@@ -77,9 +84,8 @@ class Edge:
         """A `receive` that gives the whole body at once. Raises ApiError where it is too large or too slow."""
         most = self._config.max_body
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        too_large = ApiError(
-            413, f"the body has more than {most} bytes", code="body_too_large", headers={"Connection": "close"}
-        )
+        # The connection stays: a client that is told while it still sends reads the answer only after that.
+        too_large = ApiError(413, f"the body has more than {most} bytes", code="body_too_large")
         if not length.isdigit() or int(length) > most:
             raise too_large
         parts, size = [], 0
