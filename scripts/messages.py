@@ -92,6 +92,7 @@ ALSO = (
     "nothing", "none", "empty", "gradient", "loss", "JSON schema", "regular expression", "choice",
     "parameters", "a token", "training",
     "cards", "GiB each", "tokens/s", "time", "weights", "gradients", "optimizer", "activations", "logits",
+    "moments", "half copies", "gathered", "activations recomputed",
     "tokens in a document", "surprise (bits)", "% of the state at the end", "head",
     "token (of the state, {older} % is older than these)", "steps until half is forgotten",
     "{run} has also read {source}: if that holds the held-out text of {first}, its figures are too good",

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, TextIO
 
 from sioconv.errors import UserError
-from sioconv.language import columns, translated, wrapped
+from sioconv.language import hung, translated
 
 # C0 and C1 controls, delete, the line separators that are no line feed, directional overrides and isolates, halves of
 # surrogate pairs: what a terminal obeys, what makes text read as another text, and what no encoding can hold.
@@ -111,8 +111,11 @@ def show(text: str, end: str = "\n") -> None:
 
 
 def tell(message: str, end: str = "\n") -> None:
-    """Writes a message of this program's own to standard output, in the user's language."""
-    show(translated(message), end)
+    """Writes a message of this program's own to standard output, in the user's language; on a terminal in its width.
+
+    For lines that are copied, such as commands, `show` is right.
+    """
+    show_lines(translated(message), end)
 
 
 def show_json(values: Any) -> None:
@@ -123,20 +126,25 @@ def show_json(values: Any) -> None:
 
 
 def in_lines(text: str, stream: TextIO) -> str:
-    """The text in lines that are cut between words where `stream` is a terminal that it doesn't fit; else as it is."""
-    if not stream.isatty() or "\n" in text:
+    """The text with its lines cut between words where `stream` is a terminal that they don't fit; else as it is."""
+    if not stream.isatty():
         return text
     try:
         width = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):
         return text
-    return text if width < NARROWEST or columns(text) <= width else "\n".join(wrapped(text, width))
+    return text if width < NARROWEST else "\n".join(part for line in text.split("\n") for part in hung(line, width))
+
+
+def show_lines(text: str, end: str = "\n") -> None:
+    """`show` for sentences and columns of this program's own, which are cut between words on a terminal."""
+    show(in_lines(text, sys.stdout), end)
 
 
 def complain(message: str) -> None:
     """The command's last line on standard error, in the user's language, if anybody can still read it."""
     try:
-        print(in_lines(f"sioconv: {one_line(translated(message))}", sys.stderr), file=sys.stderr, flush=True)
+        print(in_lines(" ".join(("sioconv:", one_line(translated(message)))), sys.stderr), file=sys.stderr, flush=True)
     except OSError:
         drop_output(2)
 

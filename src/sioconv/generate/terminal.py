@@ -19,7 +19,7 @@ from sioconv.generate.session import Session
 from sioconv.generate.states.store import StateStore
 from sioconv.language import translated
 from sioconv.model import SioConvForCausalLM
-from sioconv.terminal import decode_utf8, show, show_json, visible, write_out
+from sioconv.terminal import decode_utf8, in_lines, show, show_json, visible, write_out
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -80,11 +80,11 @@ def chat_loop(
             try:
                 _reply(conversation.retry(sampling), output)
             except UserError as error:
-                _print(output, f"[{error}]\n")
+                _print(output, in_lines(f"[{error}]\n", output))
         elif line.split()[0] == "/exit":
             return
         else:
-            _print(output, f"{_command(conversation, line)}\n")
+            _print(output, in_lines(f"{_command(conversation, line)}\n", output))
 
 
 def begin(
