@@ -25,7 +25,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sioconv"
 # Functions whose text is shown, and which of their arguments it is.
 SHOWN = {
     "say": 0, "_sentence": 0, "tell": 0, "translated": 0, "track": 1,
-    "busy": 0, "Note": 0, "Left": 0, "_leave_out": 0,
+    "busy": 0, "Note": 0, "Left": 0, "_leave_out": 0, "_tell_once": 0,
 }  # fmt: skip
 # Functions that give a sentence, or the reason in one, to such a function.
 GIVEN = {

@@ -18,7 +18,8 @@ from sioconv.model.causal_lm import CheckpointedBlock, SioConvModel
 from sioconv.model.convolution import NO_TOKEN, Bigrams
 from sioconv.model.layers import FeedForward, NormedScan, RMSNorm, SioConvLayer
 from sioconv.model.quantised import QuantisedEmbedding, QuantisedLinear, QuantisedWeight
-from sioconv.ops.cpu.threads import run_tasks
+from sioconv.ops.cpu.jit import is_kept
+from sioconv.ops.cpu.threads import form_of, run_tasks
 from sioconv.ops.operators import COMPILES
 
 if TYPE_CHECKING:
@@ -183,15 +184,29 @@ class NativeDecoder:
         if self._work.size < len(ids) * self._row:
             self._work = np.empty(len(ids) * self._row, np.float32)
         logits = np.empty((len(wanted), self._vocabulary), np.float32)
-        kernels = self._kernels
-        run_tasks(
-            kernels.parallel, kernels.serial,
-            ids, before, self._table, states, wanted, self._sizes, self._numbers, self._work, *self._kinds,
-            logits.reshape(-1), self._edge,
-        )  # fmt: skip
+        arguments = self._arguments(ids, before, states, wanted, logits.reshape(-1))
+        run_tasks(self._kernels.parallel, self._kernels.serial, *arguments)
         for piece in pieces:
             piece.memory.last = int(piece.ids[-1])
         return logits
+
+    def is_kept(self) -> bool:
+        """Whether the kernel is compiled for such a model, here or on disk: else the first `read` does it."""
+        whole, numbers = np.empty(1, np.int64), np.empty(1, np.float32)
+        kernel = form_of(self._kernels.parallel, self._kernels.serial)
+        return is_kept(kernel, *self._arguments(whole, whole, whole, whole, numbers))
+
+    def _arguments(
+        self,
+        ids: NDArray[np.int64],
+        before: NDArray[np.int64],
+        states: NDArray[np.int64],
+        wanted: NDArray[np.int64],
+        logits: NDArray[np.float32],
+    ) -> tuple[Any, ...]:
+        """What the kernel is called with, in its order."""
+        model = self._table, states, wanted, self._sizes, self._numbers, self._work
+        return ids, before, *model, *self._kinds, logits, self._edge
 
     def _task_size(self) -> int:
         """Outputs of a task: as many as leave each thread some tasks of a layer's smallest matrix."""
