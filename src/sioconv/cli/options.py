@@ -106,12 +106,13 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
     from sioconv.progress import busy
 
     device = pick_device(arguments.device)
-    model = arguments.model
+    model = name = arguments.model
     if model is None:
         from sioconv.model.in_package import packaged_model
 
         model = packaged_model()
-    with busy(f"loading {model}"):
+        name = model.name
+    with busy(f"loading {name}"):
         loaded, tokenizer = load_model_folder(model, device, state=arguments.state)
     return loaded, tokenizer, sampling.with_defaults(loaded.generation_config, getattr(arguments, "given", values))
 
