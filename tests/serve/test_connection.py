@@ -156,6 +156,18 @@ def test_who_has_no_key_is_told_before_the_body(served_folder: Path, tmp_path: P
         assert httpx.post(url, json=body, headers=headers, timeout=PATIENCE).status_code == 200
 
 
+def test_a_request_without_a_body_needs_no_type(served_folder: Path) -> None:
+    with serving(f"tiny={served_folder}", config=ServeConfig()) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        for more, status in ((b"", b"404"), (b"Content-Length: 0\r\n", b"404"), (b"Content-Length: 1\r\n", b"415")):
+            with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
+                client.sendall(b"POST /v1/responses/resp_x/cancel HTTP/1.1\r\nHost: x\r\n" + more + b"\r\n")
+                assert client.recv(4096).split()[1] == status
+            with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
+                client.sendall(b"POST /load_model HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+                assert client.recv(4096).split()[1] == b"415"
+
+
 def test_the_server_gives_up_slow_heads(served_folder: Path) -> None:
     with serving(f"tiny={served_folder}", config=ServeConfig(body_seconds=1)) as server:
         host, port = server.url.removeprefix("http://").split(":")

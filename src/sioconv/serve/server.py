@@ -1,5 +1,6 @@
 """Starting and stopping a server."""
 
+import gc
 import ipaddress
 import logging
 from collections.abc import Collection
@@ -85,6 +86,8 @@ def run_server(service: Service, host: str, port: int) -> None:
     if service.keys is None and not is_loopback(host):
         say(f"warning: {host} can be reached from outside and there are no keys: anyone may use this server (--keys)")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    gc.collect()
+    gc.freeze()  # models and libraries stay: the collector needn't look through them again and again
     try:
         Server(uvicorn_config(service, host, port, hosts_of(host)), service).run()
     except SystemExit as error:  # uvicorn's way to say that it can't listen; it has logged why

@@ -1,8 +1,8 @@
 """Texts of Aozora Bunko: without the head's legend and the foot, with ruby and notes read.
 
 Their rules (https://www.aozora.gr.jp/annotation/): ruby in 《》 behind the kanji that it reads, or behind ｜ and any
-text; notes in ［＃…］; letters with accents as 〔Cafe'〕; characters that Shift_JIS lacks as ※［＃…］ with their place in
-JIS X 0213 or their Unicode number.
+text; notes in ［＃…］; letters with accents as 〔Cafe'〕; characters that Shift_JIS lacks as ※［＃…］ with their place
+in JIS X 0213 or their Unicode number.
 """
 
 import re

@@ -76,7 +76,8 @@ class Edge:
         if self._hosts is not None and name not in self._hosts:
             raise ApiError(403, "this server answers to its own names only: see --host", code="wrong_host")
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        if scope["method"] in WRITING and kind != b"application/json" and int(headers.get(b"content-length", b"1")):
+        with_body = b"transfer-encoding" in headers or int(headers.get(b"content-length", b"0"))
+        if scope["method"] in WRITING and with_body and kind != b"application/json":
             # Also: what a page of another site may send without asking is never JSON.
             raise ApiError(415, "the body isn't JSON: send Content-Type: application/json", code="wrong_type")
 
