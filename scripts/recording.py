@@ -32,11 +32,11 @@ DEMO_SPEED = 12
 READY = b"\x1b]777;ready\x07"  # the shell's prompt ends with it; no terminal shows it
 QUIET = 6.0  # seconds without a word, after which a program waits for a line
 # What is typed, and whether a shell or a conversation waits for it.
-TALK = ["こんにちは", "あなたの名前は？", "旭川市がある都道府県はどこですか？", "Who are you?", "/exit"]
+TALK = ["こんにちは", "あなたの名前は？", "Who are you?", "旭川市がある都道府県はどこですか？", "/memory", "/exit"]
 SESSIONS = {
     "chat": [("shell", "sioconv chat"), *(("chat", line) for line in TALK)],
     "demo": [("shell", "sioconv demo --minutes 2"), ("shell", "sioconv chat runs/demo/model"),
-             *(("chat", line) for line in (TALK[0], TALK[2], "/exit"))],
+             *(("chat", line) for line in TALK)],
 }  # fmt: skip
 COLOURS = {
     "default": "#c9d1d9", "black": "#6e7681", "red": "#ff7b72", "green": "#7ee787", "brown": "#e3b341",

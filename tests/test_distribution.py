@@ -57,6 +57,7 @@ def test_wheel_and_sdist_are_whole_and_the_wheel_works_in_an_empty_environment(t
     with tarfile.open(sdist) as content:
         names = {name.partition("/")[2] for name in content.getnames()}
     assert {"LICENSE", "NOTICE", "README.md", "constraints.txt", "tests/test_distribution.py"} <= names
+    assert [name for name in names if "node_modules" in name] == []  # of who has built the page
 
     place = tmp_path / "empty"
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
