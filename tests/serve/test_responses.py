@@ -1,5 +1,6 @@
 """Responses, conversations, completions and the smaller routes, through OpenAI's own client."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sioconv.data.tokenizer.tokenizer import END_OF_TURN
 from sioconv.generate import SamplingConfig, Session
 from sioconv.generate.quantise import quantise_model
 from sioconv.model import load_model_folder, save_initial_state, save_model_folder
+from sioconv.model.folder import keep_generation
 from sioconv.model.initial_state import initial_states
 from tests.serve.conftest import Running, serving
 
@@ -31,6 +33,22 @@ def respond(client: OpenAI, text: Any, **options: Any) -> Any:
 def chat(client: OpenAI, messages: Any) -> str:
     answer = client.chat.completions.create(model="tiny", messages=messages, seed=3, max_tokens=8)
     return answer.choices[0].message.content or ""
+
+
+def test_what_a_folder_says_of_sampling_is_the_default(served_folder: Path, tmp_path: Path) -> None:
+    """As in `sioconv chat`: a tuned persona is served as it speaks there."""
+    folder = tmp_path / "calm"
+    shutil.copytree(served_folder, folder)
+    keep_generation(folder, {"do_sample": True, "temperature": 0.25, "top_p": 0.5})
+    with serving(f"tiny={folder}") as running:
+        client = OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+        calm = respond(client, "川は？")
+        assert (calm.temperature, calm.top_p) == (0.25, 0.5)
+        told = respond(client, "川は？", temperature=0.25, top_p=0.5)
+        assert calm.output_text == told.output_text
+        assert respond(client, "川は？", temperature=1.0).temperature == 1.0
+        asked = {"model": "tiny", "input": "川は？", "temperature": None, "seed": 3, "max_output_tokens": 8}
+        assert httpx.post(f"{running.url}/v1/responses", json=asked).json()["temperature"] == 0.25
 
 
 def test_a_response_goes_on_from_the_one_before(client: OpenAI) -> None:

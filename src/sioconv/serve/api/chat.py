@@ -31,7 +31,7 @@ async def create(body: ChatRequest, request: Request) -> Response:
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise ApiError(400, "max_tokens and max_completion_tokens are both given: give one", "max_tokens")
     most = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    sampling = body.sampling(most, body.stop, service.config)
+    sampling = body.sampling(most, body.stop, service.config, served.model)
     start, stored = start_of(served, body.persona, body.state)
     prompt = await chat_prompt(served, body.messages, start, client.owner, stored and body.store, service.config)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None

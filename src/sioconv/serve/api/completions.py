@@ -87,7 +87,7 @@ async def _asked(
     history = frozenset(ids) - served.vocabulary.special
     prompt = Prompt(ids, start.state, scope_of(client.owner, start), history, stored)
     checked(prompt, service.config, "prompt")
-    sampling = body.sampling("max_tokens", body.stop, service.config)
+    sampling = body.sampling("max_tokens", body.stop, service.config, served.model)
     grammar = await grammar_of(served, body.form(), "prompt")
     writing = Writing(served, prompt, sampling, body.n, body.logprobs, turns=False, grammar=grammar)
     return Asked(service, client, served, writing, "cmpl-")

@@ -86,7 +86,7 @@ async def create(body: ResponseRequest, request: Request) -> Response:
     before = await kept_before(service, client, body)
     if before.model is not None and before.model != served.name:
         raise ApiError(400, f"what it goes on from was written by the model {before.model}: only that one can", "model")
-    sampling = body.sampling("max_output_tokens", None, service.config)
+    sampling = body.sampling("max_output_tokens", None, service.config, served.model)
     start = start_of(served, body.persona or before.persona, None)[0]
     if before.state:
         start = Start(served.unpack(before.state, trusted=True).state, name=start.name)

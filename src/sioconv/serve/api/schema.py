@@ -103,13 +103,14 @@ class Sampled(Body):
         except UserError as error:
             raise of_user_error(error, "choice" if self.choice else "regex") from error
 
-    def sampling(self, name: str, stop: Stop, config: ServeConfig) -> SamplingConfig:
-        """The settings of a reply.
+    def sampling(self, name: str, stop: Stop, config: ServeConfig, model: Any) -> SamplingConfig:
+        """The settings of a reply: those of the request, then those of the model's folder, then ours.
 
         Args:
             name: the field that says how many tokens it may have.
             stop: strings that end it.
             config: the server's limits.
+            model: the one that replies; its `generation_config` is read.
 
         Raises:
             ApiError, UserError: a value is out of its range.
@@ -118,7 +119,8 @@ class Sampled(Body):
         if most is not None and not 1 <= most <= config.max_new_tokens:
             raise ApiError(400, f"{name} is {most}: this server takes 1 to {config.max_new_tokens}", name)
         default = SamplingConfig()
-        return SamplingConfig(
+        given = {field for field in self.model_fields_set if getattr(self, field) is not None}
+        asked = SamplingConfig(
             temperature=default.temperature if self.temperature is None else self.temperature,
             top_k=self.top_k,
             top_p=default.top_p if self.top_p is None else self.top_p,
@@ -133,6 +135,7 @@ class Sampled(Body):
             seed=self.seed,
             stop=[] if stop is None else [stop] if isinstance(stop, str) else stop,
         )
+        return asked.with_defaults(model.generation_config, given)
 
 
 class StreamOptions(Body):
