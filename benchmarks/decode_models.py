@@ -77,9 +77,11 @@ def ours(size: str, kind: str) -> Candidate:
 
     table = sum(parameter.nbytes for parameter in model.model.embed_tokens.parameters())
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    return Candidate(
-        weights, weights - table, products(model), memories, step, lambda memory: sum(one.nbytes for one in memory)
-    )
+
+    def size_of(memory: list[Any]) -> int:
+        return sum(one.states.nbytes for one in memory)
+
+    return Candidate(weights, weights - table, products(model), memories, step, size_of)
 
 
 def random_model(size: str, kind: str) -> SioConvForCausalLM:

@@ -7,6 +7,7 @@ for byte.
 """
 
 import argparse
+import bz2
 import gzip
 import json
 import re
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sioconv.data.bundled import SUFFIX
 from sioconv.data.documents import Row, split_of
 
 Record = dict[str, Any]
@@ -85,10 +87,9 @@ def read(path: Path) -> list[Record]:
 
 
 def write(path: Path, rows: Iterable[Record]) -> None:
-    """Writes rows as gzip'd JSON lines that hold no time and no file name."""
+    """Writes rows as JSON lines in bzip2, which holds no time and no file name."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as stream:
-        stream.write("".join(lines).encode())
+    path.write_bytes(bz2.compress("".join(lines).encode()))
     print(f"{path.name}: {len(lines):,} rows, {path.stat().st_size:,} bytes")
 
 
@@ -243,7 +244,7 @@ def main() -> None:
         "chat_translation": translations(pairs),
     }
     for name, rows in files.items():
-        write(arguments.out / f"{name}.jsonl.gz", rows)
+        write(arguments.out / f"{name}{SUFFIX}", rows)
 
 
 if __name__ == "__main__":

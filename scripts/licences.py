@@ -28,6 +28,7 @@ NAMES = {
     "BSD License": "BSD", "3-Clause BSD License": "BSD-3-Clause", "ISC License (ISCL)": "ISC",
     "Python Software Foundation License": "PSF-2.0", "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "GNU Lesser General Public License v2 or later (LGPLv2+)": "LGPL-2.0-or-later",
+    "GNU Lesser General Public License v3 (LGPLv3)": "LGPL-3.0-only",
     "Other/Proprietary License": "Intel Simplified Software License",
 }  # fmt: skip
 # Licences that ask for a notice, or for nothing.
@@ -39,6 +40,7 @@ FREE = {
 OTHERS = {
     "MPL-2.0": {"npm:axe-core", "certifi", "hypothesis", "orjson", "pathspec", "tqdm"},
     "LGPL-2.0-or-later": {"chardet"},
+    "LGPL-3.0-only": {"pyte"},
     "Intel Simplified Software License": {"tbb", "tcmlib"},  # may be handed on unchanged, not taken apart
 }
 

@@ -25,7 +25,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sioconv"
 # Functions whose text is shown, and which of their arguments it is.
 SHOWN = {
     "say": 0, "_sentence": 0, "tell": 0, "translated": 0, "track": 1,
-    "busy": 0, "Note": 0, "Left": 0, "_leave_out": 0,
+    "busy": 0, "Note": 0, "Left": 0, "_leave_out": 0, "_tell_once": 0,
 }  # fmt: skip
 # Functions that give a sentence, or the reason in one, to such a function.
 GIVEN = {
@@ -92,6 +92,7 @@ ALSO = (
     "nothing", "none", "empty", "gradient", "loss", "JSON schema", "regular expression", "choice",
     "parameters", "a token", "training",
     "cards", "GiB each", "tokens/s", "time", "weights", "gradients", "optimizer", "activations", "logits",
+    "moments", "half copies", "gathered", "activations recomputed",
     "tokens in a document", "surprise (bits)", "% of the state at the end", "head",
     "token (of the state, {older} % is older than these)", "steps until half is forgotten",
     "{run} has also read {source}: if that holds the held-out text of {first}, its figures are too good",

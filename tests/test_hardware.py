@@ -1,8 +1,10 @@
 """Which device is taken, and how a wrong one is refused."""
 
 import platform
+import sys
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from sioconv.hardware import (
     pick_precision,
     synchronize,
     usable_cores,
+    use_large_pages,
 )
 from sioconv.ops.linear import product
 
@@ -104,3 +107,29 @@ def test_versions() -> None:
     assert versions["sioconv"] == sioconv.__version__
     assert versions["python"] == platform.python_version()
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_large_pages_keep_what_is_in_memory() -> None:
+    """Also around it, and where nothing is; pieces side by side are taken together."""
+    numbers = np.random.default_rng(0).integers(0, 256, 9 * 2**20, np.uint8)
+    before, start = numbers.copy(), numbers.ctypes.data
+    third = numbers.size // 3
+    use_large_pages([(start + 2 * third, third), (start, third), (start + third, third), (2**21, 2**22), (start, 0)])
+    assert np.array_equal(numbers, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked")
+def test_only_whole_large_pages_inside_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Library:
+        @staticmethod
+        def madvise(start: int, size: int, advice: int) -> int:
+            assert advice == 25
+            asked.append((start, size))
+            return -1  # what is refused is no error
+
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda _: Library)
+    large = 2**21
+    use_large_pages([(large - 5, large), (2 * large + 4000, 2 * large), (9 * large, large - 1), (20 * large, large)])
+    assert asked == [(large, large), (2 * large, large), (3 * large, large), (20 * large, large)]

@@ -24,6 +24,7 @@ from sioconv.language import (
     Catalogue,
     choose_language,
     columns,
+    hung,
     language,
     translated,
     wrapped,
@@ -219,3 +220,22 @@ def test_lines_are_as_wide_as_the_terminal_and_nothing_is_lost(text: str, width:
     longest = max((columns(word) for word in re.findall(r"[!-~]+", text)), default=0)
     marks = max((2 * len(run) for run in re.findall(r"[、。]+", text)), default=0)
     assert all(columns(line) <= max(width, longest) + marks for line in lines)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  sioconv import FILE… OUT.jsonl  " + "トーク、表、本を JSON Lines に。" * 6,
+        "  T4                  8       0.2   1,821,527         –  communication decides what is possible here",
+        "sioconv: " + "a rather long word-filled message, " * 5,
+        "/memory       " + "what the conversation takes in memory, and what the last reply had to read",
+    ],
+)
+def test_a_line_that_doesnt_fit_goes_on_below_its_column(line: str, width: int) -> None:
+    lines = list(hung(line, width))
+    assert max(map(columns, lines)) <= width
+    assert "".join(lines).replace(" ", "") == line.replace(" ", "")
+    assert all(part.startswith("  ") for part in lines[1:])
+    assert not [part for part in lines[1:] if part.strip()[0] in "、。"]
+    assert list(hung("short  line", width)) == ["short  line"]

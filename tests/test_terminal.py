@@ -1,10 +1,14 @@
 """The standard streams: what is shown, what is refused, and that nothing which is printed commands a terminal."""
 
+import fcntl
 import io
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sioconv.errors import UserError
+from sioconv.language import columns
 from sioconv.terminal import decode_chunks, decode_utf8, one_line, read_prompt, show, show_json, visible
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -200,3 +205,19 @@ def test_the_place_of_what_is_no_text_is_named_whatever_the_chunks(size: int) ->
         with pytest.raises(UserError, match="the file is not UTF-8") as caught:
             list(decode_chunks(chunks, "the file"))
         assert place in str(caught.value)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_long_error_is_cut_between_words_on_a_terminal(width: int) -> None:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    for language in ("en", "ja"):
+        command = [sys.executable, "-m", "sioconv", "nothing", "--lang", language]
+        done = subprocess.run(command, stdin=slave, stderr=slave, stdout=slave, check=False, env=ENVIRONMENT)
+        assert done.returncode == 2
+        lines = os.read(master, 1 << 16).decode().splitlines()
+        assert len(lines) > 2 and max(map(columns, lines)) <= width
+        assert " ".join(lines).split("sioconv: ")[1].startswith("unknown verb") == (language == "en")
+        assert {"tokenizer,", "pretrain,", "finetune,"} <= {word for line in lines for word in line.split()}
+    os.close(master)
+    os.close(slave)

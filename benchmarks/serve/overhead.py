@@ -14,15 +14,22 @@ from sioconv.generate.states.state import State
 from sioconv.model import load_model_folder
 from sioconv.serve.config import ServeConfig
 
+WORDS = 64
 
-def bare(folder: Path) -> Any:
+
+def words_of(vocabulary: Vocabulary, size: int) -> dict[int, float]:
+    """A `logit_bias` that leaves some words with a space before them: text of these is spelt by the tokenizer alike."""
+    spelt = [(i, vocabulary.bytes_of(i)) for i in range(size)]
+    words = [i for i, data in spelt if data.startswith(b" ") and data[1:].isalpha() and data.isascii()]
+    return dict.fromkeys(words[:: max(1, len(words) // WORDS)][:WORDS], 100.0)
+
+
+def bare(model: Any, tokenizer: Any, vocabulary: Vocabulary) -> Any:
     """A call that writes replies with the engine alone, all at once; the processor seconds of a token."""
-    model, tokenizer = load_model_folder(folder)
-    vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
     texts = ServeConfig().texts
     engine = Engine(model, token_budget=max(512, 2 * texts), max_texts=texts)
 
-    def run(first: int, count: int, tokens: int) -> float:
+    def run(first: int, count: int, tokens: int, bias: dict[int, float]) -> float:
         written = 0
 
         def note(event: Event) -> None:
@@ -30,7 +37,7 @@ def bare(folder: Path) -> Any:
             written += event.token is not None
 
         start = time.process_time()
-        sampling = SamplingConfig(min_new_tokens=tokens, max_new_tokens=tokens)
+        sampling = SamplingConfig(min_new_tokens=tokens, max_new_tokens=tokens, logit_bias=bias)
         for number in range(first, first + count):
             ids, _ = encode(tokenizer, opening(number), add_generation_prompt=True)
             ends = (vocabulary.eos, vocabulary.end_of_turn)
@@ -55,25 +62,32 @@ async def streams(server: Server, first: int, count: int, tokens: int, **options
 def measure(folder: Path, at_once: list[int], tokens: int, rounds: int) -> list[dict[str, float]]:
     """Engine and server in turns; a row for each number of streams.
 
-    A random model spells its replies in other tokens than the tokenizer, so that each is read once more for the store
-    (docs/serving.md); a trained one seldom does. So both are measured: with `store: false`, and as requests are.
+    A reply that the model spells in other tokens than the tokenizer is read once more for the store (docs/serving.md):
+    trained models seldom do that, a random one always. So replies are of words that the tokenizer spells alike, with
+    `store: false` and as requests are; and once more of any tokens, as `respelt`, beside the engine writing such.
     """
-    rows, engine, first = [], bare(folder), 64
+    model, tokenizer = load_model_folder(folder)
+    vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
+    bias = words_of(vocabulary, model.config.vocab_size)
+    words = {"logit_bias": {str(token): value for token, value in bias.items()}}
+    rows, engine, first = [], bare(model, tokenizer, vocabulary), 64
     with ours(folder) as server:
         asyncio.run(streams(server, 0, 64, 4))  # what is loaded at the first use
-        engine(0, 64, 4)
+        engine(0, 64, 4, bias)
         for count in at_once:
-            found: dict[str, list[float]] = {"engine": [], "server": [], "server_and_store": []}
+            ways = {"server": words | {"store": False}, "server_and_store": words, "respelt": {}}
+            found: dict[str, list[float]] = {name: [] for name in ("engine", "engine_respelt", *ways)}
             for _ in range(rounds):
-                found["engine"].append(engine(first, count, tokens))
-                found["server"].append(asyncio.run(streams(server, first, count, tokens, store=False)))
-                found["server_and_store"].append(asyncio.run(streams(server, first, count, tokens)))
-                first += count
+                found["engine"].append(engine(first, count, tokens, bias))
+                found["engine_respelt"].append(engine(first, count, tokens, {}))
+                for name, options in ways.items():
+                    found[name].append(asyncio.run(streams(server, first, count, tokens, **options)))
+                    first += count
             row: dict[str, float] = {"at_once": count}
             for name, seconds in found.items():
                 row[f"{name}_cpu_us_per_token"] = 1e6 * statistics.median(seconds)
-                ratios = [each / alone for each, alone in zip(seconds, found["engine"], strict=True)]
-                row[f"{name}_overhead"] = statistics.median(ratios) - 1
-            del row["engine_overhead"]
+                if name in ways:
+                    alone = found["engine_respelt" if name == "respelt" else "engine"]
+                    row[f"{name}_overhead"] = statistics.median(a / b for a, b in zip(seconds, alone, strict=True)) - 1
             rows.append(row)
     return rows

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,7 +84,10 @@ def transformers_serve(folder: Path, threads: int = 1) -> Iterator[Server]:
 
 @contextmanager
 def _server(words: Sequence[str], threads: int, asked: str, model: str, extra: Mapping[str, Any]) -> Iterator[Server]:
-    """A Python program that listens at `{port}` and answers `asked` once it is ready; its log goes to a file."""
+    """A Python program that listens at `{port}` and answers `asked` once it is ready.
+
+    Raises RuntimeError with the end of its log where it doesn't.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -91,28 +95,33 @@ def _server(words: Sequence[str], threads: int, asked: str, model: str, extra: M
     command = [sys.executable, *(word.replace("{port}", str(port)) for word in words)]
     path = os.pathsep.join(filter(None, sys.path))
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONPATH": path}
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait(child, url + asked)
-        yield Server(url, model, psutil.Process(child.pid), extra)
-    finally:
-        child.terminate()
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            child.wait(60)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+            problem = _wait(child, url + asked)
+            if problem is not None:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+                raise RuntimeError(f"{' '.join(command)}: {problem}:\n{log.read().decode('utf-8', 'replace')}")
+            yield Server(url, model, psutil.Process(child.pid), extra)
+        finally:
+            child.terminate()
+            try:
+                child.wait(60)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
 
 
-def _wait(child: "subprocess.Popen[bytes]", url: str) -> None:
+def _wait(child: "subprocess.Popen[bytes]", url: str) -> str | None:
+    """Waits until a server answers; what is wrong where it doesn't."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         if child.poll() is not None:
-            raise RuntimeError(f"the server has ended with {child.returncode}: {child.args}")
+            return f"it has ended with {child.returncode}"
         try:
             if httpx.get(url, timeout=5).status_code == 200:
-                return
+                return None
         except httpx.HTTPError:
             pass
         time.sleep(0.2)
-    raise RuntimeError(f"the server doesn't listen after {PATIENCE} s: {child.args}")
+    return f"it doesn't listen after {PATIENCE} s"

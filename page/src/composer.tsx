@@ -17,9 +17,9 @@ export function Composer(): JSX.Element {
   const area = useRef<HTMLTextAreaElement>(null);
   const writing = talk.isWriting();
   useEffect(() => {
-    const { style, scrollHeight } = area.current!;
-    style.height = "auto";
-    style.height = `${Math.max(scrollHeight, area.current!.scrollHeight)}px`;
+    const box = area.current!;
+    box.style.height = "auto"; // so that it becomes smaller too
+    box.style.height = `${box.scrollHeight + box.offsetHeight - box.clientHeight}px`;
   }, [text]);
   useEffect(() => area.current!.focus(), [talk.current.id]);
   const send = (): void => {

@@ -6,6 +6,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from sioconv.ops.linear import product, takes_onednn
 if sys.platform != "win32":
     import resource
 
+_PAGE, _LARGE_PAGE = 4096, 2 * 2**20
+_COLLAPSE = 25  # MADV_COLLAPSE of Linux 6.1; older ones refuse it
 PACKAGES = ("torch", "numba", "transformers", "tokenizers", "datatrove", "numpy")
 
 # ------------------------------------------------------------------------------------------------------------- devices
@@ -83,6 +86,27 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(top_pad, 2**27)
         mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older releases take 32 MiB at most
+
+
+def use_large_pages(places: Iterable[tuple[int, int]]) -> None:
+    """Has Linux keep what lies in memory at these places (address, bytes) in pages of 2 MB instead of 4 kB.
+
+    What is there stays. The processor reads far faster so: it looks up fewer addresses, and sees further ahead. Where
+    it can't be had (another system, another size of pages, files that are read in place), nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    advise = ctypes.CDLL(None).madvise
+    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    joined: list[list[int]] = []  # what lies so close together that no other page can be between
+    for start, size in sorted(places):
+        if joined and start <= joined[-1][1] + 2 * _PAGE:
+            joined[-1][1] = max(joined[-1][1], start + size)
+        else:
+            joined.append([start, start + size])
+    for start, end in joined:
+        for page in range(-(-start // _LARGE_PAGE) * _LARGE_PAGE, end - _LARGE_PAGE + 1, _LARGE_PAGE):
+            advise(page, _LARGE_PAGE, _COLLAPSE)
 
 
 def memory_used(device: torch.device) -> int:

@@ -192,3 +192,25 @@ def wrapped(text: str, width: int) -> Iterator[str]:
         line += word if line else word.lstrip()
     if line.strip():
         yield line.rstrip()
+
+
+def hung(line: str, width: int) -> Iterator[str]:
+    """A line as lines of at most so many columns; what doesn't fit goes on below its last column, or a little indented.
+
+    Columns are parted by two spaces or more. Words and their spaces stay as they are.
+    """
+    if columns(line) <= width:
+        yield line
+        return
+    last = max((found.end() for found in re.finditer(r"\S {2,}(?=\S)", line)), default=0)
+    first = len(line) - len(line.lstrip(" "))
+    indent = columns(line[:last]) if last and columns(line[:last]) <= width * 2 // 3 else first + 2
+    kept, is_empty = "", True
+    for word in re.findall(r"[!-~]+|\s+|[^!-~\s]", line):
+        if not is_empty and columns(kept + word.rstrip()) > width - 2 * (word not in NOT_FIRST):
+            yield kept.rstrip()
+            kept, is_empty, word = " " * indent, True, word.lstrip()
+        kept += word
+        is_empty = is_empty and not word.strip()
+    if not is_empty:
+        yield kept.rstrip()

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from sioconv.language import columns, translated
-from sioconv.terminal import drop_output, visible
+from sioconv.terminal import drop_output, in_lines, visible
 
 T = TypeVar("T")
 NARROW, WIDE = 80, 110  # columns from which there is a short bar, and a long one
@@ -88,7 +88,7 @@ def say(message: str) -> None:
     Work goes on where nobody can read it any more: the terminal has gone, the log's disk is full.
     """
     try:
-        console.print(visible(translated(message)), markup=False, soft_wrap=True)
+        console.print(in_lines(visible(translated(message)), sys.stderr), markup=False, soft_wrap=True)
     except OSError:
         drop_output(2)
 

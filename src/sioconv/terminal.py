@@ -13,10 +13,11 @@ from itertools import chain
 from typing import Any, TextIO
 
 from sioconv.errors import UserError
-from sioconv.language import translated
+from sioconv.language import hung, translated
 
 # C0 and C1 controls, delete, the line separators that are no line feed, directional overrides and isolates, halves of
 # surrogate pairs: what a terminal obeys, what makes text read as another text, and what no encoding can hold.
+NARROWEST = 20  # columns of a terminal in which lines are cut between words
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -110,8 +111,11 @@ def show(text: str, end: str = "\n") -> None:
 
 
 def tell(message: str, end: str = "\n") -> None:
-    """Writes a message of this program's own to standard output, in the user's language."""
-    show(translated(message), end)
+    """Writes a message of this program's own to standard output, in the user's language; on a terminal in its width.
+
+    For lines that are copied, such as commands, `show` is right.
+    """
+    show_lines(translated(message), end)
 
 
 def show_json(values: Any) -> None:
@@ -121,10 +125,26 @@ def show_json(values: Any) -> None:
     write_out(CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
+def in_lines(text: str, stream: TextIO) -> str:
+    """The text with its lines cut between words where `stream` is a terminal that they don't fit; else as it is."""
+    if not stream.isatty():
+        return text
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return text
+    return text if width < NARROWEST else "\n".join(part for line in text.split("\n") for part in hung(line, width))
+
+
+def show_lines(text: str, end: str = "\n") -> None:
+    """`show` for sentences and columns of this program's own, which are cut between words on a terminal."""
+    show(in_lines(text, sys.stdout), end)
+
+
 def complain(message: str) -> None:
     """The command's last line on standard error, in the user's language, if anybody can still read it."""
     try:
-        print(f"sioconv: {one_line(translated(message))}", file=sys.stderr, flush=True)
+        print(in_lines(" ".join(("sioconv:", one_line(translated(message)))), sys.stderr), file=sys.stderr, flush=True)
     except OSError:
         drop_output(2)
 

@@ -48,6 +48,9 @@ def test_the_users_own_come_first(tmp_path: Path) -> None:
     found = build_questions(SOURCES | {"own": SourceConfig(str(path), kind="chat", heldout=0.3)}, HELDOUT, NAME, n=4)
     unseen = [question.why for question in found if question.kind == "unseen"]
     assert unseen == ["held-out question"] * 4
+    seen = [question for question in found if question.kind == "seen"]
+    assert [question.answer == "海じゃ。" for question in seen] == [True, True, False, False]
+    assert not {question.question for question in seen} & {q.question for q in found if q.kind == "unseen"}
 
 
 def test_seen_ones_stand_in_the_training_rows(questions: list[Question], training: list[Row]) -> None:
@@ -118,8 +121,10 @@ def test_conversations_of_ones_own(tmp_path: Path) -> None:
         {"messages": turns("e?", "f.", "g?", "h."), "key": "h"},
         {"messages": turns("i?", "j.")},
     ]
-    [question] = build_questions(source(tmp_path / "a.jsonl", *rows), 0, NAME)
+    *own, question = build_questions(source(tmp_path / "a.jsonl", *rows), 0, NAME)
     assert question == Question("2+2?", "4.", ("4",), "en", "seen", "trained question")
+    # What a right answer to them holds isn't known.
+    assert {(each.question, each.answer, each.key) for each in own} == {("a?", "b.", ()), ("i?", "j.", ())}
 
 
 def test_no_conversations() -> None:

@@ -278,3 +278,12 @@ def test_unprintable_characters_are_replaced_and_others_kept() -> None:
 def test_markdown_escapes() -> None:
     assert escape_markdown("a|b\n*c* <d> `e`") == r"a\|b<br>\*c\* &lt;d&gt; \`e\`"
     assert escape_markdown(1.5) == 1.5
+
+
+def test_questions_of_the_users_own_come_first_and_arent_judged(tmp_path: Path) -> None:
+    own = replace(an_answer("held-out question", right=False), judged=False)
+    write_report(tmp_path, replace(full_figures(), chat=Chat(2.5, 1.5, [an_answer()], [own])))
+    for name in ("index.html", "report.md"):
+        page = (tmp_path / "report" / name).read_text(encoding="utf-8")
+        assert page.index("Unseen questions") < page.index("Seen questions")
+        assert "– are right" not in page.replace("\\", "") and page.count("are right") == 1

@@ -101,8 +101,8 @@ def judge_verb(
     if fault == "full" and struck.code and not struck.refused:
         problems.append(f"code {struck.code}: {struck.said[-300:]}")
     again = server.run(folder, *command)
-    done = any(words in again.said for words in ("already", "has a key"))  # it was killed behind its last rename
-    if again.code and not (again.refused and done and struck.code):
+    done = any(words in again.said for words in ("already", "has a key"))  # it was struck behind its last rename
+    if again.code and not (again.refused and done):
         problems.append(f"again: code {again.code}: {again.said[-300:]}")
     if left := hidden(folder / "runs"):
         problems.append(f"left behind: {left}")

@@ -35,6 +35,8 @@ VERBS: tuple[tuple[str, ...], ...] = (
     ("generate", BASE, "川は", "--save_state", "runs/text.state", *SETTINGS),
     ("quantize", MODEL, "runs/small8", "--text", "rivers.jsonl"),
     ("publish", MODEL, "runs/hub", *PUBLISH),
+    ("export", "onnx", MODEL, "runs/onnx"),
+    ("compare", str(RUN), "runs/other", "--out", "runs/comparison", "--bytes", "200", "--pairs", "1"),
     ("serve", "key", "runs/keys.txt", "alice"),
     TUNE,
 )

@@ -74,3 +74,14 @@ def test_the_settings_need_no_heavy_module() -> None:
 )
 def test_in_the_words_of_transformers(given: dict[str, Any], expected: dict[str, Any]) -> None:
     assert SamplingConfig(**given).for_transformers() == expected
+
+
+def test_a_folder_says_how_tokens_are_chosen_where_nobody_else_does() -> None:
+    from transformers import GenerationConfig
+
+    folder = GenerationConfig(do_sample=True, temperature=0.5, top_k=7, top_p=0.9)
+    sampling = SamplingConfig(top_k=3).with_defaults(folder, given={"top_k"})
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.5, 3, 0.9)
+    assert SamplingConfig().with_defaults(GenerationConfig(), given=set()) == SamplingConfig()
+    with pytest.raises(UserError, match="temperature out of range"):
+        SamplingConfig().with_defaults(GenerationConfig(do_sample=True, temperature=-1.0), given=set())

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from sioconv.errors import UserError
 from sioconv.generate import Engine, Event, Request, SamplingConfig
+from sioconv.generate.decoder import pick_decoder
+from sioconv.generate.states.store import StateStore
 from sioconv.model import SioConvConfig, SioConvForCausalLM
 
 VOCABULARY = 97
@@ -276,3 +278,23 @@ def test_memory_comes_back(model: SioConvForCausalLM) -> None:
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert after - before < 400 * 100  # bytes a request; its state alone takes 1,024
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_weights_are_looked_at_again_unless_they_are_fixed(
+    model: SioConvForCausalLM, monkeypatch: pytest.MonkeyPatch, fixed: bool
+) -> None:
+    made: list[object] = []
+
+    def noted(model: object) -> object:
+        made.append(model)
+        return pick_decoder(model)
+
+    monkeypatch.setattr("sioconv.generate.engine.pick_decoder", noted)
+    engine = Engine(model, store=StateStore(), fixed=fixed)
+    replies = [[event.token for event in engine.stream(Request([5, 6, 7], max_new_tokens=4))] for _ in range(3)]
+    assert replies[0] == replies[1] == replies[2]
+    assert len(made) == (1 if fixed else 3)
+    engine.clear()  # also after a step that has failed
+    assert [event.token for event in engine.stream(Request([5, 6, 7], max_new_tokens=4))] == replies[0]
+    assert len(made) == (2 if fixed else 4)

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from sioconv.errors import UserError
 from sioconv.generate.config import LARGEST_SEED, SamplingConfig
-from sioconv.generate.sampling import Sampler, random_seed, uniform
+from sioconv.generate.sampling import Sampler, _likeliest, random_seed, uniform
 
 finite = st.floats(-20, 20, width=32)
 vectors = st.lists(finite, min_size=2, max_size=40).map(lambda values: torch.tensor(values, dtype=torch.float32))
@@ -45,6 +46,21 @@ def test_top_p_keeps_the_smallest_set_with_that_mass(logits: Tensor, seed: int, 
     for token in drawn(config(top_p=p), logits, seed):
         # Those strictly likelier don't reach p without it.
         assert float(probabilities[logits > logits[token]].sum()) < p + 1e-5
+
+
+@given(
+    scores=st.one_of(
+        st.lists(st.integers(-30, 5), min_size=1, max_size=60),
+        st.lists(st.one_of(st.floats(-50, 50), st.just(-math.inf)), min_size=1, max_size=60),
+    ).filter(lambda scores: max(scores) > -math.inf),
+    p=st.one_of(st.floats(0.001, 0.999), st.sampled_from([0.5, 0.95, 1 - 1e-16])),
+)
+def test_top_p_is_what_sorting_everything_gives(scores: list[float], p: float) -> None:
+    values = np.array(scores, np.float64)
+    order = np.argsort(-values, kind="stable")
+    weights = np.exp(values - values.max())
+    cut = int(np.searchsorted(np.cumsum((weights / weights.sum())[order]), p)) + 1
+    assert _likeliest(values, p).tolist() == order[:cut].tolist()
 
 
 def test_top_p_keeps_the_whole_set() -> None:

@@ -216,3 +216,8 @@ def test_files_beside_a_chat_in_an_archive_were_sent_in_it(imported: Import) -> 
 def test_a_name_for_documents_has_no_effect_and_says_so(imported: Import) -> None:
     _, account = imported("a.txt", "川は海へ。", "花子")
     assert account.notes == ["no chat is found in the files: they are documents, and --me has no effect"]
+
+
+def test_accents_of_aozora_are_letters() -> None:
+    text = "〔Cafe'〕で〔fu:r Elise〕、〔fe^te, ga&rd, c,a〕、〔Stra s&e oe&uvre〕、〔note: a, b〕と〔注〕"
+    assert plain_text(text)[0] == "Caféでfür Elise、fête, gård, ça、Stra ße œuvre、〔note: a, b〕と〔注〕"

@@ -202,3 +202,9 @@ def test_any_bytes_give_rows_or_one_line(
     kind = "chat" if "messages" in (folder / "o.jsonl").read_text(encoding="utf-8") else "text"
     for row in (folder / "o.jsonl").read_text(encoding="utf-8").splitlines():
         assert set(json.loads(row)) <= {"messages", "text", "title", "author"}, kind
+
+
+def test_reasons_are_in_the_users_language(imported: Import, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIOCONV_LANG", "ja")
+    with pytest.raises(UserError, match=r"nothing to learn from: .*: 1 スタンプ"):
+        imported("a.txt", line(("10:00", "太郎", "[スタンプ]")), "花子")

@@ -1,6 +1,9 @@
 """`sioconv publish`: what it refuses before any work, and a folder that is published already."""
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from sioconv.checksums import write_sums
 from sioconv.cli import main as cli
 from sioconv.cli.publishing.publish import PUBLISH
+from tests.publish.conftest import MakeRun
 from tests.publish.hub import WRITER, Hub
 
 
@@ -46,6 +50,39 @@ def test_bad_arguments_are_one_line(
     (published / "README.md").write_text("changed")
     assert run(str(published), "--repo", "aoba/tiny", "--dry-run") == 2
     assert "README.md isn't what was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("at", [1, 4])
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(
+    at: int, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the first of the folder's files, and before one in the middle."""
+    left, copy = iter(range(at - 1, -1, -1)), shutil.copyfile
+    run_folder = make_run()
+
+    def copyfile(source: Path, target: Path) -> Path:
+        if next(left) == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return copy(source, target)
+
+    monkeypatch.setattr("shutil.copyfile", copyfile)
+    capsys.readouterr()
+    given = ["--license", "apache-2.0", "--author", "Aoba Lab"]
+    assert run(str(run_folder / "model"), str(tmp_path / "hub" / "out"), *given) == 2
+    out, err = capsys.readouterr()
+    last = err.splitlines()[-1]
+    assert out == "" and "no disk space left: " in last and last.endswith(": free some space and run again"), err
+    assert "Traceback" not in err and [*tmp_path.glob("hub/*"), *tmp_path.glob("hub/.*")] == []
+
+
+def test_a_model_that_is_a_baseline_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    for name in ("model.safetensors", "tokenizer.json"):
+        (folder / name).write_text("x")
+    assert run(str(folder), str(tmp_path / "out"), "--license", "mit") == 2
+    assert "holds a model of type 'llama'" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_published_folder_is_listed_and_pushed(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sioconv.checksums import check_sums
 from sioconv.cli import main as cli
 from sioconv.errors import UserError
 from sioconv.importing.options import ImportOptions
@@ -56,6 +57,10 @@ def test_conversations_text_and_persona_are_tuned_on_the_bases_own() -> None:
     for name in ("own1", "own3", "persona"):
         assert Path(sources[name].path).stat().st_mode & 0o777 == 0o600
     assert Path(done.model, "model.safetensors").is_file()
+    assert sources["identity"].config == "who"
+    defaults = json.loads(Path(done.model, "generation_config.json").read_text(encoding="utf-8"))
+    assert (defaults["do_sample"], defaults["temperature"]) == (True, 0.5)
+    check_sums(Path(done.model))
     assert len(done.answers) == 2 and all(answer.question and answer.own for answer in done.answers)
     assert done.loss[0] is not None and done.loss[1] is not None
     assert json.loads(Path("runs/花子/answers.json").read_text(encoding="utf-8"))["model"] == done.model

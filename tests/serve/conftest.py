@@ -34,9 +34,10 @@ class Running:
     def idle(self) -> bool:
         """Whether nothing runs or waits, after a while at most."""
         for _ in range(500):
-            limits, models = self.service.limits, self.service.models.values()
-            busy = [*limits.running.values(), *limits.waiting.values(), *(each.runner.running for each in models)]
-            if not any(busy):
+            limits, runners = self.service.limits, [each.runner for each in self.service.models.values()]
+            # On the engines' threads: there it is known what waits to be read aside.
+            running = [runner.call(lambda runner=runner: runner.running).result(60) for runner in runners]  # type: ignore[misc]
+            if not any([*limits.running.values(), *limits.waiting.values(), *running]):
                 return True
             time.sleep(0.02)
         return False

@@ -17,7 +17,11 @@ import pytest
 from openai import InternalServerError, NotFoundError, OpenAI
 from safetensors.torch import load, save
 
+from sioconv.data.tokenizer.tokenizer import encode_texts
+from sioconv.errors import UserError
 from sioconv.generate import SamplingConfig, Session
+from sioconv.generate.decoder import Piece
+from sioconv.generate.native import NativeDecoder
 from sioconv.generate.states.store import ANOTHER_MODEL, EVICTED
 from sioconv.model import load_model_folder
 from sioconv.serve.access.keys import Keys, add_key, read_keys
@@ -25,6 +29,7 @@ from sioconv.serve.config import ServeConfig
 from sioconv.serve.memory.encrypted import Encrypted
 from sioconv.serve.memory.in_memory import InMemory
 from sioconv.serve.memory.redis import RedisPlace
+from sioconv.serve.start import make_service
 from tests.serve.conftest import Running, serving
 
 SYSTEM = {"role": "system", "content": "短く答えてください。" * 20}
@@ -78,6 +83,34 @@ def test_a_whole_conversation_is_recognised_also_after_an_edit(server: Running, 
         alone = ask(blank.url, messages)
         assert text_of(found) == text_of(alone)
         assert cached(alone) == 0
+
+
+def test_a_reply_that_was_cut_is_not_read_again(
+    server: Running, blank: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, read = server.service.models["tiny"], NativeDecoder.read
+    count = 0
+
+    def counted(decoder: NativeDecoder, pieces: list[Piece]) -> Any:
+        nonlocal count
+        count += sum(len(piece.ids) for piece in pieces)
+        return read(decoder, pieces)
+
+    monkeypatch.setattr(NativeDecoder, "read", counted)
+    # A token that the tokenizer makes of its own text too, however often it stands there.
+    names = [(token, served.vocabulary.bytes_of(token).decode("utf-8", "replace")) for token in range(384)]
+    token = next(t for t, name in names if name.isalpha() and encode_texts(served.tokenizer, [name * 9]) == [[t] * 9])
+    for turn, asked in enumerate([[ASK, SYSTEM], [MORE, ASK]]):
+        count = 0
+        answer = ask(server.url, asked, logit_bias={str(token): 1000})
+        assert text_of(answer) == served.vocabulary.bytes_of(token).decode() * 10
+        assert server.idle()
+        usage = answer["usage"]
+        assert count == usage["total_tokens"] - cached(answer) + 1  # and the message's end
+        went_on = [*asked, said(answer), MORE]
+        again = ask(server.url, went_on, max_tokens=4 + turn)
+        assert cached(again) > usage["total_tokens"]
+        assert text_of(again) == text_of(ask(blank.url, went_on, max_tokens=4 + turn))
 
 
 @pytest.mark.parametrize("options", [{}, {"stop": "の"}, {"max_tokens": 3}, {"stream": True}])
@@ -219,6 +252,8 @@ def test_everything_of_a_key_can_be_forgotten(served_folder: Path, tmp_path: Pat
 
 def rows(file: Path) -> int:
     with contextlib.closing(sqlite3.connect(file)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'states'").fetchone():
+            return 0  # the server is making the file
         count: int = database.execute("SELECT count(*) FROM states").fetchone()[0]
     return count
 
@@ -342,3 +377,18 @@ def test_a_store_that_cant_be_reached_costs_no_reply(served_folder: Path, blank:
         assert response.output_text is not None and response.store is False  # type: ignore[attr-defined]
         with pytest.raises(InternalServerError, match="can't be read"):
             client.responses.retrieve(response.id)
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("redis://user:a-password@host:port/0", "not an address of Redis"),
+        ("rediss://host/0?what=1&socket_timeout=x", "not an address of Redis"),
+        ("{folder}/nothing/states.db", "nothing/states.db"),
+        ("{folder}", "choose another --store"),
+    ],
+)
+def test_a_store_that_cannot_be_is_refused_at_the_start(store: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        make_service(["no-model"], store=store.format(folder=tmp_path))
+    assert "a-password" not in str(caught.value)

@@ -439,14 +439,17 @@ def test_what_two_tabs_write_is_kept(open_page: Opener) -> None:
 def test_enter_that_takes_a_conversion_sends_nothing(open_page: Opener, stand_in: StandIn) -> None:
     page = open_page()
     box = page.get_by_role("textbox", name="メッセージ")
+    height = box.evaluate("e => e.offsetHeight")
     box.fill("つき")
     for how in ({"isComposing": True}, {"keyCode": 229}):
         box.dispatch_event("keydown", {"key": "Enter", "bubbles": True, "cancelable": True, **how})
     page.keyboard.press("Shift+Enter")
     expect(box).to_have_value("つき\n")
     assert stand_in.bodies == []
+    assert box.evaluate("e => e.offsetHeight") > height
     page.keyboard.press("Enter")
     expect(page.locator(".assistant .text")).to_have_text("1：つきですね。")
+    assert box.evaluate("e => e.offsetHeight") == height  # as large as what is written, not as what was
 
 
 def test_a_phone_shows_everything_in_its_width(open_page: Opener, stand_in: StandIn) -> None:

@@ -1,5 +1,7 @@
 """Responses, conversations, completions and the smaller routes, through OpenAI's own client."""
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ import torch
 from openai import BadRequestError, NotFoundError, OpenAI
 
 from sioconv.data.chat import encode
+from sioconv.data.tokenizer.tokenizer import END_OF_TURN
 from sioconv.generate import SamplingConfig, Session
-from sioconv.model import load_model_folder, save_initial_state
+from sioconv.generate.quantise import quantise_model
+from sioconv.model import load_model_folder, save_initial_state, save_model_folder
+from sioconv.model.folder import keep_generation
 from sioconv.model.initial_state import initial_states
 from tests.serve.conftest import Running, serving
 
@@ -28,6 +33,22 @@ def respond(client: OpenAI, text: Any, **options: Any) -> Any:
 def chat(client: OpenAI, messages: Any) -> str:
     answer = client.chat.completions.create(model="tiny", messages=messages, seed=3, max_tokens=8)
     return answer.choices[0].message.content or ""
+
+
+def test_what_a_folder_says_of_sampling_is_the_default(served_folder: Path, tmp_path: Path) -> None:
+    """As in `sioconv chat`: a tuned persona is served as it speaks there."""
+    folder = tmp_path / "calm"
+    shutil.copytree(served_folder, folder)
+    keep_generation(folder, {"do_sample": True, "temperature": 0.25, "top_p": 0.5})
+    with serving(f"tiny={folder}") as running:
+        client = OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+        calm = respond(client, "川は？")
+        assert (calm.temperature, calm.top_p) == (0.25, 0.5)
+        told = respond(client, "川は？", temperature=0.25, top_p=0.5)
+        assert calm.output_text == told.output_text
+        assert respond(client, "川は？", temperature=1.0).temperature == 1.0
+        asked = {"model": "tiny", "input": "川は？", "temperature": None, "seed": 3, "max_output_tokens": 8}
+        assert httpx.post(f"{running.url}/v1/responses", json=asked).json()["temperature"] == 0.25
 
 
 def test_a_response_goes_on_from_the_one_before(client: OpenAI) -> None:
@@ -208,3 +229,65 @@ def test_two_models_and_a_persona(served_folder: Path, tmp_path: Path) -> None:
     session = Session(model, tokenizer, seed=1)
     session.feed(encode(tokenizer, [{"role": "user", "content": "川は？"}], add_generation_prompt=True)[0])
     assert "".join(session.stream(SamplingConfig(max_new_tokens=12))) == texts["a", "kind"]
+
+
+def test_a_model_and_its_eight_bits_are_served_at_once(served_folder: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_model_folder(served_folder)
+    quantise_model(model, 8)
+    stop_ids = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TURN)]
+    save_model_folder(model, tokenizer, tmp_path / "small", stop_ids)
+    with serving(f"whole={served_folder}", f"small={tmp_path / 'small'}") as running:
+        client = OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+        states = {}
+        for name, folder in (("whole", served_folder), ("small", tmp_path / "small")):
+            answer = client.chat.completions.create(
+                model=name, messages=[{"role": "user", "content": "川は？"}], seed=1, max_tokens=12,
+                extra_body={"return_state": True},
+            )  # fmt: skip
+            states[name] = answer.choices[0].state  # type: ignore[attr-defined]
+            session = Session(*load_model_folder(folder), seed=1)
+            session.feed(encode(tokenizer, [{"role": "user", "content": "川は？"}], add_generation_prompt=True)[0])
+            assert "".join(session.stream(SamplingConfig(max_new_tokens=12))) == answer.choices[0].message.content
+        with pytest.raises(BadRequestError, match="another model"):
+            client.chat.completions.create(
+                model="small", messages=[{"role": "user", "content": "山は？"}], extra_body={"state": states["whole"]}
+            )
+
+
+def test_two_who_ask_for_the_memory_at_once_get_each_layer_once(served_folder: Path) -> None:
+    with serving(f"tiny={served_folder}") as running, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(httpx.get, f"{running.url}/memory", timeout=60) for _ in range(8)]
+        assert {len(each.result().json()["layers"]) for each in asked} == {2}
+
+
+def test_log_probabilities_of_a_text_say_where_each_token_begins(client: OpenAI) -> None:
+    options: dict[str, Any] = {"model": "tiny", "prompt": "川は", "max_tokens": 12, "seed": 2, "logprobs": 1}
+    whole = client.completions.create(**options).choices[0]
+    assert whole.logprobs is not None and whole.logprobs.text_offset is not None
+    offsets, names = whole.logprobs.text_offset, whole.logprobs.tokens or []
+    assert len(offsets) == 12 and offsets[0] == 0 and offsets == sorted(offsets)
+    broken = ["\ufffd" in name for name in names]  # of a character that isn't whole
+    plain = [i for i in range(12) if not any(broken[max(0, i - 1) : i + 1])]
+    assert plain
+    for i in plain:
+        assert whole.text[offsets[i] :].startswith(names[i])
+    parts = [chunk.choices[0].logprobs for chunk in client.completions.create(**options, stream=True)]
+    assert [each for part in parts if part is not None for each in part.text_offset or []] == offsets
+
+
+def test_a_saved_conversation_is_a_persona(served_folder: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_model_folder(served_folder)
+    session = Session(model, tokenizer, seed=1)
+    session.feed(encode(tokenizer, [{"role": "system", "content": "山の話だけをします。" * 40}])[0])
+    session.save(tmp_path / "mountains.safetensors")
+    session.feed(encode(tokenizer, [{"role": "user", "content": "川は？"}], add_generation_prompt=True)[0][1:])
+    expected = "".join(session.stream(SamplingConfig(max_new_tokens=12)))
+    with serving(f"tiny={served_folder}", personas=[f"mountains={tmp_path / 'mountains.safetensors'}"]) as running:
+        client = OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+        for _ in range(2):  # the second time from the store
+            answer = client.chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": "川は？"}], seed=1, max_tokens=12,
+                extra_body={"persona": "mountains"},
+            )  # fmt: skip
+            assert answer.choices[0].message.content == expected
+        assert httpx.get(f"{running.url}/v1/models").json()["data"][0]["sioconv"]["personas"] == ["mountains"]

@@ -20,9 +20,9 @@ def test_what_is_read_aside_waits_until_nothing_else_runs(engine: Engine, monkey
     order: list[str] = []
     submit, hold = engine.submit, threading.Event()
 
-    def noted(request: Request, on_event: Callable[[Event], object]) -> int:
+    def noted(request: Request, *on_event: Callable[[Event], object]) -> int:
         order.append(f"{request.scope} beside {engine.running}")
-        return submit(request, on_event)
+        return submit(request, *on_event)
 
     monkeypatch.setattr(engine, "submit", noted)
     runner = Runner(engine, "test")
@@ -44,4 +44,39 @@ def test_what_is_read_aside_waits_until_nothing_else_runs(engine: Engine, monkey
     while runner.running:
         pass
     runner.close()
-    assert order == ["asked beside 0", "aside beside 0", "other/persona beside 0"]
+    assert order == ["asked beside 0", "aside beside 0", "other/persona beside 1"]
+
+
+def test_only_as_much_is_read_aside_at_once_as_a_step_reads(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[int] = []
+    submit, hold = engine.submit, threading.Event()
+
+    def noted(request: Request) -> int:
+        order.append(engine.running)
+        return submit(request)
+
+    monkeypatch.setattr(engine, "submit", noted)
+    runner = Runner(engine, "test")
+    runner.call(hold.wait)
+    for number in range(6):
+        runner.read_aside(Request([number + 1] * 100, max_new_tokens=0))
+    hold.set()
+    while runner.call(lambda: runner.running).result(60):
+        pass
+    runner.close()
+    assert order == [0, 1, 2, 0, 1, 2]
+
+
+def test_what_is_read_for_the_store_of_a_key_ends_with_the_keys_states(
+    engine: Engine,
+) -> None:
+    events: list[Event] = []
+    engine.submit(Request([1, 2, 3], max_new_tokens=0, scope="owner/persona"))
+    engine.submit(Request([1, 2, 3], max_new_tokens=0, scope="owner"))
+    engine.submit(Request([1, 2, 3], max_new_tokens=0, scope="owners"))
+    engine.submit(Request([1, 2, 3], max_new_tokens=2, scope="owner"), events.append)
+    engine.forget("owner")
+    assert engine.running == 2  # another's, and one that somebody waits for
+    while engine.step():
+        pass
+    assert events[-1].ended == "length"

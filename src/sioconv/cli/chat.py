@@ -57,10 +57,12 @@ def chat(arguments: "Namespace") -> None:
     if not script:
         terminal.chat_loop(model, tokenizer, sampling, **options)
         return
-    conversation = terminal.begin(model, tokenizer, sampling, **options)
-    terminal.answer(conversation, messages or terminal.input_lines(), sampling, arguments.json)
-    if arguments.save is not None:
-        conversation.save(Path(arguments.save))
+    # With --json the seed is told, so the reply can be asked for again.
+    conversation = terminal.begin(model, tokenizer, sampling, **options, at_once=not arguments.json)
+    with terminal.finishing(conversation):
+        terminal.answer(conversation, messages or terminal.input_lines(), sampling, arguments.json)
+        if arguments.save is not None:
+            conversation.save(Path(arguments.save))
 
 
 CHAT = OptionVerb(

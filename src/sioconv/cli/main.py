@@ -31,7 +31,7 @@ from sioconv.cli.serve import SERVE, SERVE_KEY
 from sioconv.cli.verb import Verb
 from sioconv.errors import UserError
 from sioconv.language import choose_language, translated
-from sioconv.terminal import VisibleFormatter, prepare_streams, show
+from sioconv.terminal import VisibleFormatter, prepare_streams, show, show_lines
 
 HEAD = "sioconv: build your own language model on the recurrence c_t = a_t * c_{t-1} + z_t"
 FOOT = """\
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> None:
     _check_environment()
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
-        show(usage(), end="")
+        show_lines(usage(), end="")
     elif name in ("-V", "--version"):
         show(f"sioconv {__version__}")
     elif " ".join(arguments[:2]) in VERBS and len(arguments) > 1:

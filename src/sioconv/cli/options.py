@@ -90,7 +90,10 @@ def form_of(arguments: "Namespace") -> Any:
 
 
 def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
-    """Model, tokenizer and sampling that the arguments ask for. Raises UserError where they can't be had."""
+    """Model, tokenizer and sampling that the arguments ask for, or else the model's folder.
+
+    Raises UserError where they can't be had.
+    """
     from sioconv.generate.config import SamplingConfig
 
     values = {item.name: arguments[item.name] for item in fields(SamplingConfig)}
@@ -103,14 +106,15 @@ def load(arguments: "Namespace") -> tuple[Any, Any, Any]:
     from sioconv.progress import busy
 
     device = pick_device(arguments.device)
-    model = arguments.model
+    model = name = arguments.model
     if model is None:
         from sioconv.model.in_package import packaged_model
 
         model = packaged_model()
-    with busy(f"loading {model}"):
+        name = model.name
+    with busy(f"loading {name}"):
         loaded, tokenizer = load_model_folder(model, device, state=arguments.state)
-    return loaded, tokenizer, sampling
+    return loaded, tokenizer, sampling.with_defaults(loaded.generation_config, getattr(arguments, "given", values))
 
 
 def strings_of(given: Sequence[str]) -> list[str]:

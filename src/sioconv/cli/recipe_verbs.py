@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sioconv.cli.verb import Verb
 from sioconv.errors import UserError
-from sioconv.terminal import show, show_json
+from sioconv.terminal import show_json, show_lines
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -113,7 +113,7 @@ class PlanVerb(RecipeVerb):
         if "--json" in arguments:
             show_json(costs)
         else:
-            show(describe_costs(costs))
+            show_lines(describe_costs(costs))
 
 
 def make_tokenizer(recipe: "Recipe") -> None:
@@ -166,7 +166,7 @@ RECIPE_VERBS = [
     TrainingVerb(
         "pretrain",
         "RECIPE | RUN",
-        "train from random weights   (the same line again goes on where it stopped)",
+        "train from random weights (the same line again goes on where it stopped)",
         "Trains a model from random weights; the stages before it run first where they are missing.\n"
         "With RUN, a folder under runs/, it goes on with that run; --train.minutes +30 or --train.tokens +1e6 makes a\n"
         "finished one longer: from its last checkpoint before the learning rate fell.",

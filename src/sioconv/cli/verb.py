@@ -126,6 +126,7 @@ class OptionVerb(Verb):
         for name, value in vars(parsed).items():
             if isinstance(value, int) and value.bit_length() > 64:
                 raise UserError(f"{name} out of range: it has more than 64 bits; see {parser.prog} --help")
+        parsed.given = frozenset(word.partition("=")[0][2:] for word in named if word.startswith("--"))
         self.call(parsed)
 
 

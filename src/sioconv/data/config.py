@@ -9,6 +9,7 @@ from sioconv.data.documents import ROLES
 from sioconv.data.encodings import AUTO, UTF8, is_codec
 
 Origin = Literal["files", "bundled", "hub", "identity"]
+WHO = "who"  # the part of the turns of `identity:` that is about who the model is
 PREFIXES: dict[str, Origin] = {"bundled:": "bundled", "hf:": "hub", "identity:": "identity"}
 
 
@@ -25,7 +26,8 @@ class SourceConfig:
         weight: share of the mixture's tokens; shares are normalised over the sources.
         licence: licence of the text.
         templated: generated from facts: gets its own line in reports and is left out of its language's total.
-        config: configuration of a Hugging Face dataset, such as 20231101.ja.
+        config: configuration of a Hugging Face dataset, such as 20231101.ja; of `identity:NAME`, `who` for those turns
+            alone that ask who the model is.
         split: split of a Hugging Face dataset.
         revision: commit or tag of a Hugging Face dataset; null takes the newest.
         streaming: read a Hugging Face dataset over the network every time instead of downloading it once.
@@ -77,7 +79,8 @@ class SourceConfig:
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight: {self.weight} is negative or not a number")
         _check_heldout(self.heldout or 0.0)
-        if self.origin != "hub" and (self.config or self.revision or self.streaming):
+        who = self.origin == "identity" and self.config == WHO
+        if self.origin != "hub" and ((self.config and not who) or self.revision or self.streaming):
             raise ValueError("config, revision and streaming: only for a path that begins with hf:")
         if self.encoding not in (UTF8, AUTO) and not is_codec(self.encoding):
             raise ValueError(f"encoding: {self.encoding!r} is none that Python knows: try auto or cp932")

@@ -29,13 +29,13 @@ def heldout_texts(data: DataConfig, max_bytes: int | None = None) -> Texts:
 
 
 def heldout_conversations(data: DataConfig, limit: int | None = None) -> list[list[dict[str, str]]]:
-    """The held-out conversations of all sources of conversations, at most `limit` of each source."""
-    found: list[list[dict[str, str]]] = []
+    """The held-out conversations of the user's own sources, at most `limit` of each; without them those of all."""
+    found: dict[bool, list[list[dict[str, str]]]] = {True: [], False: []}
     for source in data.sources.values():
         if source.kind == "chat":
-            rows = read_split(source, "heldout", data.heldout)
-            found += [row.messages or [] for row in islice(rows, limit)]
-    return found
+            rows = read_split(source, "heldout", source.heldout_or(data.heldout))
+            found[source.origin in ("files", "hub")] += [row.messages or [] for row in islice(rows, limit)]
+    return found[True] or found[False]
 
 
 def mean_bits(

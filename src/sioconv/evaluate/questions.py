@@ -16,6 +16,8 @@ from sioconv.data.sources.source import read_rows
 
 CITY = re.compile(r"(.+?市)\((.+?)\)は、(.+?)にある市である。")
 GAZETTEER = SourceConfig("bundled:gazetteer_ja")
+JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
+MOST_OWN = 1000  # questions of the user's own from which some are asked
 MOST_PLACES = 64  # that are looked for in every row, to find some that none names
 
 # Wordings that no row of the bundled conversations has, by what is asked and language.
@@ -84,9 +86,10 @@ class Fact:
 
 @dataclass
 class Training:
-    """What the training rows ask, and which places they don't name."""
+    """What the training rows ask, what those of the user's own begin with, and which places they don't name."""
 
     questions: dict[Fact, list[Question]] = field(default_factory=lambda: defaultdict(list))
+    own: dict[str, Question] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
     unnamed: dict[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -96,7 +99,8 @@ def build_questions(
 ) -> list[Question]:
     """Up to `n` seen and up to `n` unseen questions; a pure function of its arguments and the sources' content.
 
-    Seen ones are single questions of the training split whose row has a `key`. Unseen ones are first those of the
+    Seen ones are single questions of the training split whose row has a `key`, and up to a half of them questions of
+    the user's own conversations. Unseen ones are first those of the
     user's own held-out conversations, then other wordings of the
     same facts as far as they go, other wordings of questions on the model, whose name is `name`, and trained questions
     on cities that no training row names; none of them is asked in a training row. There are fewer where the sources
@@ -105,8 +109,8 @@ def build_questions(
     dice = random.Random(seed)
     training = Training(unnamed=_cities(dice))
     for source in chat_sources.values():
-        for row in read_split(source, "train", heldout):
-            _take(row, training)
+        for row in read_split(source, "train", source.heldout_or(heldout)):
+            _take(row, training, source.origin == "files")
     facts = list(training.questions)
     dice.shuffle(facts)
     seen: dict[str, list[Question]] = defaultdict(list)
@@ -118,7 +122,9 @@ def build_questions(
     for relation, at in (("prefecture", 1), ("reading", 0)):
         unseen[f"unseen {relation}"] += _on_unnamed(relation, at, training, dice)
     own = list(islice(_held_out(chat_sources, heldout, training), n))
-    return [*_deal(seen.values(), n), *own, *_deal(unseen.values(), n - len(own))]
+    said = list(training.own.values())
+    said = dice.sample(said, min(len(said), n - n // 2))
+    return [*said, *_deal(seen.values(), n - len(said)), *own, *_deal(unseen.values(), n - len(own))]
 
 
 def _held_out(sources: Mapping[str, SourceConfig], heldout: float, training: Training) -> Iterator[Question]:
@@ -127,11 +133,20 @@ def _held_out(sources: Mapping[str, SourceConfig], heldout: float, training: Tra
         if source.origin != "files":
             continue
         for row in read_split(source, "heldout", source.heldout_or(heldout)):
-            turns = [message for message in row.messages or [] if message["role"] != "system"]
-            if [turn["role"] for turn in turns[:2]] == ["user", "assistant"]:
-                question, answer = (turn["content"] for turn in turns[:2])
-                if question not in training.asked:
-                    yield Question(question, answer, (), source.language or "ja", "unseen", "held-out question")
+            if (found := _first_question(row)) and found[0] not in training.asked:
+                yield Question(*found, (), _language(row), "unseen", "held-out question")
+
+
+def _first_question(row: Row) -> tuple[str, str] | None:
+    """What a conversation begins with and the reply; None where the user doesn't begin."""
+    turns = [message for message in row.messages or [] if message["role"] != "system"][:2]
+    asked = [turn["role"] for turn in turns] == ["user", "assistant"]
+    return (turns[0]["content"], turns[1]["content"]) if asked else None
+
+
+def _language(row: Row) -> str:
+    """The language of what is replied."""
+    return "ja" if JAPANESE.search(row.texts[-1]) else "en"
 
 
 def is_right(question: Question, reply: str) -> bool:
@@ -149,7 +164,7 @@ def _cities(dice: random.Random) -> dict[str, tuple[str, str]]:
     return {name: (reading, prefecture) for name, reading, prefecture in chosen}
 
 
-def _take(row: Row, training: Training) -> None:
+def _take(row: Row, training: Training, is_own: bool) -> None:
     """Notes what a training row asks and which places it names."""
     messages = row.messages or []
     training.asked |= {message["content"] for message in messages if message["role"] == "user"}
@@ -158,6 +173,9 @@ def _take(row: Row, training: Training) -> None:
         del training.unnamed[city]
     key = row.extra.get("key")
     keys = (key,) if isinstance(key, str) else tuple(key) if isinstance(key, list) else ()
+    if is_own and not keys and (found := _first_question(row)) and len(training.own) < MOST_OWN:
+        question, answer = found
+        training.own.setdefault(question, Question(question, answer, (), _language(row), "seen", "trained question"))
     single = [message["role"] for message in messages] == ["user", "assistant"]
     if not single or not keys or not all(isinstance(part, str) and part for part in keys):
         return

@@ -139,6 +139,8 @@ def _answer_tables(figures: ReportFigures) -> list[tuple[str, str, Sequence[Answ
         (_sentence("Seen questions"), _sentence("The tuning conversations hold them."), figures.chat.seen),
         (_sentence("Unseen questions"), _sentence("The tuning conversations don't hold them."), figures.chat.unseen),
     )
+    if any(answer.why == "held-out question" for answer in figures.chat.unseen):
+        tables = tables[::-1]  # what is the user's own comes first
     return [(title, note, answers, shares(answers)) for title, note, answers in tables if answers]
 
 

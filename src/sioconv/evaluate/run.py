@@ -30,7 +30,7 @@ from sioconv.evaluate.heldout import (
     with_tuned,
 )
 from sioconv.evaluate.parts.measure import measure
-from sioconv.evaluate.parts.prompts import own_prompts
+from sioconv.evaluate.parts.prompts import prompts_of_a_run
 from sioconv.evaluate.parts.settings import Settings
 from sioconv.evaluate.probes import answer_questions
 from sioconv.evaluate.questions import build_questions
@@ -105,7 +105,7 @@ def evaluate_run(
         languages=language_totals(sources),
         yardsticks=measure_language_yardsticks(data, texts, config.yardstick_bytes) if config.yardsticks else {},
         chat=talk,
-        continuations=continuations(model, tokenizer, config, own_prompts(config.prompts, data, texts)),
+        continuations=continuations(model, tokenizer, config, prompts_of_a_run(config.prompts, data, texts, chat)),
         timescales=timescales(model, tokenizer, some_of_each(texts)),
         evaluation=measure(
             Subject(name, model, tokenizer), data, texts, config.settings(with_text=any(texts.values()))

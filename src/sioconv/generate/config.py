@@ -1,12 +1,14 @@
 """How the next token is chosen, and when a reply ends."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sioconv.errors import UserError
 
 LARGEST_SEED = 2**63 - 1
+FOLDERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")  # what a model folder may say
 
 
 @dataclass
@@ -71,6 +73,21 @@ class SamplingConfig:
         fine = self.seed is None or 0 <= self.seed <= LARGEST_SEED
         _check(fine, "seed", self.seed, f"a whole number from 0 to {LARGEST_SEED}, or none for a random one")
         _check(all(self.stop), "stop", self.stop, "strings that aren't empty")
+
+    def with_defaults(self, folder: Any, given: Container[str]) -> "SamplingConfig":
+        """The same with what a model's folder says of how tokens are chosen, where that isn't `given` by its name.
+
+        Args:
+            folder: the model's `GenerationConfig`; one that says nothing of sampling changes nothing.
+            given: names of settings that stay.
+
+        Raises:
+            UserError: a value of the folder's is out of its range.
+        """
+        if not getattr(folder, "do_sample", None):
+            return self
+        said = {name: getattr(folder, name, None) for name in FOLDERS if name not in given}
+        return replace(self, **{name: value for name, value in said.items() if value is not None})
 
     def for_transformers(self) -> dict[str, Any]:
         """What a model folder's generation_config.json says, so that transformers' `generate` chooses tokens like this.

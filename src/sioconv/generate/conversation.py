@@ -41,6 +41,7 @@ class Conversation:
         system: instructions that stand at the beginning of new sessions.
         store: where what was read is kept and looked for; None for none.
         keep_transcript: whether files hold what was said, besides what the model remembers of it.
+        at_once: see `Engine`.
 
     Attributes:
         system: those instructions.
@@ -56,11 +57,12 @@ class Conversation:
         system: str | None = None,
         store: StateStore | None = None,
         keep_transcript: bool = True,
+        at_once: bool = False,
     ) -> None:
         self._keep_transcript = keep_transcript
         self.system, self.name, self.tokens_per_second = system, MAIN, 0.0
         self._model, self._tokenizer, self._seed = model, tokenizer, seed
-        self._engine = Engine(model, store=store)
+        self._engine = Engine(model, store=store, at_once=at_once)
         self._branches: dict[str, Branch] = {}
         self.reset()
 
@@ -73,6 +75,10 @@ class Conversation:
     def names(self) -> list[str]:
         """What the copies are called."""
         return list(self._branches)
+
+    def finish(self) -> None:
+        """See `Engine.finish`."""
+        self._engine.finish()
 
     def reset(self) -> None:
         """Begins anew; other copies stay."""

@@ -1,7 +1,10 @@
 """One step of the model for many texts at once: the compiled kernel on CPUs, torch elsewhere."""
 
 import logging
+import sys
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,9 +13,11 @@ from numpy.typing import NDArray
 
 from sioconv.generate.native import NativeDecoder, why_not_native
 from sioconv.generate.states.state import State
+from sioconv.ops.operators import without_kernels
 
 logger = logging.getLogger("sioconv")
 _said: set[str] = set()
+SHORT = 1e-4  # seconds for which one thread may keep the interpreter while another waits
 
 
 class Piece(NamedTuple):
@@ -52,10 +57,11 @@ class TorchDecoder:
 
     Args:
         model: a language model with `new_cache`, in eval mode.
+        kernels: whether operators may take their compiled kernels, which the first call has to compile.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, kernels: bool = True) -> None:
+        self._model, self._kernels = model, kernels
         self._together = model.device.type != "cpu"
 
     def memory(self, state: State) -> Any:
@@ -99,16 +105,68 @@ class TorchDecoder:
 
     def _forward(self, ids: list[list[int]], cache: Any) -> NDArray[np.float32]:
         tokens = torch.tensor(ids, device=self._model.device)  # [B, T]
-        out = self._model(input_ids=tokens, cache=cache, use_cache=True, logits_to_keep=1)
+        with nullcontext() if self._kernels else without_kernels():
+            out = self._model(input_ids=tokens, cache=cache, use_cache=True, logits_to_keep=1)
         logits: NDArray[np.float32] = out.logits[:, -1].float().cpu().numpy()
         return logits
+
+
+class Compilation:
+    """The compiling of a model's kernel on a thread of its own, which takes half a minute.
+
+    Torch decodes meanwhile, but several times slower than alone: so it begins when the first reply is written.
+
+    Args:
+        decoder: the one whose kernel is compiled; it reads a token, and isn't used for anything else.
+    """
+
+    def __init__(self, decoder: NativeDecoder) -> None:
+        self._thread = threading.Thread(target=self._compile, args=(decoder,), name="compile", daemon=True)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended; where it has failed, who reads with the kernel will see why."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    def begin(self) -> None:
+        """Begins, unless it has."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when it has ended."""
+        self.begin()
+        self._thread.join()
+
+    @staticmethod
+    def _compile(decoder: NativeDecoder) -> None:
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(SHORT)  # torch gives the interpreter away with every operation, and wants it back
+        try:
+            with suppress(Exception):
+                decoder.read([Piece(decoder.memory(State()), [0], True)])
+        finally:
+            sys.setswitchinterval(usual)
 
 
 def pick_decoder(model: Any) -> Decoder:
     """The fastest decoder that the model can take; which one, and why, is said once."""
     reason = why_not_native(model)
-    message = f"decoding: {'the compiled kernel' if reason is None else f'torch, because {reason}'}"
+    _tell_once(f"decoding: {'the compiled kernel' if reason is None else f'torch, because {reason}'}")
+    return NativeDecoder(model) if reason is None else TorchDecoder(model)
+
+
+def begin_decoding(model: Any) -> tuple[Decoder, Compilation | None]:
+    """`pick_decoder`; where its kernel has never been compiled, torch's in its place, and the kernel's compilation."""
+    if why_not_native(model) is None:
+        decoder = NativeDecoder(model)
+        if not decoder.is_kept():
+            _tell_once("decoding: torch, until the kernel is compiled: once, half a minute")
+            return TorchDecoder(model, kernels=False), Compilation(decoder)
+    return pick_decoder(model), None
+
+
+def _tell_once(message: str) -> None:
     if message not in _said:
         _said.add(message)
         logger.info(message)
-    return NativeDecoder(model) if reason is None else TorchDecoder(model)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sioconv.errors import UserError
 from sioconv.generate.config import SamplingConfig
-from sioconv.generate.decoder import Decoder, Piece, pick_decoder
+from sioconv.generate.decoder import Compilation, Decoder, Piece, TorchDecoder, begin_decoding, pick_decoder
 from sioconv.generate.sampling import Constraint, Sampler, log_probabilities
 from sioconv.generate.states.state import SNAPSHOT_EVERY, Prefix, State, next_cut
 from sioconv.generate.states.store import Shelf, StateStore
@@ -147,6 +147,10 @@ class _Text:
     sampler: Sampler | None = None
 
 
+def _ignore(_: Event) -> None:
+    """For events that nobody waits for."""
+
+
 class Engine:
     """Runs requests on one model.
 
@@ -156,19 +160,31 @@ class Engine:
         token_budget: most tokens that a step reads; texts that are being written come first.
         max_texts: most texts that are written at once; more wait. Below the budget, so that reading goes on.
         store: where snapshots are kept and looked for; None for none.
+        fixed: whether the weights never change from now on; else they are looked at for each text that begins alone.
+        at_once: whether it may begin with torch where the kernel has never been compiled, which takes half a minute.
+            Torch's logits are the kernel's but for rounding, so a token may be another where two are as good as equal:
+            not for texts that must come out the same again.
 
     Methods may be called from several threads.
     """
 
     def __init__(
-        self, model: Any, token_budget: int = 512, max_texts: int = 256, store: StateStore | None = None
+        self,
+        model: Any,
+        token_budget: int = 512,
+        max_texts: int = 256,
+        store: StateStore | None = None,
+        fixed: bool = False,
+        at_once: bool = False,
     ) -> None:
         if not 0 < max_texts < token_budget:
             raise ValueError(f"expected 0 < max_texts < token_budget, not {max_texts} and {token_budget}")
         self._model = model
         self._budget, self._max_texts = token_budget, max_texts
-        self._store = store
+        self._store, self._fixed = store, fixed
         self._decoder: Decoder | None = None
+        self._at_once = at_once
+        self._compilation: Compilation | None = None  # while torch stands in for the kernel
         self._shelf: Shelf | None = None  # the store's, of this model
         self._numbers = itertools.count()
         self._reading: list[_Text] = []  # prompts, those that came first in front
@@ -180,12 +196,13 @@ class Engine:
         """Texts that are being read or written."""
         return len(self._reading) + len(self._writing)
 
-    def submit(self, request: Request, on_event: Callable[[Event], object]) -> int:
+    def submit(self, request: Request, on_event: Callable[[Event], object] = _ignore) -> int:
         """Takes a request in; its number.
 
         Args:
             request: what is to be read and written.
-            on_event: called with each of its events, inside `step`, in order.
+            on_event: called with each of its events, inside `step`, in order; left out where the request is there for
+                the store alone.
 
         Raises:
             ValueError: there are no ids, an id isn't in the vocabulary, n or max_new_tokens is out of range.
@@ -201,11 +218,9 @@ class Engine:
         if strange := [i for i in request.sampling.logit_bias if not 0 <= i < size]:
             raise UserError(f"logit_bias names token {strange[0]}: give ids from 0 to {size - 1}")
         with self._lock:
-            if self._decoder is None or not self.running:
-                # Anew for texts that begin alone: the weights may have changed since.
-                self._decoder = pick_decoder(self._model)
-                if self._store is not None:
-                    self._shelf = self._store.shelf(self._model, type(self._decoder).__name__)
+            if self._decoder is None or not (self._fixed or self.running):
+                self._take_decoder()
+            assert self._decoder is not None
             number, state, why = next(self._numbers), request.state, None
             if self._shelf is not None and request.stored:
                 found, why = self._shelf.find(state, request.ids, request.boundaries, request.scope)
@@ -222,6 +237,8 @@ class Engine:
     def step(self) -> bool:
         """Reads once with everything that runs, and hands out the events; False where nothing runs."""
         with self._lock:
+            if self._compilation is not None and self._compilation.done:
+                self._take_kernel()
             texts, pieces = self._pieces()
             if not pieces:
                 return False
@@ -239,6 +256,8 @@ class Engine:
                     self._reading.remove(text)
                     for event in self._begin(text, next(logits) if piece.wanted else None):
                         text.on_event(event)
+            if self._compilation is not None and not self.running:
+                self._compilation.begin()
             return True
 
     def stream(self, request: Request) -> Iterator[Event]:
@@ -281,10 +300,43 @@ class Engine:
                 text for text in self._writing if (text.number, None if branch is None else text.branch) != gone
             ]
 
+    def forget(self, scope: str) -> None:
+        """Ends what is read for the store alone, of a scope and of those that begin with it and a stroke."""
+        with self._lock:
+            self._reading = [
+                text for text in self._reading
+                if text.on_event is not _ignore or not f"{text.request.scope}/".startswith(f"{scope}/")
+            ]  # fmt: skip
+
     def clear(self) -> None:
         """Ends all requests and forgets them."""
         with self._lock:
-            self._reading, self._writing = [], []
+            self._reading, self._writing, self._decoder = [], [], None
+
+    def finish(self) -> None:
+        """Waits until the kernel that torch stands in for is compiled, and so kept for the next process."""
+        if self._compilation is not None:
+            self._compilation.wait()
+
+    def _take_decoder(self) -> None:
+        """A decoder, anew for texts that begin alone: the weights may have changed since."""
+        if self._compilation is not None and self._compilation.done:
+            self._at_once, self._compilation = False, None
+        if self._compilation is None:
+            begun = begin_decoding(self._model) if self._at_once else (pick_decoder(self._model), None)
+            self._decoder, self._compilation = begun
+        elif self._decoder is None:
+            self._decoder = TorchDecoder(self._model, kernels=False)
+        if self._store is not None:
+            self._shelf = self._store.shelf(self._model, type(self._decoder).__name__)
+
+    def _take_kernel(self) -> None:
+        """The compiled kernel in torch's place, for the texts that run too: they go on from their states."""
+        before = self._decoder
+        self._take_decoder()
+        assert before is not None and self._decoder is not None
+        for text in [*self._reading, *self._writing]:
+            text.memory = self._decoder.memory(before.freeze(text.memory, text.read))
 
     def _pieces(self) -> tuple[list[_Text], list[Piece]]:
         """What this step reads: a token of each text that is written, then equal parts of the prompts."""
@@ -388,7 +440,3 @@ class Engine:
         self._name(text)
         state = replace(self._decoder.freeze(text.memory, text.read), prefix=text.prefix)
         return Place(state, tuple(text.unread))
-
-
-def _ignore(_: Event) -> None:
-    """For events that nobody waits for."""

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sioconv.generate.states.state import State
+from sioconv.hardware import use_large_pages
 from sioconv.model import Architecture, SioConvForCausalLM
 from sioconv.model.causal_lm import CheckpointedBlock, SioConvModel
 from sioconv.model.convolution import NO_TOKEN, Bigrams
 from sioconv.model.layers import FeedForward, NormedScan, RMSNorm, SioConvLayer
 from sioconv.model.quantised import QuantisedEmbedding, QuantisedLinear, QuantisedWeight
-from sioconv.ops.cpu.threads import run_tasks
+from sioconv.ops.cpu.jit import is_kept
+from sioconv.ops.cpu.threads import form_of, run_tasks
 from sioconv.ops.operators import COMPILES
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ class NativeDecoder:
     def __init__(self, model: SioConvForCausalLM) -> None:
         from sioconv.ops.cpu import decode_kernels as kernels
         from sioconv.ops.cpu.decode_products import PAIR
+        from sioconv.ops.cpu.integers.inputs import BLOCK
 
         self._kernels = kernels
         self._model = model
@@ -115,6 +118,7 @@ class NativeDecoder:
             heads=config.num_heads,
             inner=config.intermediate_size,
             vocabulary=config.vocab_size,
+            outputs=0,
             parts=len(self._parts),
             gates=gates,
             bigram_width=config.bigram_width if config.bigram_rows else 0,
@@ -127,17 +131,18 @@ class NativeDecoder:
             embedding_limit=float(config.embedding_max_norm or 0),
         )
         # Arrays and not the tuple: numba keeps a reference to each number of a tuple that it is called with.
-        place = kernels.Shape._fields.index("gate_bound")
+        place, self._outputs = (kernels.Shape._fields.index(name) for name in ("gate_bound", "outputs"))
         self._sizes, self._numbers = np.array(shape[:place], np.int64), np.array(shape[place:], np.float64)
-        self._layers, self._vocabulary = config.num_hidden_layers, config.vocab_size
-        self._row = 6 * config.hidden_size + gates + config.num_heads + 2 * config.intermediate_size
-        self._row += shape.bigram_width
+        self._layers, self._vocabulary, self._width = shape.layers, shape.vocabulary, shape.width
+        self._row = kernels.floats_of_row(shape)
         self._work = np.empty(0, np.float32)
-        uneven = config.hidden_size % PAIR or config.intermediate_size % PAIR or shape.bigram_width % PAIR
+        step = BLOCK if numbers_of(model.lm_head).dtype == torch.uint8 else PAIR
+        uneven = any(width % step for width in (shape.width, shape.inner, shape.bigram_width))
         self._edge = True if uneven else None
         self._kinds = np.empty(1, DTYPES[numbers_of(model.lm_head).dtype]), np.empty(1, np.uint16)
         self._kept: list[Tensor] = []  # what the addresses point to
         self._table = self._addresses()
+        use_large_pages([(tensor.data_ptr(), tensor.nbytes) for tensor in self._kept])
 
     def memory(self, state: State) -> Memory:
         """A copy of the state's tensors; without a state, the learned initial one."""
@@ -175,19 +180,39 @@ class NativeDecoder:
         states = np.repeat(np.array([piece.memory.states.ctypes.data for piece in pieces], np.int64), lengths)
         ends = accumulate(lengths)
         wanted = np.array([end - 1 for end, piece in zip(ends, pieces, strict=True) if piece.wanted], np.int64)
-        self._sizes[0] = len(ids)
+        self._sizes[0], self._sizes[self._outputs] = len(ids), self._task_size()
         if self._work.size < len(ids) * self._row:
             self._work = np.empty(len(ids) * self._row, np.float32)
         logits = np.empty((len(wanted), self._vocabulary), np.float32)
-        kernels = self._kernels
-        run_tasks(
-            kernels.parallel, kernels.serial,
-            ids, before, self._table, states, wanted, self._sizes, self._numbers, self._work, *self._kinds,
-            logits.reshape(-1), self._edge,
-        )  # fmt: skip
+        arguments = self._arguments(ids, before, states, wanted, logits.reshape(-1))
+        run_tasks(self._kernels.parallel, self._kernels.serial, *arguments)
         for piece in pieces:
             piece.memory.last = int(piece.ids[-1])
         return logits
+
+    def is_kept(self) -> bool:
+        """Whether the kernel is compiled for such a model, here or on disk: else the first `read` does it."""
+        whole, numbers = np.empty(1, np.int64), np.empty(1, np.float32)
+        kernel = form_of(self._kernels.parallel, self._kernels.serial)
+        return is_kept(kernel, *self._arguments(whole, whole, whole, whole, numbers))
+
+    def _arguments(
+        self,
+        ids: NDArray[np.int64],
+        before: NDArray[np.int64],
+        states: NDArray[np.int64],
+        wanted: NDArray[np.int64],
+        logits: NDArray[np.float32],
+    ) -> tuple[Any, ...]:
+        """What the kernel is called with, in its order."""
+        model = self._table, states, wanted, self._sizes, self._numbers, self._work
+        return ids, before, *model, *self._kinds, logits, self._edge
+
+    def _task_size(self) -> int:
+        """Outputs of a task: as many as leave each thread some tasks of a layer's smallest matrix."""
+        kernels = self._kernels
+        size = self._width // (4 * torch.get_num_threads()) // kernels.OUTPUTS * kernels.OUTPUTS
+        return int(min(max(size, kernels.OUTPUTS), kernels.MOST_OUTPUTS))
 
     def _addresses(self) -> NDArray[np.int64]:
         """The table of `sioconv.ops.cpu.decode_kernels`: [L + 1, COLUMNS], 0 where the model has no such tensor."""

@@ -148,10 +148,10 @@ def _draw(logits: Logits, config: SamplingConfig, chance: float) -> int:
         lowest = np.partition(scores, -config.top_k)[-config.top_k]
         scores[scores < lowest] = -math.inf
     if config.top_p < 1:
-        order = np.argsort(-scores, kind="stable")
-        mass = np.cumsum(_softmax(scores)[order])
-        cut = int(np.searchsorted(mass, config.top_p)) + 1  # the smallest set whose mass is at least top_p
-        scores[order[cut:]] = -math.inf
+        kept = _likeliest(scores, config.top_p)
+        filtered = np.full_like(scores, -math.inf)
+        filtered[kept] = scores[kept]
+        scores = filtered
     if config.min_p:
         scores[scores < scores.max() + math.log(config.min_p)] = -math.inf
     if config.typical_p < 1:
@@ -160,6 +160,19 @@ def _draw(logits: Logits, config: SamplingConfig, chance: float) -> int:
     # Rounding may leave the last sum below the chance that was drawn.
     at = int(np.searchsorted(mass, chance * mass[-1], side="right"))
     return min(at, int(np.flatnonzero(scores > -math.inf)[-1]))
+
+
+def _likeliest(scores: NDArray[np.float64], mass: float) -> NDArray[np.int64]:
+    """The smallest set of tokens whose probabilities sum to at least `mass`, likeliest first."""
+    probabilities = _softmax(scores)
+    # Sorting is what costs: all tokens below this probability together are less than what may be left out.
+    likely = np.flatnonzero(probabilities >= (1 - mass) / len(scores))
+    for some in (likely, np.arange(len(scores))):  # all of them where rounding has left out too much
+        order = some[np.argsort(-scores[some], kind="stable")]
+        cut = int(np.searchsorted(np.cumsum(probabilities[order]), mass)) + 1
+        if cut <= len(order):
+            break
+    return order[:cut]
 
 
 def _keep_typical(scores: NDArray[np.float64], mass: float) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import signal
 import sys
 import threading
@@ -19,7 +20,8 @@ from sioconv.generate.session import Session
 from sioconv.generate.states.store import StateStore
 from sioconv.language import translated
 from sioconv.model import SioConvForCausalLM
-from sioconv.terminal import decode_utf8, show, show_json, visible, write_out
+from sioconv.progress import busy
+from sioconv.terminal import decode_utf8, in_lines, show, show_json, visible, write_out
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -73,6 +75,11 @@ def chat_loop(
     """
     output = sys.stdout if output is None else output
     conversation = begin(model, tokenizer, sampling, system, load, store, keep_transcript)
+    with finishing(conversation):
+        _talk(conversation, sampling, input, output)
+
+
+def _talk(conversation: Conversation, sampling: SamplingConfig, input: TextIO | None, output: TextIO) -> None:
     for line in _lines(_standard_input() if input is None else input, output):
         if not line.startswith("/"):
             _reply(conversation.reply(line.strip(), sampling), output)
@@ -80,11 +87,11 @@ def chat_loop(
             try:
                 _reply(conversation.retry(sampling), output)
             except UserError as error:
-                _print(output, f"[{error}]\n")
+                _print(output, in_lines(f"[{error}]\n", output))
         elif line.split()[0] == "/exit":
             return
         else:
-            _print(output, f"{_command(conversation, line)}\n")
+            _print(output, in_lines(f"{_command(conversation, line)}\n", output))
 
 
 def begin(
@@ -95,8 +102,11 @@ def begin(
     load: str | Path | None = None,
     store: StateStore | None = None,
     keep_transcript: bool = True,
+    at_once: bool = True,
 ) -> Conversation:
     """A new conversation, or one that was kept; for the arguments see `chat_loop`.
+
+    Where nobody could ask for its replies again, as their seed is drawn and forgotten, it talks at once: see `Engine`.
 
     Raises:
         UserError: `load` can't be loaded, or comes with a `system`.
@@ -106,10 +116,25 @@ def begin(
             "a conversation from a file has its instructions already: leave out the system text or the file"
         )
     seed = random_seed() if sampling.seed is None else sampling.seed
-    conversation = Conversation(model, tokenizer, seed, system, store, keep_transcript)
+    at_once = at_once and sampling.seed is None and load is None and store is None and sampling.temperature > 0
+    conversation = Conversation(model, tokenizer, seed, system, store, keep_transcript, at_once)
     if load is not None:
         conversation.load(Path(load))
     return conversation
+
+
+@contextlib.contextmanager
+def finishing(conversation: Conversation) -> Iterator[None]:
+    """At the end, waits for the kernel that is being compiled: a process that ends meanwhile would crash in it."""
+    try:
+        yield
+    finally:
+        try:
+            with busy("compiling the kernel for the next time"):
+                conversation.finish()
+        except KeyboardInterrupt:
+            sys.stdout.flush()
+            os._exit(130)  # the compiler can't be stopped otherwise
 
 
 def answer(conversation: Conversation, messages: Iterable[str], sampling: SamplingConfig, json: bool = False) -> None:

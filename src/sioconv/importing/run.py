@@ -18,6 +18,7 @@ from sioconv.importing.forms import TITLES, Piece, pieces_of
 from sioconv.importing.items import Document, Exchange, Items, Left, Message, Note
 from sioconv.importing.masks import Masker
 from sioconv.importing.options import ImportOptions
+from sioconv.language import translated
 from sioconv.progress import track
 
 MAY_BE_TURNED = ("table", "discord")  # forms that may have the newest message first
@@ -233,7 +234,9 @@ class _Importer:
         if account.speakers:
             _check_names(self._speakers, self._mine, self._persons, options.me)
         if not account.rows:
-            reasons = "; ".join(f"{counted.count:,} {reason}" for reason, counted in account.left_out.items())
+            reasons = "; ".join(
+                f"{counted.count:,} {translated(reason)}" for reason, counted in account.left_out.items()
+            )
             names = ", ".join(file.name for file in account.files)
             raise UserError(f"nothing to learn from: {names}: {reasons or 'no messages'}: name a file with more in it")
         if len(account.speakers) > MANY_SPEAKERS:

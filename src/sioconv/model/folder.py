@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from sioconv import unique_keys
-from sioconv.checksums import check_sums, checksums, read_sums, write_sums
+from sioconv.checksums import check_sums, checksums, read_sums, summed, write_sums
 from sioconv.errors import UserError
-from sioconv.files import atomic_folder, missing, refuse_pointer, shown
+from sioconv.files import atomic_folder, atomic_write, missing, refuse_pointer, shown
 from sioconv.model.causal_lm import SioConvForCausalLM
 from sioconv.model.initial_state import load_initial_state
 from sioconv.tokenizer_files import check_template, settle_tokenizer
@@ -63,6 +63,20 @@ def save_model_folder(
         ids |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model.generation_config = GenerationConfig(**ids, **(generation or {}), use_cache=True)  # type: ignore[no-untyped-call]
     write_model_folder(model, tokenizer, path)
+
+
+def keep_generation(path: Path, generation: Mapping[str, Any]) -> None:
+    """Changes how tokens are chosen by default in a folder that is there; its checksums go with it.
+
+    Args:
+        path: the folder.
+        generation: in the words of transformers' `GenerationConfig`.
+    """
+    file = path / "generation_config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    if values | generation != values:
+        with summed(file), atomic_write(file) as temporary:
+            temporary.write_text(json.dumps(values | generation, indent=2) + "\n", encoding="utf-8")
 
 
 def write_model_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None, path: Path) -> None:

@@ -9,7 +9,9 @@ which runs wherever the kernel can't.
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,18 @@ logger = logging.getLogger("sioconv")
 # numba's own switch, read as numba reads it when it is imported: a number that isn't 0.
 _SWITCH = os.environ.get("NUMBA_DISABLE_JIT", "0").strip()
 COMPILES = not (_SWITCH.removeprefix("-").isdecimal() and int(_SWITCH))
+
+_without_kernels: ContextVar[bool] = ContextVar("without_kernels", default=False)
+
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Within it every operator runs in plain torch, so that nothing has to be compiled."""
+    token = _without_kernels.set(True)
+    try:
+        yield
+    finally:
+        _without_kernels.reset(token)
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,8 @@ class Operator:
         """By the kernel, or in plain torch where there is none, or a transformation or forward mode is at work."""
         if not self.compiled:
             say_uncompiled()
+            return self.plain(*arguments)
+        if not torch.compiler.is_compiling() and _without_kernels.get():
             return self.plain(*arguments)
         if transformed(*arguments):
             say_plain()

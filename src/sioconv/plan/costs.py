@@ -326,13 +326,15 @@ def describe_costs(costs: dict[str, Any]) -> str:
     operations, here = costs["operations_per_token"], costs["this_machine"]
     whole = sum(operations.values())
     tokens = translated(f"{costs['tokens']:,} tokens" if costs["tokens"] else "a budget in minutes")
+    share = operations["recurrence"] / whole
     facts = {
-        "parameters": f"{costs['parameters']:,} with a vocabulary of {costs['vocabulary']:,}",
-        "a token": f"{whole / 1e9:.4g} G operations: 6 a matrix weight, and {operations['recurrence'] / whole:.2%} of "
-        "them in the recurrence",
-        "training": f"{tokens}, {costs['tokens_per_step']:,} a step",
+        "parameters": translated(f"{costs['parameters']:,} with a vocabulary of {costs['vocabulary']:,}"),
+        "a token": translated(
+            f"{whole / 1e9:.4g} G operations: 6 a matrix weight, and {share:.2%} of them in the recurrence"
+        ),
+        "training": translated(f"{tokens}, {costs['tokens_per_step']:,} a step"),
     }
-    lines = [f"{padded(translated(name), 13)}{translated(text)}" for name, text in facts.items()]
+    lines = [f"{padded(translated(name), 13)}{text}" for name, text in facts.items()]
     lines += ["", translated("memory on one card in 16 bits, before anything is shared out, GiB")]
     lines += [
         f"  {padded(translated(name.replace('_', ' ')), 24)}{value / 2**30:9.3f}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from sioconv import __version__
 from sioconv.checksums import read_sealed
+from sioconv.data.bundled import stem_of
 from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.data.shards.shard_set import MANIFEST
 from sioconv.errors import UserError
@@ -208,7 +209,7 @@ def _sources(recipe: Recipe, run: Path | None, tuned: bool, options: PublishConf
 
 def _own_licence(source: SourceConfig) -> str:
     if source.origin == "bundled":
-        return BUNDLED.get(source.name, "")
+        return BUNDLED.get(stem_of(source.name), "")
     return OWN_LICENCES.get(source.origin, "")
 
 

@@ -19,13 +19,13 @@ HUB_LICENCES = frozenset((
     "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by",
     "openrail", "openrail++", "osl-3.0", "pddl", "postgresql", "unlicense", "wtfpl", "zlib",
 ))  # fmt: skip
-# Text of the package, by its file: what NOTICE says at length.
+# Text of the package, by its name: what NOTICE says at length.
 BUNDLED = {
-    "chat_places_ja.jsonl.gz": "public domain",
-    "chat_smalltalk_en.jsonl.gz": "BSD-3-Clause and Apache-2.0",
-    "chat_smalltalk_ja.jsonl.gz": "BSD-3-Clause and Apache-2.0",
-    "chat_translation.jsonl.gz": "CC-BY-2.0-FR",
-    "gazetteer_ja.jsonl.gz": "public domain",
+    "chat_places_ja": "public domain",
+    "chat_smalltalk_en": "BSD-3-Clause and Apache-2.0",
+    "chat_smalltalk_ja": "BSD-3-Clause and Apache-2.0",
+    "chat_translation": "CC-BY-2.0-FR",
+    "gazetteer_ja": "public domain",
     "identity.jsonl": "Apache-2.0",
 }
 UNKNOWN = ("", "unknown", "other", "none", "n-a", "tbd")

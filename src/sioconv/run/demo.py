@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import sys
 import time
 from datetime import datetime
@@ -115,7 +116,11 @@ def show_results(recipe: Recipe, figures: ReportFigures) -> None:
 
 def own_command() -> str:
     """How this program was called, for lines that can be typed as they stand."""
-    return os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "sioconv" else "python -m sioconv"
+    called = Path(sys.argv[0])
+    if called.name != "sioconv":
+        return "python -m sioconv"
+    found = shutil.which("sioconv")
+    return "sioconv" if found is not None and Path(found).resolve() == called.resolve() else os.path.relpath(called)
 
 
 def trained(recipe: Recipe) -> tuple[Path, str]:

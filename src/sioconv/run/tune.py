@@ -14,7 +14,7 @@ from typing import Any
 
 from sioconv.data.amounts import at_most
 from sioconv.data.cleaning.splits import read_split
-from sioconv.data.config import SourceConfig
+from sioconv.data.config import WHO, SourceConfig
 from sioconv.data.sources.identity import check_name
 from sioconv.data.sources.readers import is_known
 from sioconv.data.sources.source import read_rows
@@ -26,7 +26,7 @@ from sioconv.generate import SamplingConfig, generate_text
 from sioconv.generate.conversation import Conversation
 from sioconv.importing.options import ImportOptions
 from sioconv.importing.run import Account, import_files
-from sioconv.model.folder import load_model_folder
+from sioconv.model.folder import keep_generation, load_model_folder
 from sioconv.model.in_package import NAME as PACKAGED
 from sioconv.model.in_package import packaged_model
 from sioconv.progress import say, track
@@ -40,7 +40,7 @@ from sioconv.run.persona import as_lines, read_persona
 SOURCES, ANSWERS = "sources", "answers.json"
 AS_THEY_ARE = (".jsonl", ".ndjson", ".parquet", ".gz", ".bz2", ".xz", ".zst")  # what sources read without importing
 CHATS_SHARE = 2 / 3  # of one's own part, where there is text as well
-IDENTITY, PERSONA = 0.08, 0.04  # shares of what the model says of itself
+IDENTITY, PERSONA = 0.06, 0.04  # shares of what the model says of itself
 WANTED_HELDOUT = 14  # conversations to ask from
 LEAST_HELDOUT, MOST_HELDOUT = 0.02, 0.15  # shares of one's own that they are
 LEAST_TOKENS, MOST_TOKENS = 40_000, 20_000_000
@@ -63,6 +63,8 @@ class TuneOptions:
         replay: share of the base's own text and conversations that is mixed in, so that it isn't forgotten.
         lr: highest learning rate.
         questions: how many held-out questions are asked before and after.
+        temperature: how freely the tuned model answers where nobody says how; kept in its folder. A small model that
+            has read little talks nonsense at 0.8.
     """
 
     name: str
@@ -73,6 +75,7 @@ class TuneOptions:
     replay: float = 0.3
     lr: float = 2e-3
     questions: int = 10
+    temperature: float = 0.5
 
     def check(self) -> None:
         """Raises UserError for values that can't work."""
@@ -81,6 +84,7 @@ class TuneOptions:
             raise UserError(f"--replay: {self.replay} is not from 0 to 0.9")
         if not 0 < self.passes <= 10_000:
             raise UserError(f"--passes: {self.passes} is not over 0 and up to 10,000")
+        SamplingConfig(temperature=self.temperature)
         if not 0 <= self.questions <= 1000:
             raise UserError(f"--questions: {self.questions} is not from 0 to 1,000")
 
@@ -148,6 +152,8 @@ def tune(files: Sequence[str], options: TuneOptions, importing: ImportOptions, s
     if start.is_dir():
         tuned.loss.append(_answer(tuned, start, held, "before"))
     stages.finetune(recipe)
+    if recipe.finetune.train.only == "all":
+        keep_generation(Path(tuned.model), SamplingConfig(temperature=options.temperature).for_transformers())
     if not tuned.loss:
         tuned.loss.append(_answer(tuned, start, held, "before"))
     state = None if recipe.finetune.train.only == "all" else tuned.model
@@ -259,7 +265,8 @@ def _recipe(
 ) -> Recipe:
     """The recipe: shares of the sources, the budget in tokens, what is held out."""
     replayed = _replayed(base, options.replay)
-    about = {"identity": SourceConfig(f"identity:{options.name}", kind="chat", weight=IDENTITY, heldout=0.0)}
+    who = SourceConfig(f"identity:{options.name}", kind="chat", config=WHO, weight=IDENTITY, heldout=0.0)
+    about = {"identity": who}
     if options.persona is not None:
         path = str(Path("runs") / options.name / SOURCES / "persona.jsonl")
         about["persona"] = SourceConfig(path, kind="chat", weight=PERSONA, heldout=0.0)

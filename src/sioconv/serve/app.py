@@ -49,7 +49,7 @@ def make_app(service: Service, hosts: Collection[str] | None = None) -> FastAPI:
         app.include_router(part.router)
     if PAGE.is_dir():
         app.mount("/", PageFiles(PAGE))
-    app.add_middleware(Edge, config=service.config, metrics=service.metrics, hosts=hosts)
+    app.add_middleware(Edge, config=service.config, metrics=service.metrics, admit=service.admit, hosts=hosts)
     return app
 
 

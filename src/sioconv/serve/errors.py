@@ -1,6 +1,7 @@
 """Errors in the form of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`."""
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from sioconv.errors import UserError
 from sioconv.serve.wire import ClientGoneError, Json
 
 logger = logging.getLogger("sioconv.serve")
+NAME = re.compile("(?!(?:str|int|float|bool)$)[a-z0-9_]+")  # a field or a place in a list
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -58,9 +60,13 @@ def of_user_error(error: UserError, param: str | None = None) -> ApiError:
 
 def of_validation(error: RequestValidationError) -> ApiError:
     """The first thing that is wrong with a body. What the client wrote isn't repeated."""
-    problem = error.errors()[0]
-    place = [str(part) for part in problem["loc"] if part != "body"]
-    name = ".".join(place) or None
+    # Of a field that may be of several types: what is wrong with the type that it has, or else the innermost place.
+    problem = min(error.errors(), key=lambda each: (each["type"].endswith("_type"), -len(each["loc"])))
+    *outer, last = [str(part) for part in problem["loc"] if part != "body"] or [""]
+    kept = [part for part in outer if NAME.fullmatch(part)]
+    if problem["type"] == "extra_forbidden" or NAME.fullmatch(last):  # else it is the name of one of the types
+        kept.append(last)
+    name = ".".join(kept) or None
     if problem["type"] == "extra_forbidden":
         return ApiError(400, f"the field {name} isn't supported: leave it out", name, "unsupported_parameter")
     if problem["type"] == "missing":

@@ -154,7 +154,7 @@ def load_models(
     served = {}
     for name, (model, tokenizer) in loaded.items():
         model.requires_grad_(False)
-        engine = Engine(model, token_budget=max(512, 2 * config.texts), max_texts=config.texts, store=store)
+        engine = Engine(model, token_budget=max(512, 2 * config.texts), max_texts=config.texts, store=store, fixed=True)
         vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
         for _ in engine.stream(Request([vocabulary.bos], max_new_tokens=2, stored=False)):
             pass  # kernels that have to be compiled are compiled now, not while the first client waits

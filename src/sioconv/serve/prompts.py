@@ -30,8 +30,8 @@ def start_of(served: ServedModel, persona: str | None, state: str | None) -> tup
         if persona is None:
             return Start(), True
         if persona not in served.personas:
-            known = ", ".join(served.personas) or "there is none"
-            raise ApiError(404, f"{served.name} has no such persona; it has: {known}", "persona", "persona_not_found")
+            known = f"; it has: {', '.join(served.personas)}" if served.personas else ": it has none"
+            raise ApiError(404, f"{served.name} has no such persona{known}", "persona", "persona_not_found")
         return served.personas[persona], True
     if persona is not None:
         raise ApiError(400, "persona and state are both given: a state has a persona's beginning in it", "persona")
@@ -52,6 +52,7 @@ async def chat_prompt(
     owner: str,
     stored: bool,
     config: ServeConfig,
+    param: str = "messages",
 ) -> Prompt:
     """The prompt of a conversation's next reply.
 
@@ -62,6 +63,7 @@ async def chat_prompt(
         owner: whose text it is.
         stored: whether the store of snapshots may be used.
         config: the server's limits.
+        param: the field that the messages came in.
 
     Raises:
         ApiError: the messages can't be read, or are too long.
@@ -69,12 +71,12 @@ async def chat_prompt(
     try:
         ids, mask = await asyncio.to_thread(encode, served.tokenizer, messages, add_generation_prompt=True)
     except UserError as error:
-        raise of_user_error(error, "messages") from error
+        raise of_user_error(error, param) from error
     last = max((i for i, learned in enumerate(mask) if learned), default=0)
     history = frozenset(ids[last + 1 :]) - served.vocabulary.special
     if start.state.tokens or start.pending:
         ids = [*start.pending, *ids[1:]]
-    return checked(Prompt(ids, start.state, scope_of(owner, start), history, stored), config, "messages")
+    return checked(Prompt(ids, start.state, scope_of(owner, start), history, stored), config, param)
 
 
 async def grammar_of(served: ServedModel, form: Form | None, param: str) -> Grammar | None:

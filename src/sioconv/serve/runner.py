@@ -16,6 +16,7 @@ from sioconv.generate.engine import Engine, Event, Request
 T = TypeVar("T")
 logger = logging.getLogger("sioconv.serve")
 Sink = Callable[[Event | BaseException], object]
+AT_ONCE_ASIDE = 256  # tokens of such requests that are read at once
 MOST_ASIDE = 1024  # requests that wait for an engine with nothing else to do; older ones are forgotten
 
 
@@ -42,7 +43,7 @@ class Runner:
         self._engine = engine
         self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._events: list[tuple[asyncio.AbstractEventLoop, Sink, Event]] = []  # of this step
-        self._sinks: dict[int, tuple[asyncio.AbstractEventLoop, Sink] | None] = {}  # of all requests that run
+        self._sinks: dict[int, tuple[asyncio.AbstractEventLoop, Sink]] = {}  # of all requests that somebody waits for
         self._aside: deque[Request] = deque(maxlen=MOST_ASIDE)
         self._closed = False
         self.steps = 0
@@ -79,9 +80,11 @@ class Runner:
         self._calls.put(run)
         return future
 
-    def start(self, request: Request, seconds: float | None = None) -> "Running":
-        """A request that runs while one is inside `async with`, at most so many seconds."""
-        return Running(self, request, seconds)
+    def start(
+        self, request: Request, seconds: float | None = None, done: Callable[[], None] | None = None
+    ) -> "Running":
+        """A request that runs while one is inside `async with`, see `Running`."""
+        return Running(self, request, seconds, done)
 
     def read_aside(self, request: Request) -> None:
         """Runs a request whose events nobody waits for, once nothing else runs: it fills the engine's store.
@@ -91,9 +94,10 @@ class Runner:
         self.call(lambda: self._aside.append(request))
 
     def forget_aside(self, owner: str) -> "Future[None]":
-        """Forgets the requests of an owner, see `serve.prompts.scope_of`, that `read_aside` was given."""
+        """Forgets what is read for the store alone of an owner, see `serve.prompts.scope_of`, and what waits for it."""
 
         def forget() -> None:
+            self._engine.forget(owner)
             kept = [request for request in self._aside if request.scope.partition("/")[0] != owner]
             self._aside.clear()
             self._aside.extend(kept)
@@ -127,7 +131,7 @@ class Runner:
                     busy = True
             try:
                 if self._aside and not self._engine.running:
-                    self._submit_aside(self._aside.popleft())
+                    self._read_some_aside()
                 start = time.perf_counter()
                 busy = self._engine.step()
                 self.steps += busy
@@ -137,12 +141,13 @@ class Runner:
                 self._fail()
             self._hand_out()
 
-    def _submit_aside(self, request: Request) -> None:
-        def forget(event: Event) -> None:
-            self._sinks.pop(event.request, None)
-
-        number = self._engine.submit(request, forget)
-        self._sinks[number] = None
+    def _read_some_aside(self) -> None:
+        """Submits what is read in about one step: whoever comes meanwhile waits for no more than that."""
+        left = AT_ONCE_ASIDE
+        while self._aside and left > 0:
+            request = self._aside.popleft()
+            left -= len(request.ids)
+            self._engine.submit(request)
 
     def _measure(self, seconds: float) -> None:
         written = sum(event.token is not None for _, _, event in self._events)
@@ -160,9 +165,8 @@ class Runner:
         """Ends everything that runs or waits."""
         self._engine.clear()
         self._aside.clear()
-        for there in self._sinks.values():
-            if there is not None:
-                self._deliver(there[0], [(there[1], EngineFailedError("a step of the engine has failed"))])
+        for loop, sink in self._sinks.values():
+            self._deliver(loop, [(sink, EngineFailedError("a step of the engine has failed"))])
         self._sinks.clear()
 
     def _deliver(self, loop: asyncio.AbstractEventLoop, events: list[tuple[Sink, Any]]) -> None:
@@ -177,13 +181,17 @@ class Running:
         runner: what runs it.
         request: what is to be read and written.
         seconds: how long it may take; None for any time.
+        done: called in the event loop when all is written, though nobody may have taken it yet.
     """
 
-    def __init__(self, runner: Runner, request: Request, seconds: float | None) -> None:
-        self._runner, self._request, self._seconds = runner, request, seconds
+    def __init__(
+        self, runner: Runner, request: Request, seconds: float | None, done: Callable[[], None] | None
+    ) -> None:
+        self._runner, self._request, self._seconds, self._done = runner, request, seconds, done
         self._timer: asyncio.TimerHandle | None = None
         self._numbers: list[int] = []
         self._left = set(range(request.n if request.max_new_tokens else 1))
+        self._unwritten = len(self._left)
         self._events = asyncio.Queue[Event | BaseException]()
 
     async def __aenter__(self) -> "Running":
@@ -191,7 +199,7 @@ class Running:
         loop = asyncio.get_running_loop()
 
         def submit() -> None:
-            self._numbers.append(self._runner.submit(self._request, loop, self._events.put_nowait))
+            self._numbers.append(self._runner.submit(self._request, loop, self._take))
 
         try:
             await asyncio.wrap_future(self._runner.call(submit))
@@ -224,6 +232,13 @@ class Running:
                 if event.ended is not None:
                     self._left.discard(event.branch)
                 yield event
+
+    def _take(self, event: Event | BaseException) -> None:
+        self._events.put_nowait(event)
+        if isinstance(event, Event) and event.ended is not None:
+            self._unwritten -= 1
+            if not self._unwritten and self._done is not None:
+                self._done()
 
     def interrupt(self) -> None:
         """Ends the request: its events end with CancelledByClientError. In the event loop only."""

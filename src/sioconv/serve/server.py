@@ -1,5 +1,6 @@
 """Starting and stopping a server."""
 
+import gc
 import ipaddress
 import logging
 from collections.abc import Collection
@@ -9,6 +10,7 @@ import uvicorn
 
 from sioconv.errors import UserError
 from sioconv.progress import say
+from sioconv.serve.access.connection import connection_class
 from sioconv.serve.app import make_app
 from sioconv.serve.service import Service
 
@@ -42,7 +44,8 @@ def uvicorn_config(service: Service, host: str, port: int, hosts: Collection[str
         timeout_keep_alive=75,  # longer than what proxies and clients keep a connection that they don't use
         timeout_graceful_shutdown=max(1, int(service.config.grace) + 1),
         h11_max_incomplete_event_size=64 * 1024,
-        http="h11",
+        http=connection_class(service.config.body_seconds),
+        ws="none",
     )
 
 
@@ -83,6 +86,8 @@ def run_server(service: Service, host: str, port: int) -> None:
     if service.keys is None and not is_loopback(host):
         say(f"warning: {host} can be reached from outside and there are no keys: anyone may use this server (--keys)")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    gc.collect()
+    gc.freeze()  # models and libraries stay: the collector needn't look through them again and again
     try:
         Server(uvicorn_config(service, host, port, hosts_of(host)), service).run()
     except SystemExit as error:  # uvicorn's way to say that it can't listen; it has logged why

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
+from starlette.types import Scope
 
 from sioconv.generate.states.store import StateStore
 from sioconv.serve.access.keys import Client, Keys, owner_of
@@ -68,16 +69,20 @@ class Service:
         request.scope["sioconv.client"] = client.name
         return client
 
+    def admit(self, scope: Scope) -> None:
+        """Counts a request of a client. Raises ApiError where its key is missing or unknown, or it sends too many."""
+        self.limits.count(self.client(Request(scope)).name)
+
     @asynccontextmanager
-    async def room(self, served: ServedModel, client: Client, texts: int) -> AsyncGenerator[None, None]:
-        """Room for replies. Raises ApiError where there is none."""
+    async def room(self, served: ServedModel, client: Client, texts: int) -> AsyncGenerator[Callable[[], None], None]:
+        """Room for replies, see `Limits.room`. Raises ApiError where there is none."""
         most = min(self.config.max_n, self.config.texts)
         if not 1 <= texts <= most:
             raise ApiError(400, f"n is {texts}: this server takes 1 to {most}", "n")
         if self.draining:
             raise ApiError(503, "the server is being stopped", code="draining", headers={"Retry-After": "5"})
-        async with self.limits.room(served.name, client.name, texts):
-            yield
+        async with self.limits.room(served.name, client.name, texts) as leave:
+            yield leave
 
 
 def service_of(request: Request) -> Service:

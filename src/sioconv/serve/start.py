@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sioconv.errors import UserError
-from sioconv.generate.states.store import Backing, SqliteFile, StateStore
+from sioconv.generate.states.store import Backing, BackingError, SqliteFile, StateStore
 from sioconv.hardware import pick_device
 from sioconv.serve.access.keys import Keys
 from sioconv.serve.access.limits import Limits
@@ -63,6 +63,10 @@ def _backing(store: str, config: ServeConfig) -> Backing:
         backing = RedisPlace(store, config.ttl)
     else:
         backing = SqliteFile(store, config.disk, config.ttl)
+        try:
+            backing.expire()  # opens it
+        except BackingError as error:
+            raise UserError(f"can't keep states in {error}: choose another --store") from error
     secret = _secret()
     if secret is None:
         return backing

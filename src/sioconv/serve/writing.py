@@ -84,7 +84,6 @@ class Reply:
         text: what was written so far.
         tokens: how many tokens were written, the one that ended it included.
         ids: those that are text.
-        ended: whether the model ended its turn by itself.
         place: where the text stands at the end.
     """
 
@@ -92,7 +91,6 @@ class Reply:
     text: str = ""
     tokens: int = 0
     ids: list[int] = field(default_factory=list)
-    ended: bool = False
     place: Place | None = None
 
 
@@ -163,20 +161,21 @@ class Writing:
         """Tokens that were written, of all replies."""
         return sum(reply.tokens for reply in self.replies)
 
-    async def pieces(self, seconds: float) -> AsyncGenerator[Piece | None, None]:
+    async def pieces(self, seconds: float, done: Callable[[], None]) -> AsyncGenerator[Piece | None, None]:
         """The pieces of all replies as they come; the first thing is None: the request was taken.
 
         A generator that is closed early ends the request.
 
         Args:
             seconds: the request is ended after that.
+            done: called when all is written, however much of it was taken by then.
 
         Raises:
             ApiError: it took too long, or an id isn't in the vocabulary.
             UserError: the model's weights are broken, or the settings leave no token.
         """
         try:
-            async with self._served.runner.start(self._request, seconds) as running:
+            async with self._served.runner.start(self._request, seconds, done) as running:
                 self.interrupt = running.interrupt
                 yield None
                 async for event in running:
@@ -203,9 +202,7 @@ class Writing:
         reply.tokens += 1
         reply.place = event.place
         text, tokens = "", tuple[Token, ...]()
-        if event.token in self._ending:
-            reply.ended = event.token == self._served.vocabulary.end_of_turn
-        else:
+        if event.token not in self._ending:
             reply.ids.append(event.token)
             text = reply.stream.push(self._served.vocabulary.bytes_of(event.token))
             if event.logprob is not None:
@@ -255,14 +252,15 @@ class Writing:
                     self._served.runner.read_aside(replace(request, snapshots=False))
 
     async def _closing(self, branch: int) -> Request:
-        reply, end = self.replies[branch], self._served.vocabulary.end_of_turn
+        reply, prompt = self.replies[branch], self._prompt
+        end = [self._served.vocabulary.end_of_turn] if self._turns else []
         spelt = await tokens_of(self._served, reply.text)
-        if self._turns and reply.ended and spelt == reply.ids and reply.place is not None:
-            ids, state = list(reply.place.unread), reply.place.state
+        if reply.place is not None and spelt == reply.ids:  # all but the latest tokens were read as they were written
+            state = reply.place.state
+            ids = [*spelt[state.tokens - prompt.tokens :], *end]
         else:
-            prompt = self._prompt
-            rest = prompt.ids[self.before.tokens - prompt.state.tokens :]
-            ids, state = [*rest, *spelt, *([end] if self._turns else [])], self.before
+            state = self.before
+            ids = [*prompt.ids[state.tokens - prompt.state.tokens :], *spelt, *end]
         return replace(self._request, ids=ids, state=state, max_new_tokens=0, n=1, priority=ASIDE)
 
 

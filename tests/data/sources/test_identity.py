@@ -57,3 +57,11 @@ def test_names_that_can_not_be_used(name: str) -> None:
     with pytest.raises(UserError, match="the model's name") as caught:
         identity_rows(name)
     assert "\n" not in str(caught.value)
+
+
+def test_turns_after_the_name_alone() -> None:
+    rows = identity_rows("しお", only_who=True)
+    assert {row.extra["relation"] for row in rows} == {"name", "denial", "who", "human", "program"}
+    assert rows == list(read_rows(SourceConfig("identity:しお", kind="chat", config="who")))
+    with pytest.raises(ValueError, match="only for a path that begins with hf:"):
+        SourceConfig("identity:しお", kind="chat", config="other").check()

@@ -105,6 +105,17 @@ def test_a_kernel_is_compiled_once(load: Load, folder: Path, warnings: pytest.Lo
     assert not warnings.records
 
 
+def test_whether_a_kernel_is_kept(load: Load, folder: Path) -> None:
+    double = load()
+    assert not jit.is_kept(double, 2)
+    double(2)
+    assert jit.is_kept(double, 3) and not jit.is_kept(double, 1.5)
+    again = load()
+    assert jit.is_kept(again, 2) and not again.overloads
+    the_file(folder).write_bytes(b"damaged")
+    assert not jit.is_kept(load(), 2) and jit.is_kept(double, 2)
+
+
 def test_other_sources_compile_it_again(load: Load, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load()(2)
     monkeypatch.setattr(jit, "sources_digest", lambda: "other")

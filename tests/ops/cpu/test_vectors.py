@@ -8,7 +8,20 @@ import pytest
 import torch
 
 from sioconv.ops import scan
-from sioconv.ops.cpu.vectors import decays, first_lanes, lane_sum, load, select, store, stream, zeros
+from sioconv.ops.cpu.vectors import (
+    decays,
+    first_lanes,
+    four_sums,
+    lane_sum,
+    load,
+    load_like,
+    prefetch,
+    select,
+    store,
+    stream,
+    tree_sum,
+    zeros,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -91,3 +104,50 @@ def test_large_results_written_past_the_caches_are_the_same(
     stored = run()
     monkeypatch.setattr("sioconv.ops.cpu.scan.STREAM_BYTES", 0)
     torch.testing.assert_close(run(), stored, rtol=0, atol=0)
+
+
+@numba.njit
+def _sums(numbers: Array, sums: Array, together: Array, registers: Any, width: int) -> None:
+    rows = tuple_of_rows(numbers, registers, width)
+    sums[0], sums[1], sums[2], sums[3] = tree_sum(rows[0]), tree_sum(rows[1]), tree_sum(rows[2]), tree_sum(rows[3])
+    store(together, 0, None, four_sums(rows[0], rows[1], rows[2], rows[3]))
+
+
+@numba.njit
+def tuple_of_rows(numbers: Array, registers: Any, width: int) -> Any:
+    return (
+        load(numbers, 0, None, registers), load(numbers, width, None, registers),
+        load(numbers, 2 * width, None, registers), load(numbers, 3 * width, None, registers),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("registers", [(0,), (0,) * 2])
+def test_four_sums_are_the_same_bits_as_one_by_one(registers: tuple[int, ...]) -> None:
+    width = 16 * len(registers)
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        numbers = (random.standard_normal(4 * width) * 10.0 ** random.integers(-4, 5, 4 * width)).astype(np.float32)
+        sums, together = np.empty(4, np.float32), np.empty(4, np.float32)
+        _sums(numbers, sums, together, registers, width)
+        assert sums.tobytes() == together.tobytes()
+        np.testing.assert_allclose(sums, numbers.reshape(4, width).astype(np.float64).sum(1), rtol=1e-3)
+
+
+@numba.njit
+def _few(numbers: Array, to: Array, count: int, like: Array, registers: Any) -> None:
+    nothing = zeros(like, registers)
+    four = four_sums(nothing, nothing, nothing, nothing)
+    mask = first_lanes(True, count, four)
+    prefetch(numbers, -(2**40), registers)
+    prefetch(numbers, 2**40, registers)
+    store(to, 0, mask, load_like(numbers, 0, mask, four))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
+def test_four_lanes_read_and_write_no_more_than_there_is(count: int, dtype: torch.dtype) -> None:
+    numbers = torch.arange(1, min(count, 4) + 1).to(dtype)
+    source = numbers.view(torch.uint16).numpy() if dtype == torch.bfloat16 else numbers.numpy()
+    to = np.full(6, 7.0, np.float32)
+    _few(source, to, count, np.empty(1, np.float32), (0,))
+    assert to.tolist() == [*numbers.tolist(), *[7.0] * (6 - len(numbers))]

@@ -9,7 +9,7 @@ from sioconv.cli.options import json_option
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
 from sioconv.language import translated
-from sioconv.terminal import one_line, show, show_json, tell, visible
+from sioconv.terminal import one_line, show, show_json, show_lines, tell, visible
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -95,7 +95,7 @@ def _show(account: "Account", as_json: bool) -> None:
         encoding = translated(f", read as {file.encoding}") if file.encoding else ""
         messages = translated(f", {file.messages:,} messages") if file.messages else ""
         notes = [translated(note) for note in file.notes]
-        show("; ".join([f"{file.name}: {translated(file.form)}{encoding}{messages}", *notes]))
+        show_lines("; ".join([f"{file.name}: {translated(file.form)}{encoding}{messages}", *notes]))
     if account.speakers:
         named = ", ".join(f"{name} {count:,}" for name, count in list(account.speakers.items())[:8])
         more = len(account.speakers) - 8

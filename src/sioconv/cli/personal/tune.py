@@ -8,7 +8,7 @@ from sioconv.cli.options import json_option
 from sioconv.cli.personal.import_files import import_options, options_of
 from sioconv.cli.verb import OptionVerb
 from sioconv.language import columns, translated
-from sioconv.terminal import one_line, show, show_json, tell
+from sioconv.terminal import one_line, show, show_json, show_lines, tell
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -55,14 +55,14 @@ def _show(done: "Tuned") -> None:
     for number, answer in enumerate(done.answers, start=1):
         show(f"\n{number}. {one_line(answer.question)}")
         for title, text in zip(titles, (answer.before, answer.after, answer.own), strict=True):
-            show(f"   {title}{' ' * (width - columns(title))}  {one_line(text)}")
+            show_lines(f"   {title}{' ' * (width - columns(title))}  {one_line(text)}")
     before, after = done.loss
     if before is not None and after is not None:
         show("")
         tell(f"held-out conversations, nats a token: {before:.3f} before, {after:.3f} after")
     model = [done.base, "--state", done.model] if done.model.endswith(".safetensors") else [done.model]
     show("")
-    tell(f"talk:  {own_command()} chat {shlex.join(model)}")
+    show(translated(f"talk:  {own_command()} chat {shlex.join(model)}"))
 
 
 TUNE = OptionVerb(

@@ -7,7 +7,8 @@ from sioconv.cli.options import json_option
 from sioconv.cli.publishing.publish import list_files
 from sioconv.cli.verb import OptionVerb
 from sioconv.files import shown
-from sioconv.terminal import show_json, tell
+from sioconv.language import translated
+from sioconv.terminal import show, show_json, tell
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -110,7 +111,7 @@ def export_page(arguments: "Namespace") -> None:
     tell(f"no logit differs from PyTorch's by more than {difference(done)}")
     if done.get("bits_per_byte") is not None:
         tell(bits(done))
-    tell(f"to try it: python -m http.server --directory {shown(arguments.out)}")
+    show(translated(f"to try it: python -m http.server --directory {shown(arguments.out)}"))
 
 
 EXPORT_PAGE = OptionVerb(

@@ -1,11 +1,12 @@
-"""Text that ships with the package: gzip'd JSON lines, their licences in NOTICE; and a made-up chat to import."""
+"""Text that ships with the package: JSON lines in bzip2, their licences in NOTICE; and a made-up chat to import."""
 
 from importlib.resources import files
 from pathlib import Path
 
 from sioconv.errors import UserError
 
-SUFFIX = ".jsonl.gz"
+SUFFIX = ".jsonl.bz2"
+OLDER = ".jsonl.gz"  # what recipes of before call the same text
 
 
 def bundled_names() -> list[str]:
@@ -25,12 +26,17 @@ def bundled_sample(name: str) -> Path:
     return Path(str(files(__name__) / name))
 
 
+def stem_of(name: str) -> str:
+    """The name of a bundled file without a suffix."""
+    return name.removesuffix(SUFFIX).removesuffix(OLDER)
+
+
 def bundled_path(name: str) -> Path:
-    """The bundled file of that name, with or without its suffix.
+    """The bundled file of that name, with or without a suffix.
 
     Raises `UserError` for a name that isn't bundled.
     """
-    stem = name.removesuffix(SUFFIX)
+    stem = stem_of(name)
     if stem not in bundled_names():
         raise UserError(f"no bundled text: {name}: choose one of {', '.join(bundled_names())}")
     return Path(str(files(__name__) / (stem + SUFFIX)))

@@ -12,12 +12,16 @@ from sioconv.errors import UserError
 TURNS = "identity.jsonl"
 NAME = "{name}"
 DENIAL = "denial"  # relation of the questions that ask after another name, which might be this one
+WHO = ("name", DENIAL, "who", "human", "program")
 # A name in which a quotation begins or ends can't be told from the words around it.
 QUOTES = re.compile('["“”「」『』]')
 
 
-def identity_rows(name: str) -> list[Row]:
+def identity_rows(name: str, only_who: bool = False) -> list[Row]:
     """About 200 distinct conversations in Japanese and English in which the model goes by `name`.
+
+    With `only_who` those single questions alone that ask who it is: a model that has learned a person's manner has
+    its own greetings, and would tell in another manner what programs can do.
 
     `extra` holds the language, the `relation` (what is asked, for single questions) and the `key` that a right answer
     contains; every answer to a question after the name contains the name.
@@ -30,6 +34,8 @@ def identity_rows(name: str) -> list[Row]:
     for line in lines:
         entry: dict[str, Any] = json.loads(line)
         first, *others = entry.pop("turns")
+        if only_who and entry.get("relation") not in WHO:
+            continue
         extra = {field: value.replace(NAME, name) for field, value in entry.items()}
         for wording in [first] if isinstance(first, str) else first:
             if extra.get("relation") == DENIAL and name.casefold() in wording.casefold():

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from sioconv.data.bundled import bundled_path
 from sioconv.data.cleaning.config import Cleaning
-from sioconv.data.config import SourceConfig
+from sioconv.data.config import WHO, SourceConfig
 from sioconv.data.conversations import texts_beside
 from sioconv.data.documents import PARTS_LEFT_OUT, BadInput, LeftOut, Row, row_of
 from sioconv.data.encodings import AUTO, UTF8, name_of
@@ -153,7 +153,7 @@ class IdentitySource:
         """See `Source`. Raises UserError where they are to be read as text."""
         if self._config.kind != "chat":
             raise UserError(f"kind must be chat: {self._config.path}: conversations can't be read as text")
-        for row in identity_rows(self._config.name)[rank::world_size]:
+        for row in identity_rows(self._config.name, self._config.config == WHO)[rank::world_size]:
             tally.seen += 1
             yield row
 

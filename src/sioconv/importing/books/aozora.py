@@ -1,11 +1,12 @@
 """Texts of Aozora Bunko: without the head's legend and the foot, with ruby and notes read.
 
 Their rules (https://www.aozora.gr.jp/annotation/): ruby in 《》 behind the kanji that it reads, or behind ｜ and any
-text; notes in ［＃…］; characters that Shift_JIS lacks as ※［＃…］ with their place in JIS X 0213 or their
-Unicode number.
+text; notes in ［＃…］; letters with accents as 〔Cafe'〕; characters that Shift_JIS lacks as ※［＃…］ with their place
+in JIS X 0213 or their Unicode number.
 """
 
 import re
+import unicodedata
 from typing import Literal
 
 from sioconv.errors import UserError
@@ -24,6 +25,11 @@ UNICODE = re.compile(r"U\+([0-9A-Fa-f]{4,6})")
 PLACE = re.compile(r"(?:^|[、水準])\s?([12])-(\d{1,2})-(\d{1,2})")
 NOTE = re.compile(r"［＃[^］]*］")
 PICTURE = re.compile(r"［＃[^］]*(挿絵|の図|写真|図)[^］]*入る］")
+# Letters with accents stand in 〔〕, each sign behind its letter; those that end words elsewhere need a letter behind.
+ACCENTED = re.compile(r"〔([ -~]*)〕")
+ACCENT = re.compile(r"([A-Za-z])([`'^~&]|[:,_](?=[A-Za-z]))")
+ACCENTS = dict(zip("`'^~&:,_", "\u0300\u0301\u0302\u0303\u030a\u0308\u0327\u0304", strict=True))
+LIGATURES = {"ae&": "æ", "AE&": "Æ", "oe&": "œ", "OE&": "Œ", "s&": "ß", "o/": "ø", "O/": "Ø", "!@": "¡", "?@": "¿"}
 REPEATED = {"／″＼": "〲", "／＼": "〱"}
 UNKNOWN = "〓"
 
@@ -66,6 +72,7 @@ def plain_text(text: str, ruby: Literal["drop", "keep"] = "drop") -> tuple[str, 
     text = NOTE.sub("", text)
     for sign, character in REPEATED.items():
         text = text.replace(sign, character)
+    text = ACCENTED.sub(_with_accents, text)
     text = RUBY.sub(_with_ruby if ruby == "keep" else _without_ruby, text).replace("｜", "")
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n \u3000"), unknown
 
@@ -100,6 +107,20 @@ def _with_characters(text: str) -> tuple[str, int]:
         return UNKNOWN
 
     return MISSING.sub(character, text), unknown
+
+
+def _with_accents(found: re.Match[str]) -> str:
+    """The letters of a bracket with their accents and without the bracket; the same where there are none."""
+    text = found[1]
+    for letters, one in LIGATURES.items():
+        text = text.replace(letters, one)
+
+    def letter(each: re.Match[str]) -> str:
+        whole = unicodedata.normalize("NFC", each[1] + ACCENTS[each[2]])
+        return whole if len(whole) == 1 else each[0]
+
+    text = ACCENT.sub(letter, text)
+    return found[0] if text == found[1] else text
 
 
 def _without_ruby(found: re.Match[str]) -> str:

@@ -19,7 +19,9 @@ import numpy as np
 
 from sioconv.ops.cpu.decode_products import COLUMNS_OF_PRODUCT, LANES, REGISTERS, project, read_row
 from sioconv.ops.cpu.decode_products import array_at as _at
+from sioconv.ops.cpu.integers.inputs import Inputs, floats_for, padded, prepare
 from sioconv.ops.cpu.jit import inner, kernel, outlined
+from sioconv.ops.cpu.silu_gate_kernels import sigmoids
 from sioconv.ops.cpu.structures import Array
 from sioconv.ops.cpu.vectors import called, first_lanes, fused, load, store, tree_sum, zeros
 
@@ -30,8 +32,8 @@ NORM, EMBEDDING, HEAD, BIGRAMS, BIGRAMS_OUT = 0, *range(1, 1 + 4 * COLUMNS_OF_PR
 COLUMNS = DOWN + COLUMNS_OF_PRODUCT
 # The phases of a layer, the bigrams and the head. Numbers of numpy: Python's would compile the kernel once for each.
 MIXING, MIXED, WIDENING, NARROWING, PAIRING, LOGITS = map(np.int64, range(6))
-OUTPUTS = 16  # channels of a task
-HEAD_OUTPUTS = 64
+OUTPUTS = 16  # channels of a task, at least
+MOST_OUTPUTS = 128
 
 
 class Shape(NamedTuple):
@@ -43,6 +45,7 @@ class Shape(NamedTuple):
     heads: int  # H
     inner: int  # F, the feed-forward's width
     vocabulary: int  # V
+    outputs: int  # channels of a task
     parts: int  # S: 2 with a mixture with the last z, else 1
     gates: int  # G: H, or D for a gate per channel
     bigram_width: int  # K, 0 without bigrams
@@ -56,7 +59,7 @@ class Shape(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Parts of the memory that a step works in, all float32 and flat."""
+    """Parts of the memory that a step works in, flat, float32 but for two."""
 
     x: Array  # [N, D] the residual stream
     normed: Array  # [N, D]
@@ -69,6 +72,9 @@ class Workspace(NamedTuple):
     up: Array  # [N, F]
     gate: Array  # [N, F]
     bigrams: Array  # [N, K] the rows of their table
+    codes: Array  # int16, as the next two what `prepare` fills
+    sums: Array  # int32
+    scales: Array  # [N]
 
 
 class Kinds(NamedTuple):
@@ -80,19 +86,36 @@ class Kinds(NamedTuple):
 
 @inner
 def _shape_of(s: Array, f: Array) -> Shape:
-    return Shape(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], f[0], f[1], f[2], f[3])
+    return Shape(
+        s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12], f[0], f[1], f[2], f[3]
+    )
+
+
+def floats_of_row(shape: Shape) -> int:
+    """Numbers of the workspace for each row."""
+    room = floats_for(max(shape.width, shape.inner, shape.bigram_width))
+    return room + 6 * shape.width + shape.gates + shape.heads + 2 * shape.inner + shape.bigram_width
+
+
+@inner
+def _read_by(values: Array, work: Workspace) -> Inputs:
+    """Rows of the workspace as products read them."""
+    return Inputs(values, work.codes, work.sums, work.scales)
 
 
 @inner
 def _cut(memory: Array, shape: Shape) -> Workspace:
-    """The workspace in `memory` [N (6 D + G + H + 2 F + K)]."""
-    n = shape.rows
+    """The workspace in `memory` [N `floats_of_row`]."""
+    n, widest = shape.rows, max(shape.width, shape.inner, shape.bigram_width)
+    room = n * padded(widest) // 8
+    codes, sums = memory[: 4 * room].view(np.int16), memory[4 * room : 5 * room].view(np.int32)
+    scales, memory = memory[5 * room : 5 * room + n], memory[5 * room + 16 * n :]
     d, g, h, f = n * shape.width, n * shape.gates, n * shape.heads, n * shape.inner
     e = 6 * d + g + h
     return Workspace(
         memory[:d], memory[d : 2 * d], memory[2 * d : 3 * d], memory[3 * d : 4 * d], memory[4 * d : 5 * d],
         memory[6 * d : 6 * d + g], memory[6 * d + g : e], memory[5 * d : 6 * d], memory[e : e + f],
-        memory[e + f : e + 2 * f], memory[e + 2 * f : e + 2 * f + n * shape.bigram_width],
+        memory[e + f : e + 2 * f], memory[e + 2 * f : e + 2 * f + n * shape.bigram_width], codes, sums, scales,
     )  # fmt: skip
 
 
@@ -115,8 +138,11 @@ def _normalise(x: Array, weight: Array, shape: Shape, normed: Array, edge: Any) 
 @inner
 def _silu_into(x: Array, gate: Array, first: int, last: int) -> None:
     """x <- x * SiLU(gate)."""
-    for i in range(first, last):
-        x[i] *= gate[i] * _sigmoid(gate[i])
+    nothing = zeros(x, REGISTERS)
+    for at in range(first, last, LANES):
+        mask = first_lanes(True, last - at, nothing)
+        value, branch = load(x, at, mask, REGISTERS), load(gate, at, mask, REGISTERS)
+        store(x, at, mask, value * (branch * sigmoids(branch)))
 
 
 @inner
@@ -160,6 +186,10 @@ def _head(row: int, head: int, line: Array, state: int, shape: Shape, work: Work
     kept, increment, scale = _decay(log_a, shape.input_scale)
     last_z = _at(state + 4 * shape.width, shape.width, work.x)
     share = _sigmoid(work.mix[row * shape.heads + head]) if shape.parts == 2 else one
+    if shape.output_gate != 0:
+        for p in range(channels):
+            work.mixed[first + p] = one
+        _silu_into(work.mixed, work.y_gate, first, first + channels)
     total = np.float32(0)
     for p in range(channels):
         channel = head * channels + p
@@ -173,9 +203,6 @@ def _head(row: int, head: int, line: Array, state: int, shape: Shape, work: Work
             last_z[channel] = now
         c[channel] = (c[channel] if kept > 0 else np.float32(0)) + (increment * c[channel] + z)
         value = c[channel]
-        if shape.output_gate != 0:
-            work.mixed[first + p] = one
-            _silu_into(work.mixed, work.y_gate, first + p, first + p + 1)
         if shape.output_gate == 2:
             value *= work.mixed[first + p]
         work.z[first + p] = value
@@ -196,23 +223,24 @@ def _mix_head(head: int, layer: int, line: Array, states: Array, shape: Shape, k
     """The task of one head: its channels of z, of its gate and of the output's, its forget gate, its state."""
     width, channels, rows, bits = shape.width, shape.width // shape.heads, shape.rows, kinds.bits
     first, last = head * channels, (head + 1) * channels
+    x = _read_by(work.normed, work)
     for product, result in ((Z, work.z), (Z_GATE, work.z_gate), (Y_GATE, work.y_gate)):
-        project(line, product, kinds.matrix, bits, first, last, width, width, work.normed, rows, result, edge)
+        project(line, product, kinds.matrix, bits, first, last, width, width, x, rows, result, edge)
     gates = shape.gates // shape.heads
     start, end = head * gates, (head + 1) * gates
-    project(line, DT, work.x, bits, start, end, width, shape.gates, work.normed, rows, work.dt, edge)
+    project(line, DT, work.x, bits, start, end, width, shape.gates, x, rows, work.dt, edge)
     if shape.parts == 2:
-        project(line, MIX, work.x, bits, head, head + 1, width, shape.heads, work.normed, rows, work.mix, edge)
+        project(line, MIX, work.x, bits, head, head + 1, width, shape.heads, x, rows, work.mix, edge)
     for row in range(rows):
         _head(row, head, line, states[row] + 4 * layer * shape.parts * width, shape, work)
 
 
 @inner
 def _write_mixed(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
-    """OUTPUTS channels of the mixer's output, added to the residual stream."""
-    width, first = shape.width, task * OUTPUTS
-    last = min(first + OUTPUTS, width)
-    project(line, Y, kinds.matrix, kinds.bits, first, last, width, width, work.mixed, shape.rows, work.z, edge)
+    """Some channels of the mixer's output, added to the residual stream."""
+    width, first = shape.width, task * shape.outputs
+    last, x = min(first + shape.outputs, width), _read_by(work.mixed, work)
+    project(line, Y, kinds.matrix, kinds.bits, first, last, width, width, x, shape.rows, work.z, edge)
     for row in range(shape.rows):
         if shape.output_gate == 0:
             _silu_into(work.z, work.y_gate, row * width + first, row * width + last)
@@ -222,23 +250,21 @@ def _write_mixed(task: int, line: Array, shape: Shape, kinds: Any, work: Workspa
 
 @inner
 def _widen(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
-    """OUTPUTS channels of the feed-forward's inside."""
-    width, size, first = shape.width, shape.inner, task * OUTPUTS
-    last = min(first + OUTPUTS, size)
+    """Some channels of the feed-forward's inside."""
+    width, size, first = shape.width, shape.inner, task * shape.outputs
+    last, x = min(first + shape.outputs, size), _read_by(work.normed, work)
     for product, result in ((UP, work.up), (GATE, work.gate)):
-        project(
-            line, product, kinds.matrix, kinds.bits, first, last, width, size, work.normed, shape.rows, result, edge
-        )
+        project(line, product, kinds.matrix, kinds.bits, first, last, width, size, x, shape.rows, result, edge)
     for row in range(shape.rows):
         _silu_into(work.up, work.gate, row * size + first, row * size + last)
 
 
 @inner
 def _narrow(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
-    """OUTPUTS channels of the feed-forward's output, added to the residual stream."""
-    width, first = shape.width, task * OUTPUTS
-    last = min(first + OUTPUTS, width)
-    project(line, DOWN, kinds.matrix, kinds.bits, first, last, shape.inner, width, work.up, shape.rows, work.z, edge)
+    """Some channels of the feed-forward's output, added to the residual stream."""
+    width, first = shape.width, task * shape.outputs
+    last, x = min(first + shape.outputs, width), _read_by(work.up, work)
+    project(line, DOWN, kinds.matrix, kinds.bits, first, last, shape.inner, width, x, shape.rows, work.z, edge)
     for row in range(shape.rows):
         for i in range(row * width + first, row * width + last):
             work.x[i] += work.z[i]
@@ -267,12 +293,10 @@ def _read_bigrams(ids: Array, before: Array, line: Array, shape: Shape, kinds: A
 
 @inner
 def _add_bigrams(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
-    """OUTPUTS channels of what bigrams add to the embedding."""
-    width, first, inside = shape.width, task * OUTPUTS, shape.bigram_width
-    last = min(first + OUTPUTS, width)
-    project(
-        line, BIGRAMS_OUT, kinds.matrix, kinds.bits, first, last, inside, width, work.bigrams, shape.rows, work.z, edge
-    )
+    """Some channels of what bigrams add to the embedding."""
+    width, first, inside = shape.width, task * shape.outputs, shape.bigram_width
+    last, x = min(first + shape.outputs, width), _read_by(work.bigrams, work)
+    project(line, BIGRAMS_OUT, kinds.matrix, kinds.bits, first, last, inside, width, x, shape.rows, work.z, edge)
     for row in range(shape.rows):
         for i in range(row * width + first, row * width + last):
             work.x[i] += work.z[i]
@@ -280,10 +304,10 @@ def _add_bigrams(task: int, line: Array, shape: Shape, kinds: Any, work: Workspa
 
 @inner
 def _write_logits(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, logits: Array, edge: Any) -> None:
-    """HEAD_OUTPUTS logits of every row that they are wanted of; those rows stand first in `work.normed`."""
-    first, size = task * HEAD_OUTPUTS, shape.vocabulary
-    rows, last = logits.size // size, min(first + HEAD_OUTPUTS, size)
-    project(line, HEAD, kinds.matrix, kinds.bits, first, last, shape.width, size, work.normed, rows, logits, edge)
+    """Some logits of every row that they are wanted of; those rows stand first in `work.normed`."""
+    first, size, x = task * shape.outputs, shape.vocabulary, _read_by(work.normed, work)
+    rows, last = logits.size // size, min(first + shape.outputs, size)
+    project(line, HEAD, kinds.matrix, kinds.bits, first, last, shape.width, size, x, rows, logits, edge)
 
 
 @inner
@@ -333,22 +357,28 @@ def _entry(form: str) -> Any:
         work = _cut(memory, shape)
         last = weights[shape.layers]
         _embed(ids, last, shape, kinds, work, edge)
-        narrow = (shape.width + OUTPUTS - 1) // OUTPUTS
-        wide = (shape.inner + OUTPUTS - 1) // OUTPUTS
+        narrow = (shape.width + shape.outputs - 1) // shape.outputs
+        wide = (shape.inner + shape.outputs - 1) // shape.outputs
+        tasks = (shape.vocabulary + shape.outputs - 1) // shape.outputs
         if shape.bigram_width > 0:
             _read_bigrams(ids, before, last, shape, kinds, work, edge)
+            prepare(matrix, _read_by(work.bigrams, work), shape.rows, shape.bigram_width)
             run(PAIRING, narrow, shape.layers, weights, states, shape, work, kinds, logits, edge)
         for layer in range(shape.layers):
             line = weights[layer]
             _normalise(work.x, _at(line[MIXER_NORM], shape.width, work.x), shape, work.normed, edge)
+            prepare(matrix, _read_by(work.normed, work), shape.rows, shape.width)
             run(MIXING, shape.heads, layer, weights, states, shape, work, kinds, logits, edge)
+            prepare(matrix, _read_by(work.mixed, work), shape.rows, shape.width)
             run(MIXED, narrow, layer, weights, states, shape, work, kinds, logits, edge)
             _normalise(work.x, _at(line[FFN_NORM], shape.width, work.x), shape, work.normed, edge)
+            prepare(matrix, _read_by(work.normed, work), shape.rows, shape.width)
             run(WIDENING, wide, layer, weights, states, shape, work, kinds, logits, edge)
+            prepare(matrix, _read_by(work.up, work), shape.rows, shape.inner)
             run(NARROWING, narrow, layer, weights, states, shape, work, kinds, logits, edge)
         _normalise(work.x, _at(last[NORM], shape.width, work.x), shape, work.normed, edge)
         _gather(wanted, shape.width, work.normed)
-        tasks = (shape.vocabulary + HEAD_OUTPUTS - 1) // HEAD_OUTPUTS
+        prepare(matrix, _read_by(work.normed, work), wanted.size, shape.width)
         run(LOGITS, tasks, shape.layers, weights, states, shape, work, kinds, logits, edge)
 
     return decode

@@ -60,6 +60,13 @@ def kernel(name: str | None = None, **options: Any) -> Callable[[F], F]:
     return compile_function
 
 
+def is_kept(function: Any, *arguments: Any) -> bool:
+    """Whether a kernel is compiled for arguments of these types: in this process, or on disk for the next call."""
+    types = tuple(function.typeof_pyval(argument) for argument in arguments)
+    cache = function._cache
+    return types in function.overloads or (isinstance(cache, _KernelCache) and cache.holds(types, function.targetctx))
+
+
 @functools.cache
 def sources_digest() -> str:
     """Of all files of this folder, of which the kernels are compiled, and of numba's version.
@@ -90,6 +97,13 @@ class _KernelCache(FunctionCache):
         except Exception as error:  # whatever unpickling and linking make of a strange file
             _say(self._cache_path, error)
             return None
+
+    def holds(self, sig: Any, target_context: Any) -> bool:
+        """Whether something can be loaded for a signature."""
+        try:
+            return self._cache_file.load(self._index_key(sig, target_context.codegen())) is not None
+        except Exception:  # `load_overload` will say it
+            return False
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keeps a compiled function, where that is possible."""

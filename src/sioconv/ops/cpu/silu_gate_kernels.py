@@ -17,7 +17,7 @@ CHUNK = 16384
 
 
 @inner
-def _sigmoid(x: Any) -> Any:
+def sigmoids(x: Any) -> Any:
     """1 / (1 + exp(-x)) by the exponential of -|x|, which doesn't overflow."""
     small, _ = decays(select(x > 0.0, 0.0 - x, x))
     return select(x > 0.0, 1.0 / (1.0 + small), small / (1.0 + small))
@@ -26,7 +26,7 @@ def _sigmoid(x: Any) -> Any:
 @inner
 def _forward_at(at: int, mask: Any, registers: Any, x: Array, gate: Array, y: Array, streams: bool) -> None:
     branch = load(gate, at, mask, registers)
-    put(y, at, mask, load(x, at, mask, registers) * branch * _sigmoid(branch), streams)
+    put(y, at, mask, load(x, at, mask, registers) * branch * sigmoids(branch), streams)
 
 
 @inner
@@ -36,7 +36,7 @@ def _backward_at(
 ) -> None:  # fmt: skip
     """With s = sigmoid(g): dx = dy g s, dg = dy x (s + g s (1 - s))."""
     up, branch = load(grad_y, at, mask, registers), load(gate, at, mask, registers)
-    sigmoid = _sigmoid(branch)
+    sigmoid = sigmoids(branch)
     silu = branch * sigmoid
     put(grad_x, at, mask, up * silu, streams)
     put(grad_gate, at, mask, up * load(x, at, mask, registers) * (sigmoid + silu * (1.0 - sigmoid)), streams)

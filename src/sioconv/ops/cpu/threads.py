@@ -18,6 +18,11 @@ _lock = threading.Lock()
 _layers: list[str | None] = []  # the layer once it is started, None for no layer
 
 
+def form_of(parallel: Callable[..., None], serial: Callable[..., None]) -> Callable[..., None]:
+    """Which of the two forms of a kernel `run_tasks` takes."""
+    return serial if _layer() is None else parallel
+
+
 def run_tasks(parallel: Callable[..., None], serial: Callable[..., None], *arguments: Any) -> None:
     """Run a kernel over the tasks that its arguments name, with as many threads as torch uses.
 

@@ -37,14 +37,20 @@ def operation(function: Callable[..., tuple[Any, Codegen]]) -> Any:
 
 
 class Vector(types.Type):
-    """numba's type of a vector of `lanes` numbers of `dtype`: float32, float64, or boolean for a mask."""
+    """numba's type of a vector of `lanes` numbers of `dtype`.
+
+    That is float32, float64, boolean for a mask, or int16 and int32, with which `sioconv.ops.cpu.integers` computes.
+    """
 
     def __init__(self, dtype: types.Type, lanes: int) -> None:
         self.dtype, self.lanes = dtype, lanes
         super().__init__(name=f"Vector({dtype}, {lanes})")
 
 
-_ELEMENTS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.boolean: ir.IntType(1)}
+_ELEMENTS = {
+    types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.boolean: ir.IntType(1),
+    types.int16: ir.IntType(16), types.int32: ir.IntType(32),
+}  # fmt: skip
 
 
 @register_model(Vector)
@@ -149,6 +155,42 @@ def load(_typing: Any, array: Any, at: Any, mask: Any, registers: Any) -> tuple[
         return _widen(builder, array, bits, vector)
 
     return result(array, types.intp, mask, registers), generate
+
+
+@operation
+def prefetch(_typing: Any, array: Any, at: Any, lines: Any) -> tuple[Any, Codegen]:
+    """Asks for the cache lines from `array[at]` on, as many as the tuple `lines` is long; the place may be anywhere.
+
+    A matrix is read in several streams, each a row of some kB, in which the processor doesn't see what comes next.
+    """
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        byte, number = ir.IntType(8), ir.IntType(32)
+        first = _pointer(context, builder, array, arguments[0], arguments[1], byte)
+        # Read, keep in all levels, data.
+        options = [ir.Constant(number, value) for value in (0, 3, 1)]
+        for line in range(lines.count):
+            place = builder.gep(first, [ir.Constant(ir.IntType(64), line * REGISTER)])
+            _call(builder, "llvm.prefetch.p0", ir.VoidType(), place, *options)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, lines), generate
+
+
+@operation
+def load_like(_typing: Any, array: Any, at: Any, mask: Any, like: Any) -> tuple[Any, Codegen]:
+    """The vector at `array[at:]`, with as many lanes as `like`; the array holds float32 or bfloat16."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        vector = context.get_value_type(like)
+        stored = _stored_as(array, vector)
+        place = _pointer(context, builder, array, arguments[0], arguments[1], stored)
+        size = array.dtype.bitwidth // 8
+        name, zero = f"llvm.masked.load.{_suffix(stored)}.p0", ir.Constant(stored, None)
+        bits = _call(builder, name, stored, place, *_alignment(size), arguments[2], zero)
+        return _widen(builder, array, bits, vector)
+
+    return like(array, types.intp, mask, like), generate
 
 
 @operation
@@ -338,6 +380,37 @@ def tree_sum(_typing: Any, vector: Any) -> tuple[Any, Codegen]:
         return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
     return vector.dtype(vector), generate
+
+
+@operation
+def four_sums(_typing: Any, a: Any, _b: Any, _c: Any, _d: Any) -> tuple[Any, Codegen]:
+    """`tree_sum` of four vectors at once, the same bits, as a vector of four lanes."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        count = arguments[0].type.count
+
+        def join(one: Any, other: Any, places: list[int]) -> Any:
+            kind = ir.VectorType(ir.IntType(32), len(places))
+            return builder.shuffle_vector(one, other, ir.Constant(kind, places))
+
+        # Two vectors of one row each become one of two rows, whose halves are added; then those of two become one.
+        half, quarter = count // 2, count // 4
+
+        def halves(one: Any, other: Any, low: list[int], distance: int) -> Any:
+            """One and the other vector's lanes `low`, with those so far behind them added."""
+            picks = ([lane + more + of for of in (0, count) for lane in low] for more in (0, distance))
+            return builder.fadd(*(join(one, other, places) for places in picks))
+
+        first, second = (halves(x, y, [*range(half)], half) for x, y in (arguments[:2], arguments[2:]))
+        value = halves(first, second, [*range(quarter), *range(half, half + quarter)], quarter)
+        width = quarter  # lanes of each of the four rows
+        while width > 1:
+            low = [row * width + lane for row in range(4) for lane in range(width // 2)]
+            value = builder.fadd(*(join(value, value, [lane + more for lane in low]) for more in (0, width // 2)))
+            width //= 2
+        return value
+
+    return Vector(a.dtype, 4)(a, a, a, a), generate
 
 
 @operation

@@ -116,7 +116,7 @@ def _manifest(
 ) -> dict[str, Any]:
     """See page/src/browser/manifest.ts."""
     config = model.config
-    sampling = asdict(SamplingConfig())
+    sampling = asdict(SamplingConfig().with_defaults(model.generation_config, ()))
     return {
         "name": name,
         "fingerprints": fingerprints(model, tokenizer),

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,14 +24,20 @@ class Edge:
         app: the application.
         config: the limits.
         metrics: gets each answer's path and status.
+        admit: raises ApiError where a request that sends something may not come in; called before its body is read.
         hosts: names that a browser may know the server by; None for any. A page of the web whose name leads to this
             machine's loopback address is kept out by them.
     """
 
     def __init__(
-        self, app: ASGIApp, config: ServeConfig, metrics: Metrics, hosts: Collection[str] | None = None
+        self,
+        app: ASGIApp,
+        config: ServeConfig,
+        metrics: Metrics,
+        admit: Callable[[Scope], object],
+        hosts: Collection[str] | None = None,
     ) -> None:
-        self._app, self._config, self._metrics, self._hosts = app, config, metrics, hosts
+        self._app, self._config, self._metrics, self._admit, self._hosts = app, config, metrics, admit, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -50,6 +56,7 @@ class Edge:
         try:
             self._check(scope)
             if scope["method"] in WRITING:
+                self._admit(scope)
                 receive = await self._whole_body(scope, receive)
             await self._app(scope, receive, watched)
         except ApiError as error:
@@ -69,7 +76,8 @@ class Edge:
         if self._hosts is not None and name not in self._hosts:
             raise ApiError(403, "this server answers to its own names only: see --host", code="wrong_host")
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        if scope["method"] in WRITING and kind != b"application/json" and int(headers.get(b"content-length", b"1")):
+        with_body = b"transfer-encoding" in headers or int(headers.get(b"content-length", b"0"))
+        if scope["method"] in WRITING and with_body and kind != b"application/json":
             # Also: what a page of another site may send without asking is never JSON.
             raise ApiError(415, "the body isn't JSON: send Content-Type: application/json", code="wrong_type")
 
@@ -77,9 +85,8 @@ class Edge:
         """A `receive` that gives the whole body at once. Raises ApiError where it is too large or too slow."""
         most = self._config.max_body
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        too_large = ApiError(
-            413, f"the body has more than {most} bytes", code="body_too_large", headers={"Connection": "close"}
-        )
+        # The connection stays: a client that is told while it still sends reads the answer only after that.
+        too_large = ApiError(413, f"the body has more than {most} bytes", code="body_too_large")
         if not length.isdigit() or int(length) > most:
             raise too_large
         parts, size = [], 0

@@ -49,8 +49,10 @@ class Limits:
             self._sent = {name: times for name, times in self._sent.items() if times and times[-1] > now - MINUTE}
 
     @asynccontextmanager
-    async def room(self, model: str, client: str, texts: int) -> AsyncGenerator[None, None]:
+    async def room(self, model: str, client: str, texts: int) -> AsyncGenerator[Callable[[], None], None]:
         """Room for replies of one request; it waits until there is some, those that came first in front.
+
+        It gives what leaves the room to others before its end: they needn't wait until the client has read all of it.
 
         Raises:
             ApiError: the client has too many already, or too many wait.
@@ -64,11 +66,17 @@ class Limits:
         self._held[client] += texts
         try:
             await self._enter(model, texts)
+            inside = [texts]
+
+            def leave() -> None:
+                if inside:
+                    self.running[model] -= inside.pop()
+                    self._wake(model)
+
             try:
-                yield
+                yield leave
             finally:
-                self.running[model] -= texts
-                self._wake(model)
+                leave()
         finally:
             self._held[client] -= texts
             if not self._held[client]:

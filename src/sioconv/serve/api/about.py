@@ -15,12 +15,14 @@ from sioconv.serve.wire import Json, event
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health() -> Response:
     """Whether the process answers."""
     return Json({"status": "ok"})
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(request: Request) -> Response:
     """Whether it takes requests: not while it is being stopped, or where an engine has died."""

@@ -23,7 +23,6 @@ async def create(body: ChatRequest, request: Request) -> Response:
     """Writes the next message of a conversation."""
     service = service_of(request)
     client, body = service.client(request), body.settled()
-    service.limits.count(client.name)
     served = service.model(body.model)
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
@@ -31,7 +30,8 @@ async def create(body: ChatRequest, request: Request) -> Response:
         raise ApiError(400, "stream_options needs stream: true", "stream_options")
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise ApiError(400, "max_tokens and max_completion_tokens are both given: give one", "max_tokens")
-    sampling = body.sampling(body.max_completion_tokens or body.max_tokens, body.stop, service.config)
+    most = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    sampling = body.sampling(most, body.stop, service.config, served.model)
     start, stored = start_of(served, body.persona, body.state)
     prompt = await chat_prompt(served, body.messages, start, client.owner, stored and body.store, service.config)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None

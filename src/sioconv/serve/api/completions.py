@@ -1,7 +1,9 @@
 """`/v1/completions`: texts that go on, without roles."""
 
 import asyncio
+import codecs
 from collections.abc import AsyncGenerator
+from itertools import accumulate
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -26,13 +28,14 @@ async def create(body: CompletionRequest, request: Request) -> Response:
     """Continues texts."""
     service = service_of(request)
     client = service.client(request)
-    service.limits.count(client.name)
     served = service.model(body.model)
     prompts = _prompts(body)
     if body.stream and len(prompts) > 1:
         raise ApiError(400, "a stream takes one prompt", "prompt")
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options needs stream: true", "stream_options")
+    if body.echo and body.logprobs is not None:
+        raise ApiError(400, "logprobs of the prompt aren't supported: leave out echo or logprobs", "echo")
     start, stored = start_of(served, body.persona, body.state)
     asked = [await _asked(service, client, served, body, prompt, start, stored) for prompt in prompts]
     if body.stream:
@@ -84,7 +87,7 @@ async def _asked(
     history = frozenset(ids) - served.vocabulary.special
     prompt = Prompt(ids, start.state, scope_of(client.owner, start), history, stored)
     checked(prompt, service.config, "prompt")
-    sampling = body.sampling(body.max_tokens, body.stop, service.config)
+    sampling = body.sampling("max_tokens", body.stop, service.config, served.model)
     grammar = await grammar_of(served, body.form(), "prompt")
     writing = Writing(served, prompt, sampling, body.n, body.logprobs, turns=False, grammar=grammar)
     return Asked(service, client, served, writing, "cmpl-")
@@ -125,18 +128,31 @@ async def _whole(all_asked: list[Asked], body: CompletionRequest, texts: list[st
 
 
 def _choice(
-    asked: Asked, body: CompletionRequest, branch: int, text: str, tokens: list[Token], finish: str | None
+    asked: Asked,
+    body: CompletionRequest,
+    branch: int,
+    text: str,
+    tokens: list[Token],
+    finish: str | None,
+    before: bytes = b"",
 ) -> dict[str, Any]:
+    """A choice, or a piece of one: `before` is what the reply's earlier pieces were."""
     logprobs = None
     if body.logprobs is not None:
         content = logprobs_of(asked.served, tokens)
+        parts = accumulate((bytes(each["bytes"]) for each in content), initial=before)
         logprobs = {
             "tokens": [each["token"] for each in content],
             "token_logprobs": [each["logprob"] for each in content],
             "top_logprobs": [{top["token"]: top["logprob"] for top in each["top_logprobs"]} for each in content],
-            "text_offset": [],
+            "text_offset": [_characters(part) for part, _ in zip(parts, content, strict=False)],
         }
     return {"index": branch, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _characters(data: bytes) -> int:
+    """How many characters are whole in some bytes."""
+    return len(codecs.getincrementaldecoder("utf-8")("replace").decode(data))
 
 
 async def _state(asked: Asked, body: CompletionRequest, branch: int) -> dict[str, Any]:
@@ -151,9 +167,12 @@ async def _events(asked: Asked, body: CompletionRequest, text: str) -> AsyncGene
     try:
         for branch in range(body.n if body.echo else 0):
             yield event({**head, "choices": [_choice(asked, body, branch, text, [], None)], **usage})
+        before = [b""] * body.n
         async for piece in asked.pieces():
             more = await _state(asked, body, piece.branch) if piece.finish is not None else {}
-            choice = _choice(asked, body, piece.branch, piece.text, list(piece.tokens), piece.finish) | more
+            tokens, branch = list(piece.tokens), piece.branch
+            choice = _choice(asked, body, branch, piece.text, tokens, piece.finish, before[branch]) | more
+            before[branch] += b"".join(asked.served.vocabulary.bytes_of(token.id) for token in tokens)
             yield event({**head, "choices": [choice], **usage})
         if usage:
             yield event({**head, "choices": [], "usage": usage_of(asked.writing), "sioconv": asked.extras()})

@@ -80,10 +80,10 @@ class Asked:
         first = True
         self._phases.enter("queue")
         try:
-            async with self._service.room(self.served, self._client, len(self.writing.replies)):
+            async with self._service.room(self.served, self._client, len(self.writing.replies)) as leave:
                 self._phases.enter("prefill")
                 try:
-                    async with aclosing(self.writing.pieces(self._service.config.max_seconds)) as pieces:
+                    async with aclosing(self.writing.pieces(self._service.config.max_seconds, leave)) as pieces:
                         async for piece in pieces:
                             if piece is not None and first:
                                 first = False
@@ -119,12 +119,17 @@ class Asked:
 
     def extras(self) -> dict[str, Any]:
         """What OpenAI's API doesn't say."""
-        reading = self.writing.reading
         return {
             "seed": self.writing.seed,
-            "not_reused_because": None if reading is None else reading.why,
+            "not_reused_because": self._why_nothing_was_spared(),
             "state_bytes": self.served.state_bytes,
         }
+
+    def _why_nothing_was_spared(self) -> str | None:
+        reading = self.writing.reading
+        if reading is None or reading.why or reading.reused:
+            return None if reading is None else reading.why
+        return "this server keeps no states" if self._service.store is None else "states aren't used for this request"
 
 
 def usage_of(writing: Writing) -> dict[str, Any]:

@@ -78,14 +78,15 @@ async def create(body: ResponseRequest, request: Request) -> Response:
     """Writes a response."""
     service = service_of(request)
     client = service.client(request)
-    service.limits.count(client.name)
     served = service.model(body.model)
     if body.store and service.records is None:
         raise ApiError(400, "this server stores nothing: send store: false", "store")
+    if body.top_logprobs is not None and not body.include:
+        raise ApiError(400, 'top_logprobs needs include: ["message.output_text.logprobs"]', "top_logprobs")
     before = await kept_before(service, client, body)
     if before.model is not None and before.model != served.name:
         raise ApiError(400, f"what it goes on from was written by the model {before.model}: only that one can", "model")
-    sampling = body.sampling(body.max_output_tokens, None, service.config)
+    sampling = body.sampling("max_output_tokens", None, service.config, served.model)
     start = start_of(served, body.persona or before.persona, None)[0]
     if before.state:
         start = Start(served.unpack(before.state, trusted=True).state, name=start.name)
@@ -93,7 +94,7 @@ async def create(body: ResponseRequest, request: Request) -> Response:
     if body.instructions is not None and body.instructions != before.instructions:
         messages.insert(0, {"role": "system", "content": body.instructions})
     stored = service.records is not None and body.store is not False
-    prompt = await chat_prompt(served, messages, start, client.owner, stored, service.config)
+    prompt = await chat_prompt(served, messages, start, client.owner, stored, service.config, "input")
     logprobs = (body.top_logprobs or 0) if body.include else None
     grammar = await grammar_of(served, body.form(body.text.format if body.text else None), "text.format")
     writing = Writing(served, prompt, sampling, logprobs=logprobs, grammar=grammar)

@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sioconv.errors import UserError
 from sioconv.generate.config import LARGEST_SEED, SamplingConfig
 from sioconv.generate.constraint import Form
 from sioconv.serve.config import ServeConfig
-from sioconv.serve.errors import ApiError
+from sioconv.serve.errors import ApiError, of_user_error
 
 # The keys of transformers' generation configuration that are settings here, and those that say nothing of a reply.
 OF_TRANSFORMERS = {
@@ -89,7 +90,7 @@ class Sampled(Body):
     persona: str | None = None
 
     def form(self, format: Format = None) -> Form | None:
-        """What the reply must be; None for anything. Raises UserError where more than one form is asked for."""
+        """What the reply must be; None for anything. Raises ApiError where more than one form is asked for."""
         schema: dict[str, Any] | None = None
         if isinstance(format, ChatSchemaFormat):
             schema = format.json_schema.form
@@ -97,23 +98,29 @@ class Sampled(Body):
             schema = format.form
         elif format is not None and format.type == "json_object":
             schema = {"type": "object"}
-        return Form.of(schema, self.regex, self.choice)
+        try:
+            return Form.of(schema, self.regex, self.choice)
+        except UserError as error:
+            raise of_user_error(error, "choice" if self.choice else "regex") from error
 
-    def sampling(self, most: int | None, stop: Stop, config: ServeConfig) -> SamplingConfig:
-        """The settings of a reply.
+    def sampling(self, name: str, stop: Stop, config: ServeConfig, model: Any) -> SamplingConfig:
+        """The settings of a reply: those of the request, then those of the model's folder, then ours.
 
         Args:
-            most: how many tokens it may have, where the request says so.
+            name: the field that says how many tokens it may have.
             stop: strings that end it.
             config: the server's limits.
+            model: the one that replies; its `generation_config` is read.
 
         Raises:
             ApiError, UserError: a value is out of its range.
         """
+        most: int | None = getattr(self, name)
         if most is not None and not 1 <= most <= config.max_new_tokens:
-            raise ApiError(400, f"max_tokens is {most}: this server takes 1 to {config.max_new_tokens}", "max_tokens")
+            raise ApiError(400, f"{name} is {most}: this server takes 1 to {config.max_new_tokens}", name)
         default = SamplingConfig()
-        return SamplingConfig(
+        given = {field for field in self.model_fields_set if getattr(self, field) is not None}
+        asked = SamplingConfig(
             temperature=default.temperature if self.temperature is None else self.temperature,
             top_k=self.top_k,
             top_p=default.top_p if self.top_p is None else self.top_p,
@@ -128,6 +135,7 @@ class Sampled(Body):
             seed=self.seed,
             stop=[] if stop is None else [stop] if isinstance(stop, str) else stop,
         )
+        return asked.with_defaults(model.generation_config, given)
 
 
 class StreamOptions(Body):

@@ -39,7 +39,8 @@ async def memory(request: Request, model: str | None = None) -> Response:
     service = service_of(request)
     service.client(request)
     served = service.model(next(iter(service.models)) if model is None else model)
-    return Json(await asyncio.to_thread(_memory, served))
+    # On the engine's thread: it listens to the gates of whatever the model reads meanwhile.
+    return Json(await asyncio.wrap_future(served.runner.call(lambda: _memory(served))))
 
 
 def _memory(served: ServedModel) -> dict[str, Any]:

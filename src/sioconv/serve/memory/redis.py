@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import redis
 
+from sioconv.errors import UserError
 from sioconv.generate.states.store import BackingError
 
 T = TypeVar("T")
@@ -19,11 +20,17 @@ class RedisPlace:
     Args:
         url: `redis://`, `rediss://` or `unix://`; it may hold a password, so it is never shown.
         ttl: seconds after which what wasn't written or found again is forgotten; None for no such limit.
+
+    Raises:
+        UserError: it isn't such an address.
     """
 
     def __init__(self, url: str, ttl: float | None = None) -> None:
         self._ttl = None if ttl is None else max(1, int(ttl))
-        self._client: Any = redis.Redis.from_url(url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
+        try:
+            self._client: Any = redis.Redis.from_url(url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
+        except ValueError as error:
+            raise UserError("not an address of Redis or Valkey: give redis://HOST:PORT/NUMBER to --store") from error
 
     def first(self, model: str, keys: Sequence[str]) -> tuple[str, bytes] | None:
         """See `Backing.first`."""
