@@ -272,7 +272,7 @@ def test_memory_comes_back(model: SioConvForCausalLM) -> None:
     engine.submit(Request([1] * 100, max_new_tokens=1), lambda _: None)  # as much as a step can read
     rounds(100)
     tracemalloc.start()
-    rounds(100)
+    rounds(400)  # until what is kept for the next step has grown as large as it becomes
     before = tracemalloc.get_traced_memory()[0]
     rounds(400)
     after = tracemalloc.get_traced_memory()[0]
