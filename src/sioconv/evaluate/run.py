@@ -37,6 +37,7 @@ from sioconv.evaluate.questions import build_questions
 from sioconv.evaluate.report import write_report
 from sioconv.evaluate.subject import Subject
 from sioconv.evaluate.timescales import timescales
+from sioconv.files import shown
 from sioconv.generate import SamplingConfig, generate_text
 from sioconv.hardware import describe_machine, describe_versions, pick_device
 from sioconv.model import SioConvForCausalLM, load_model_folder
@@ -45,6 +46,7 @@ from sioconv.model.initial_state import INITIAL_STATE_FILE
 from sioconv.progress import say
 from sioconv.train.metrics import read_jsonl
 
+LOOKED_AT = 2**20  # bytes of a text, for its line ends
 SEED = 1  # of the continuations
 
 
@@ -170,6 +172,10 @@ def texts_to_measure(text: str | None, data: DataConfig, max_bytes: int | None) 
     if text is not None:
         data = DataConfig({text: SourceConfig(text)})
         texts = {text: _given_text(data.sources[text])}
+        if Path(text).is_file():
+            with Path(text).open("rb") as file:
+                if b"\r\n" in file.read(LOOKED_AT):
+                    say(f"{shown(text)}: its line ends are CR LF, which are read as LF")
     else:
         texts = heldout_texts(data, max_bytes)
     if not any(texts.values()):
