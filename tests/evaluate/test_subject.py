@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sioconv.data.config import DataConfig
 from sioconv.data.tokenizer.tokenizer import BOS
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import token_nats
+from sioconv.evaluate.run import texts_to_measure
 from sioconv.evaluate.subject import Subject, load_subject
 from tests.evaluate.parts.conftest import *  # noqa: F403
 
@@ -69,3 +71,11 @@ def test_pickled_weights_and_missing_ones_are_refused(tmp_path: Path, strangers_
     (folder / "config.json").write_text(json.dumps(values | {"n_layer": 3}), encoding="utf-8")
     with pytest.raises(UserError, match="weights are missing"):
         load_subject(str(folder), CPU)
+
+
+def test_windows_line_ends_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, end in (("lf.txt", b"\n"), ("crlf.txt", b"\r\n")):
+        (tmp_path / name).write_bytes("川は海へ流れる。".encode() + end)
+        _, texts = texts_to_measure(str(tmp_path / name), DataConfig(), None)
+        assert [text.strip() for found in texts.values() for text in found] == ["川は海へ流れる。"]
+        assert ("crlf.txt: its line ends are CR LF" in capsys.readouterr().err) == (name == "crlf.txt")
