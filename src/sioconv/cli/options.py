@@ -83,8 +83,8 @@ def form_of(arguments: "Namespace") -> Any:
         path = Path(schema)
         try:
             schema = decode_utf8(path.read_bytes(), str(path))
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            reason = error.strerror if isinstance(error, OSError) else error
+        except OSError as error:
+            reason = error.strerror
             raise UserError(f"can't read the schema: {schema}: {reason}: give a file, or a JSON object") from error
     return Form.of(schema, arguments.regex, arguments.choice)
 

@@ -260,11 +260,14 @@ def _widen(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, ed
 
 
 @inner
-def _narrow(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
-    """Some channels of the feed-forward's output, added to the residual stream."""
+def _add(
+    task: int, line: Array, product: int, source: Array, inside: int, shape: Shape, kinds: Any, work: Workspace,
+    edge: Any,
+) -> None:  # fmt: skip
+    """Some channels of a product of `source` [N, inside], added to the residual stream."""
     width, first = shape.width, task * shape.outputs
-    last, x = min(first + shape.outputs, width), _read_by(work.up, work)
-    project(line, DOWN, kinds.matrix, kinds.bits, first, last, shape.inner, width, x, shape.rows, work.z, edge)
+    last, x = min(first + shape.outputs, width), _read_by(source, work)
+    project(line, product, kinds.matrix, kinds.bits, first, last, inside, width, x, shape.rows, work.z, edge)
     for row in range(shape.rows):
         for i in range(row * width + first, row * width + last):
             work.x[i] += work.z[i]
@@ -289,17 +292,6 @@ def _read_bigrams(ids: Array, before: Array, line: Array, shape: Shape, kinds: A
     for row in range(shape.rows):
         i = (ids[row] * 36313 + (before[row] + 1) * 27191) % rows  # a beginning's -1 gives 0
         read_row(line, BIGRAMS, kinds.matrix, kinds.bits, i, width, rows, work.bigrams, row * width, edge)
-
-
-@inner
-def _add_bigrams(task: int, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
-    """Some channels of what bigrams add to the embedding."""
-    width, first, inside = shape.width, task * shape.outputs, shape.bigram_width
-    last, x = min(first + shape.outputs, width), _read_by(work.bigrams, work)
-    project(line, BIGRAMS_OUT, kinds.matrix, kinds.bits, first, last, inside, width, x, shape.rows, work.z, edge)
-    for row in range(shape.rows):
-        for i in range(row * width + first, row * width + last):
-            work.x[i] += work.z[i]
 
 
 @inner
@@ -331,9 +323,9 @@ def _task(
     elif phase == WIDENING:
         _widen(task, line, shape, kinds, work, edge)
     elif phase == NARROWING:
-        _narrow(task, line, shape, kinds, work, edge)
+        _add(task, line, DOWN, work.up, shape.inner, shape, kinds, work, edge)
     elif phase == PAIRING:
-        _add_bigrams(task, line, shape, kinds, work, edge)
+        _add(task, line, BIGRAMS_OUT, work.bigrams, shape.bigram_width, shape, kinds, work, edge)
     else:
         _write_logits(task, line, shape, kinds, work, logits, edge)
 
