@@ -20,6 +20,8 @@ export class Talk {
   current: Conversation = newConversation(null, "");
   models: Model[] = [];
   trouble: Trouble | null = null;
+  /** The trouble that the engine made last: an engine that answers again takes it back, and no other. */
+  private engineTrouble: Trouble | null = null;
   /** The last thing to read out to those who don't see the page. */
   announcement: Trouble = () => "";
   key = storage.loadKey();
@@ -58,11 +60,16 @@ export class Talk {
   async loadModels(): Promise<void> {
     try {
       this.models = await this.engine.models();
-      this.trouble = this.models.length ? null : (words) => words.errorModels;
+      if (!this.models.length) this.engineFailed((words) => words.errorModels);
+      else if (this.trouble === this.engineTrouble) this.trouble = null;
     } catch (error) {
-      this.trouble = troubleOf(error);
+      this.engineFailed(troubleOf(error));
     }
     this.changed();
+  }
+
+  private engineFailed(trouble: Trouble): void {
+    this.trouble = this.engineTrouble = trouble;
   }
 
   /** The conversation's model, or the first one where that isn't there any more. */
@@ -234,7 +241,7 @@ export class Talk {
     } catch (error) {
       reply.status = signal.aborted ? "stopped" : "failed";
       reply.stats = clock.stats(null);
-      if (!signal.aborted) this.trouble = troubleOf(error);
+      if (!signal.aborted) this.engineFailed(troubleOf(error));
     }
     if (!reply.text && reply.status !== "whole") {
       // Nothing came: the message before it can be answered again.

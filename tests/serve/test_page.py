@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from sioconv.serve.config import ServeConfig
 from tests.serve.conftest import Running, serving
@@ -346,6 +346,20 @@ def test_other_files_are_refused(open_page: Opener, tmp_path: Path) -> None:
         expect(page.get_by_role("alert")).to_contain_text("このファイルは")
         page.get_by_role("alert").get_by_role("button", name="閉じる").click()
         expect(page.get_by_role("alert")).to_be_empty()
+
+
+def test_models_that_come_late_take_no_other_trouble_back(open_page: Opener, browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("not a conversation")
+    held: list[Route] = []
+    with browser.new_context(locale="ja-JP") as context:
+        context.set_default_timeout(PATIENCE)
+        context.route("**/v1/models", lambda route: held.append(route))
+        page = open_page(context=context)
+        page.locator("input[type=file]").set_input_files(tmp_path / "bad.json")
+        expect(page.get_by_role("alert")).to_contain_text("このファイルは")
+        held[0].continue_()
+        expect(page.get_by_role("combobox", name="モデル")).not_to_have_value("")
+        expect(page.get_by_role("alert")).to_contain_text("このファイルは")
 
 
 def test_settings_go_into_the_request(open_page: Opener, stand_in: StandIn) -> None:
