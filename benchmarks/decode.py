@@ -154,7 +154,7 @@ def prepare(size: str, names: list[str]) -> dict[str, Candidate]:
         except TooLargeError as error:
             say(f"{size}: {name} is left out: it {error}")
         except ImportError as error:
-            say(f"{size}: {name} is left out: {error}: pip install '.[peers]'")
+            say(f"{size}: {name} is left out: {error}: pip install '.[bench,peers]'")
     return models
 
 

@@ -182,11 +182,19 @@ def llama_cpp(size: str, kind: str) -> Candidate:
     return llama_cpp_peer(size, kind)
 
 
+def rwkv(size: str) -> Candidate:
+    """RWKV-7 by the rwkv package, which is needed by nothing else here. Raises TooLargeError."""
+    from benchmarks.decode_rwkv import rwkv_peer
+
+    return rwkv_peer(size)
+
+
 # By name: what makes the model of a size.
 CANDIDATES: dict[str, Callable[[str], Candidate]] = {
     **{f"sioconv {kind}": lambda size, kind=kind: ours(size, kind) for kind in (*DTYPES, *BITS)},
     "llama fp32": lambda size: transformers_peer("llama", size),
     "mamba2 fp32": lambda size: transformers_peer("mamba2", size),
+    "rwkv-7 fp32": rwkv,
     **{f"llama.cpp {kind}": lambda size, kind=kind: llama_cpp(size, kind) for kind in ("F32", "Q8_0", "Q4_0")},
 }
 

@@ -95,6 +95,23 @@ def test_a_context_is_in_llama_cpp_s_memory(kind: str) -> None:
     assert len(set(peer.step(several, [[5]] * 3))) == 1
 
 
+def test_rwkv_is_as_large_as_ours_and_reads_in_pieces() -> None:
+    pytest.importorskip("rwkv")
+    from benchmarks.decode_rwkv import random_weights, rwkv_peer
+
+    for size in ("5M", "25M"):
+        ours = random_model(size, "fp32").num_parameters()
+        assert sum(value.numel() for value in random_weights(size).values()) == pytest.approx(ours, rel=0.01)
+    peer = rwkv_peer("tiny")
+    whole, split = peer.memories(2, 0), peer.memories(2, 0)
+    ids = random_ids(2, 6, 96)
+    expected = peer.step(whole, ids)
+    peer.step(split, [some[:4] for some in ids])
+    peer.step(split, [some[4:5] for some in ids])
+    assert list(peer.step(split, [some[5:] for some in ids])) == list(expected)
+    assert peer.size(whole) == 2 * peer.size(peer.memories(1, 0))
+
+
 def test_what_is_too_large_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
