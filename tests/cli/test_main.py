@@ -788,6 +788,15 @@ def test_a_variable_that_numba_cant_read_is_one_line() -> None:
     assert done.stderr.splitlines() == [start, "<string>:1: UserWarning: other"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has Unicode arguments")
+def test_a_locale_that_cannot_say_an_argument_is_named(tmp_path: Path) -> None:
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "sioconv", "chat", "ゲンじい", "-p", "こんにちは"]
+    done = subprocess.run(command, env={**os.environ, **plain}, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 2 and done.stdout == b""
+    assert b"the locale's ascii: set PYTHONUTF8=1" in done.stderr and done.stderr.count(b"\n") == 1
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_nul_character_is_refused(verb: str, main: Main) -> None:
     code, out, err = main(*verb.split(), "runs/\0")

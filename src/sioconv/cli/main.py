@@ -78,6 +78,9 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"--lang: {str(error)!r} is none that is spoken here: give ja or en") from error
     if any("\0" in argument for argument in arguments):
         raise UserError("an argument holds a NUL character: neither a file's name nor a text may have one")
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and any("\udc80" <= character <= "\udcff" for text in arguments for character in text):
+        raise UserError(f"an argument isn't in the locale's {encoding}: set PYTHONUTF8=1 or LC_ALL=C.UTF-8")
     _check_environment()
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
