@@ -88,6 +88,17 @@ def test_the_page_is_whole_and_fits_a_telephone(tmp_path: Path) -> None:
     assert values == json.loads(json.dumps(RESULT))
 
 
+def test_a_telephone_shows_every_column(tmp_path: Path, browser: Any) -> None:
+    sources = {f"{kind}_en": {**BITS, "bytes": 158_191, "documents": 1234} for kind in ("dictionary", "sentences")}
+    write_evaluation(tmp_path / "page", {**RESULT, "sources": sources})
+    shown = browser.new_page(viewport={"width": 390, "height": 800})
+    shown.goto((tmp_path / "page" / "index.html").as_uri())
+    cut = """tables => tables.filter(table => table.scrollWidth > table.clientWidth).map(table => table.innerText)"""
+    assert shown.locator(".wide").count() > 5
+    assert shown.locator(".wide").evaluate_all(cut) == []
+    shown.close()
+
+
 def test_a_page_without_text_has_what_was_measured(tmp_path: Path) -> None:
     rest = {key: value for key, value in RESULT.items() if key not in ("sources", "languages", "domains")}
     write_evaluation(tmp_path / "page", rest)
