@@ -22,6 +22,7 @@ from sioconv.language import (
     NAME,
     VARIABLE,
     Catalogue,
+    catalogue,
     choose_language,
     columns,
     hung,
@@ -155,6 +156,11 @@ def test_the_longest_text_decides() -> None:
     assert known.translate("f: no k in {x}") == "長 k {x} f"
     assert known.translate("f: k") == "短 k／f"
     assert known.translate("plain {y}") == "素 {y}"
+
+
+def test_a_point_within_a_number_parts_nothing() -> None:
+    assert catalogue("ja").translate("0.5 min training") == "学習 0.5 分"
+    assert catalogue("ja").translate("12.0 min install") == "インストール 12.0 分"
 
 
 @pytest.mark.parametrize(

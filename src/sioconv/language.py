@@ -120,14 +120,14 @@ class Catalogue:
         """How many letters of a text are ours, and its translation: of all messages that fit, that which knows most."""
         if text in self._exact:
             return len(text), self._exact[text]
-        best = 0, text
         if not WORD.search(text):
-            return best
+            return 0, text
+        best = -len(text), text  # below any pattern
         for pattern in self._patterns:
             for values in pattern.values(text):
                 more, filled = self._filled(pattern.translation, values, depth)
                 best = max(best, (pattern.letters + more, filled), key=lambda each: each[0])
-        return best
+        return best if best[0] > -len(text) else (0, text)
 
     def _filled(self, translation: str, values: dict[str, str], depth: int) -> tuple[int, str]:
         """A translation with its values in it, and how many letters of these are ours."""
@@ -169,7 +169,9 @@ def _pattern(message: str, translation: str) -> Pattern:
             texts[-1] += found[0][0]
         place = found.end()
     texts[-1] += message[place:]
-    return Pattern(sum(map(len, texts)), tuple(texts), tuple(names), translation)
+    # Signs between values, as in "{name}.{error}", know nothing: what is in the values may be one message with them.
+    letters = sum(map(len, texts)) if WORD.search("".join(texts)) else -1
+    return Pattern(letters, tuple(texts), tuple(names), translation)
 
 
 def columns(text: str) -> int:
