@@ -1,8 +1,7 @@
 """Decoding on CPUs by `sioconv.ops.cpu.decode_kernels`: the model's weights and states as that kernel wants them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import numpy as np
@@ -19,7 +18,7 @@ from sioconv.model.convolution import NO_TOKEN, Bigrams
 from sioconv.model.layers import FeedForward, NormedScan, RMSNorm, SioConvLayer
 from sioconv.model.quantised import QuantisedEmbedding, QuantisedLinear, QuantisedWeight
 from sioconv.ops.cpu.jit import is_kept
-from sioconv.ops.cpu.threads import form_of, run_tasks
+from sioconv.ops.cpu.threads import form_of, run_tasks, threads
 from sioconv.ops.operators import COMPILES
 
 if TYPE_CHECKING:
@@ -39,6 +38,11 @@ class Memory:
 
     states: NDArray[np.float32]  # [L, S, H, P]: c and, with `trapezoid`, the last z
     last: int  # its last token, which bigrams are read with; NO_TOKEN at the beginning
+    address: int = field(init=False)  # of the states
+
+    def __post_init__(self) -> None:
+        """Asks for the address once: numpy takes longer for it than for the rest of a short call."""
+        self.address = self.states.ctypes.data
 
 
 def why_not_native(model: Any) -> str | None:
@@ -103,6 +107,7 @@ class NativeDecoder:
 
     def __init__(self, model: SioConvForCausalLM) -> None:
         from sioconv.ops.cpu import decode_kernels as kernels
+        from sioconv.ops.cpu.crew import LINE
         from sioconv.ops.cpu.decode_products import PAIR
         from sioconv.ops.cpu.integers.inputs import BLOCK
 
@@ -136,10 +141,11 @@ class NativeDecoder:
         self._layers, self._vocabulary, self._width = shape.layers, shape.vocabulary, shape.width
         self._row = kernels.floats_of_row(shape)
         self._work = np.empty(0, np.float32)
+        self._lines = kernels.phases_of(shape.layers), LINE
         step = BLOCK if numbers_of(model.lm_head).dtype == torch.uint8 else PAIR
         uneven = any(width % step for width in (shape.width, shape.inner, shape.bigram_width))
         self._edge = True if uneven else None
-        self._kinds = np.empty(1, DTYPES[numbers_of(model.lm_head).dtype]), np.empty(1, np.uint16)
+        self._matrix = np.empty(1, DTYPES[numbers_of(model.lm_head).dtype])
         self._kept: list[Tensor] = []  # what the addresses point to
         self._table = self._addresses()
         use_large_pages([(tensor.data_ptr(), tensor.nbytes) for tensor in self._kept])
@@ -174,39 +180,36 @@ class NativeDecoder:
 
     def read(self, pieces: Sequence["Piece"]) -> NDArray[np.float32]:
         """See `Decoder.read`; a text's logits are the same bits whatever stands beside it."""
-        lengths = [len(piece.ids) for piece in pieces]
-        ids = np.concatenate([np.asarray(piece.ids, np.int64) for piece in pieces])
-        before = np.concatenate([[piece.memory.last, *piece.ids[:-1]] for piece in pieces]).astype(np.int64)
-        states = np.repeat(np.array([piece.memory.states.ctypes.data for piece in pieces], np.int64), lengths)
-        ends = accumulate(lengths)
-        wanted = np.array([end - 1 for end, piece in zip(ends, pieces, strict=True) if piece.wanted], np.int64)
+        ids, before, states, wanted = list[int](), list[int](), list[int](), list[int]()
+        for piece in pieces:
+            ids += piece.ids
+            before += [piece.memory.last, *piece.ids[:-1]]
+            states += [piece.memory.address] * len(piece.ids)
+            if piece.wanted:
+                wanted.append(len(ids) - 1)
+            piece.memory.last = piece.ids[-1]
         self._sizes[0], self._sizes[self._outputs] = len(ids), self._task_size()
         if self._work.size < len(ids) * self._row:
             self._work = np.empty(len(ids) * self._row, np.float32)
         logits = np.empty((len(wanted), self._vocabulary), np.float32)
         arguments = self._arguments(ids, before, states, wanted, logits.reshape(-1))
         run_tasks(self._kernels.parallel, self._kernels.serial, *arguments)
-        for piece in pieces:
-            piece.memory.last = int(piece.ids[-1])
         return logits
 
     def is_kept(self) -> bool:
         """Whether the kernel is compiled for such a model, here or on disk: else the first `read` does it."""
-        whole, numbers = np.empty(1, np.int64), np.empty(1, np.float32)
         kernel = form_of(self._kernels.parallel, self._kernels.serial)
-        return is_kept(kernel, *self._arguments(whole, whole, whole, whole, numbers))
+        return is_kept(kernel, *self._arguments([0], [0], [0], [0], np.empty(1, np.float32)))
 
     def _arguments(
-        self,
-        ids: NDArray[np.int64],
-        before: NDArray[np.int64],
-        states: NDArray[np.int64],
-        wanted: NDArray[np.int64],
-        logits: NDArray[np.float32],
+        self, ids: list[int], before: list[int], states: list[int], wanted: list[int], logits: NDArray[np.float32]
     ) -> tuple[Any, ...]:
         """What the kernel is called with, in its order."""
-        model = self._table, states, wanted, self._sizes, self._numbers, self._work
-        return ids, before, *model, *self._kinds, logits, self._edge
+        phases, line = self._lines
+        board = np.zeros((phases, threads() + 1, line), np.int64)
+        tokens, last, memories, rows = (np.array(row, np.int64) for row in (ids, before, states, wanted))
+        model = self._table, memories, rows, self._sizes, self._numbers, self._work, board
+        return tokens, last, *model, self._matrix, logits, self._edge
 
     def _task_size(self) -> int:
         """Outputs of a task: as many as leave each thread some tasks of a layer's smallest matrix."""

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from sioconv.ops.cpu.crew import finish_phase, take_task
 from sioconv.ops.cpu.decode_products import COLUMNS_OF_PRODUCT, LANES, REGISTERS, project, read_row
 from sioconv.ops.cpu.decode_products import array_at as _at
-from sioconv.ops.cpu.integers.inputs import Inputs, floats_for, padded, prepare
+from sioconv.ops.cpu.integers.inputs import Inputs, floats_for, is_prepared, padded, prepare
 from sioconv.ops.cpu.jit import inner, kernel, outlined
 from sioconv.ops.cpu.silu_gate_kernels import sigmoids
 from sioconv.ops.cpu.structures import Array
@@ -28,10 +29,13 @@ from sioconv.ops.cpu.vectors import called, first_lanes, fused, load, store, tre
 # Columns of `weights`: those of a layer, vectors and the first columns of products, then those of the last line.
 MIXER_NORM, RATE, HEAD_NORM, HEAD_NORM_BIAS, FFN_NORM = range(5)
 Z, Z_GATE, Y, Y_GATE, DT, MIX, UP, GATE, DOWN = range(5, 5 + 9 * COLUMNS_OF_PRODUCT, COLUMNS_OF_PRODUCT)
-NORM, EMBEDDING, HEAD, BIGRAMS, BIGRAMS_OUT = 0, *range(1, 1 + 4 * COLUMNS_OF_PRODUCT, COLUMNS_OF_PRODUCT)
+NORM, EMBEDDING_ROWS, HEAD, BIGRAMS, BIGRAMS_OUT = 0, *range(1, 1 + 4 * COLUMNS_OF_PRODUCT, COLUMNS_OF_PRODUCT)
 COLUMNS = DOWN + COLUMNS_OF_PRODUCT
-# The phases of a layer, the bigrams and the head. Numbers of numpy: Python's would compile the kernel once for each.
-MIXING, MIXED, WIDENING, NARROWING, PAIRING, LOGITS = map(np.int64, range(6))
+# What a phase does. Numbers of numpy: Python's would compile the kernel once for each.
+EMBEDDING, PAIRING, TO_MIX, MIXING, TO_WRITE, WRITING, TO_WIDEN, WIDENING, TO_NARROW, NARROWING, TO_END, LOGITS = map(
+    np.int64, range(12)
+)
+PHASES_OF_LAYER, OTHER_PHASES = 8, 4
 OUTPUTS = 16  # channels of a task, at least
 MOST_OUTPUTS = 128
 
@@ -84,6 +88,17 @@ class Kinds(NamedTuple):
     bits: Array  # scales: bfloat16 as its bits
 
 
+class Job(NamedTuple):
+    """What a call of the kernel is for; see `_entry`."""
+
+    ids: Array
+    before: Array
+    weights: Array
+    states: Array
+    wanted: Array
+    logits: Array
+
+
 @inner
 def _shape_of(s: Array, f: Array) -> Shape:
     return Shape(
@@ -120,19 +135,22 @@ def _cut(memory: Array, shape: Shape) -> Workspace:
 
 
 @inner
-def _normalise(x: Array, weight: Array, shape: Shape, normed: Array, edge: Any) -> None:
-    """RMSNorm of every row: normed[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight."""
-    width = shape.width
-    for row in range(shape.rows):
-        start, square = row * width, zeros(x, REGISTERS)
-        for at in range(0, width, LANES):
-            value = load(x, start + at, first_lanes(edge, width - at, square), REGISTERS)
-            square = fused(value, value, square)
-        scale = np.float32(1) / np.sqrt(tree_sum(square) / np.float32(width) + np.float32(shape.norm_eps))
-        for at in range(0, width, LANES):
-            mask = first_lanes(edge, width - at, square)
-            value = load(x, start + at, mask, REGISTERS) * scale * load(weight, at, mask, REGISTERS)
-            store(normed, start + at, mask, value)
+def _normalise(row: int, norm: int, shape: Shape, kinds: Any, work: Workspace, to: int, edge: Any) -> None:
+    """RMSNorm of a row of x, x / sqrt(mean(x^2) + eps) * weight, to row `to` of `work.normed`, ready for products.
+
+    `norm` is the address of the weight.
+    """
+    width, start, x = shape.width, to * shape.width, work.x
+    weight, square = _at(norm, width, x), zeros(x, REGISTERS)
+    for at in range(0, width, LANES):
+        value = load(x, row * width + at, first_lanes(edge, width - at, square), REGISTERS)
+        square = fused(value, value, square)
+    scale = np.float32(1) / np.sqrt(tree_sum(square) / np.float32(width) + np.float32(shape.norm_eps))
+    for at in range(0, width, LANES):
+        mask = first_lanes(edge, width - at, square)
+        value = load(x, row * width + at, mask, REGISTERS) * scale * load(weight, at, mask, REGISTERS)
+        store(work.normed, start + at, mask, value)
+    prepare(kinds.matrix, _read_by(work.normed, work), to, width)
 
 
 @inner
@@ -274,24 +292,26 @@ def _add(
 
 
 @inner
-def _embed(ids: Array, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
-    """The rows of the embedding, scaled down to the limit where they are longer."""
+def _embed(row: int, job: Any, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
+    """A row of the embedding, scaled down to the limit where it is longer, and one of the bigrams."""
     width, size = shape.width, shape.vocabulary
-    for row in range(shape.rows):
-        square = read_row(line, EMBEDDING, kinds.matrix, kinds.bits, ids[row], width, size, work.x, row * width, edge)
-        if shape.embedding_limit > 0:
-            scale = np.float32(shape.embedding_limit) / (np.sqrt(tree_sum(square)) + np.float32(1e-7))
-            for i in range(row * width, (row + 1) * width):
-                work.x[i] *= min(scale, np.float32(1))
+    i, at = job.ids[row], row * width
+    square = read_row(line, EMBEDDING_ROWS, kinds.matrix, kinds.bits, i, width, size, work.x, at, edge)
+    if shape.embedding_limit > 0:
+        scale = np.float32(shape.embedding_limit) / (np.sqrt(tree_sum(square)) + np.float32(1e-7))
+        for channel in range(at, at + width):
+            work.x[channel] *= min(scale, np.float32(1))
+    if shape.bigram_width > 0:
+        _read_bigram(row, job, line, shape, kinds, work, edge)
 
 
 @inner
-def _read_bigrams(ids: Array, before: Array, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
-    """The rows of the table that `sioconv.model.convolution.Bigrams` has for each token and the one before it."""
+def _read_bigram(row: int, job: Any, line: Array, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
+    """The row of the table that `sioconv.model.convolution.Bigrams` has for a token and the one before it."""
     width, rows = shape.bigram_width, shape.bigram_rows
-    for row in range(shape.rows):
-        i = (ids[row] * 36313 + (before[row] + 1) * 27191) % rows  # a beginning's -1 gives 0
-        read_row(line, BIGRAMS, kinds.matrix, kinds.bits, i, width, rows, work.bigrams, row * width, edge)
+    i = (job.ids[row] * 36313 + (job.before[row] + 1) * 27191) % rows  # a beginning's -1 gives 0
+    read_row(line, BIGRAMS, kinds.matrix, kinds.bits, i, width, rows, work.bigrams, row * width, edge)
+    prepare(kinds.matrix, _read_by(work.bigrams, work), row, width)
 
 
 @inner
@@ -302,78 +322,99 @@ def _write_logits(task: int, line: Array, shape: Shape, kinds: Any, work: Worksp
     project(line, HEAD, kinds.matrix, kinds.bits, first, last, shape.width, size, x, rows, logits, edge)
 
 
-@inner
-def _gather(wanted: Array, width: int, x: Array) -> None:
-    """Brings the rows `wanted`, which rise, to the front of x [N, D]."""
-    for place in range(wanted.size):
-        for i in range(width):
-            x[place * width + i] = x[wanted[place] * width + i]
+@outlined
+def _task(phase: int, task: int, layer: int, job: Any, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
+    """One task of a phase; of those that make rows ready for products each is a row."""
+    called()
+    line = job.weights[layer]
+    if phase == EMBEDDING:
+        _embed(task, job, line, shape, kinds, work, edge)
+    elif phase == PAIRING:
+        _add(task, line, BIGRAMS_OUT, work.bigrams, shape.bigram_width, shape, kinds, work, edge)
+    elif phase == TO_MIX:
+        _normalise(task, line[MIXER_NORM], shape, kinds, work, task, edge)
+    elif phase == MIXING:
+        _mix_head(task, layer, line, job.states, shape, kinds, work, edge)
+    elif phase == TO_WRITE:
+        prepare(kinds.matrix, _read_by(work.mixed, work), task, shape.width)
+    elif phase == WRITING:
+        _write_mixed(task, line, shape, kinds, work, edge)
+    elif phase == TO_WIDEN:
+        _normalise(task, line[FFN_NORM], shape, kinds, work, task, edge)
+    elif phase == WIDENING:
+        _widen(task, line, shape, kinds, work, edge)
+    elif phase == TO_NARROW:
+        prepare(kinds.matrix, _read_by(work.up, work), task, shape.inner)
+    elif phase == NARROWING:
+        _add(task, line, DOWN, work.up, shape.inner, shape, kinds, work, edge)
+    elif phase == TO_END:
+        _normalise(job.wanted[task], line[NORM], shape, kinds, work, task, edge)
+    else:
+        _write_logits(task, line, shape, kinds, work, job.logits, edge)
 
 
 @outlined
-def _task(
-    phase: int, task: int, layer: int, weights: Array, states: Array, shape: Shape, work: Workspace, kinds: Any,
-    logits: Array, edge: Any,
-) -> None:  # fmt: skip
-    line = weights[layer]
-    if phase == MIXING:
-        _mix_head(task, layer, line, states, shape, kinds, work, edge)
-    elif phase == MIXED:
-        _write_mixed(task, line, shape, kinds, work, edge)
-    elif phase == WIDENING:
-        _widen(task, line, shape, kinds, work, edge)
-    elif phase == NARROWING:
-        _add(task, line, DOWN, work.up, shape.inner, shape, kinds, work, edge)
-    elif phase == PAIRING:
-        _add(task, line, BIGRAMS_OUT, work.bigrams, shape.bigram_width, shape, kinds, work, edge)
-    else:
-        _write_logits(task, line, shape, kinds, work, logits, edge)
+def _share(
+    at: int, member: int, board: Array, phase: int, tasks: int, layer: int, job: Any, shape: Shape, kinds: Any,
+    work: Workspace, edge: Any,
+) -> int:  # fmt: skip
+    """A member's share of a phase, the `at`-th of all; what comes next, when the whole phase is done."""
+    called()
+    done, task = 0, take_task(board, at, member, tasks)
+    while task >= 0:
+        _task(phase, task, layer, job, shape, kinds, work, edge)
+        done, task = done + 1, take_task(board, at, member, tasks)
+    finish_phase(board, at, done, tasks)
+    return at + 1
+
+
+@outlined
+def _walk(member: int, board: Array, job: Any, shape: Shape, kinds: Any, work: Workspace, edge: Any) -> None:
+    """One member's way through all phases."""
+    called()
+    rows, last, at = shape.rows, shape.layers, np.int64(0)
+    narrow = (shape.width + shape.outputs - 1) // shape.outputs
+    wide = (shape.inner + shape.outputs - 1) // shape.outputs
+    tasks = (shape.vocabulary + shape.outputs - 1) // shape.outputs
+    prepared = rows if is_prepared(kinds.matrix) else 0
+    at = _share(at, member, board, EMBEDDING, rows, last, job, shape, kinds, work, edge)
+    if shape.bigram_width > 0:
+        at = _share(at, member, board, PAIRING, narrow, last, job, shape, kinds, work, edge)
+    for layer in range(shape.layers):
+        at = _share(at, member, board, TO_MIX, rows, layer, job, shape, kinds, work, edge)
+        at = _share(at, member, board, MIXING, shape.heads, layer, job, shape, kinds, work, edge)
+        at = _share(at, member, board, TO_WRITE, prepared, layer, job, shape, kinds, work, edge)
+        at = _share(at, member, board, WRITING, narrow, layer, job, shape, kinds, work, edge)
+        at = _share(at, member, board, TO_WIDEN, rows, layer, job, shape, kinds, work, edge)
+        at = _share(at, member, board, WIDENING, wide, layer, job, shape, kinds, work, edge)
+        at = _share(at, member, board, TO_NARROW, prepared, layer, job, shape, kinds, work, edge)
+        at = _share(at, member, board, NARROWING, narrow, layer, job, shape, kinds, work, edge)
+    at = _share(at, member, board, TO_END, job.wanted.size, last, job, shape, kinds, work, edge)
+    _share(at, member, board, LOGITS, tasks, last, job, shape, kinds, work, edge)
 
 
 def _entry(form: str) -> Any:
     """The kernel as Python calls it, in its form "parallel" or "serial".
 
     Fills logits [R, V] of the rows `wanted` [R], which rise, from ids [N] and the ids `before` them [N], -1 where a
-    text begins, and advances the states.
+    text begins, and advances the states. `board` is as in `crew`, for as many phases as `phases_of` says. `matrix` has
+    the dtype of the matrices.
     """
 
-    @kernel(f"decode_kernels.run.{form}", parallel=form == "parallel")
-    def run(phase, tasks, layer, weights, states, shape, work, kinds, logits, edge):
-        for task in numba.prange(tasks):
-            _task(phase, np.int64(task), layer, weights, states, shape, work, kinds, logits, edge)
-
-    @kernel(f"decode_kernels.decode.{form}")
-    def decode(ids, before, weights, states, wanted, sizes, numbers, memory, matrix, bits, logits, edge):
-        kinds = Kinds(matrix, bits)
-        shape = _shape_of(sizes, numbers)
-        work = _cut(memory, shape)
-        last = weights[shape.layers]
-        _embed(ids, last, shape, kinds, work, edge)
-        narrow = (shape.width + shape.outputs - 1) // shape.outputs
-        wide = (shape.inner + shape.outputs - 1) // shape.outputs
-        tasks = (shape.vocabulary + shape.outputs - 1) // shape.outputs
-        if shape.bigram_width > 0:
-            _read_bigrams(ids, before, last, shape, kinds, work, edge)
-            prepare(matrix, _read_by(work.bigrams, work), shape.rows, shape.bigram_width)
-            run(PAIRING, narrow, shape.layers, weights, states, shape, work, kinds, logits, edge)
-        for layer in range(shape.layers):
-            line = weights[layer]
-            _normalise(work.x, _at(line[MIXER_NORM], shape.width, work.x), shape, work.normed, edge)
-            prepare(matrix, _read_by(work.normed, work), shape.rows, shape.width)
-            run(MIXING, shape.heads, layer, weights, states, shape, work, kinds, logits, edge)
-            prepare(matrix, _read_by(work.mixed, work), shape.rows, shape.width)
-            run(MIXED, narrow, layer, weights, states, shape, work, kinds, logits, edge)
-            _normalise(work.x, _at(line[FFN_NORM], shape.width, work.x), shape, work.normed, edge)
-            prepare(matrix, _read_by(work.normed, work), shape.rows, shape.width)
-            run(WIDENING, wide, layer, weights, states, shape, work, kinds, logits, edge)
-            prepare(matrix, _read_by(work.up, work), shape.rows, shape.inner)
-            run(NARROWING, narrow, layer, weights, states, shape, work, kinds, logits, edge)
-        _normalise(work.x, _at(last[NORM], shape.width, work.x), shape, work.normed, edge)
-        _gather(wanted, shape.width, work.normed)
-        prepare(matrix, _read_by(work.normed, work), wanted.size, shape.width)
-        run(LOGITS, tasks, shape.layers, weights, states, shape, work, kinds, logits, edge)
+    @kernel(f"decode_kernels.decode.{form}", parallel=form == "parallel")
+    def decode(ids, before, weights, states, wanted, sizes, numbers, memory, board, matrix, logits, edge):
+        for member in numba.prange(board.shape[1] - 1):
+            shape = _shape_of(sizes, numbers)
+            job = Job(ids, before, weights, states, wanted, logits)
+            kinds = Kinds(matrix, memory[:1].view(np.uint16))
+            _walk(np.int64(member), board, job, shape, kinds, _cut(memory, shape), edge)
 
     return decode
+
+
+def phases_of(layers: int) -> int:
+    """Phases of a call for a model of so many layers."""
+    return OTHER_PHASES + PHASES_OF_LAYER * layers
 
 
 parallel, serial = _entry("parallel"), _entry("serial")

@@ -23,6 +23,11 @@ def form_of(parallel: Callable[..., None], serial: Callable[..., None]) -> Calla
     return serial if _layer() is None else parallel
 
 
+def threads() -> int:
+    """How many threads `run_tasks` takes."""
+    return 1 if _layer() is None else min(torch.get_num_threads(), _numba.config.NUMBA_NUM_THREADS)
+
+
 def run_tasks(parallel: Callable[..., None], serial: Callable[..., None], *arguments: Any) -> None:
     """Run a kernel over the tasks that its arguments name, with as many threads as torch uses.
 
@@ -34,8 +39,11 @@ def run_tasks(parallel: Callable[..., None], serial: Callable[..., None], *argum
     if _layer() is None:
         serial(*arguments)
         return
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(torch.get_num_threads(), _numba.config.NUMBA_NUM_THREADS))
+    before, wanted = numba.get_num_threads(), threads()
+    if before == wanted:
+        parallel(*arguments)
+        return
+    numba.set_num_threads(wanted)
     try:
         parallel(*arguments)
     finally:

@@ -18,7 +18,8 @@ ORDER = [32 * group + 2 * pair + part for part in (0, 16, 1, 17) for group in ra
 
 @numba.njit
 def _prepare(like: Array, inputs: Any, rows: int, k: int) -> None:
-    prepare(like, inputs, rows, k)
+    for row in range(rows):
+        prepare(like, inputs, row, k)
 
 
 def size_of(k: int) -> int:

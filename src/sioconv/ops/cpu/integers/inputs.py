@@ -85,41 +85,47 @@ def _shifted(inputs: Any, row: int, k: int, at: int, inverse: Any) -> Any:
     return fused(value, splat(inverse, nothing), splat(np.float32(SHIFT), nothing))
 
 
-def prepare(like: Array, inputs: Any, rows: int, k: int) -> None:
-    """Fills what products with a matrix of `like`'s dtype read of `inputs`, beside the values: of that many rows."""
+def prepare(like: Array, inputs: Any, row: int, k: int) -> None:
+    """Fills what products with a matrix of `like`'s dtype read of a row of `inputs`, beside the values."""
 
 
 @overload(prepare, strict=False, jit_options={"forceinline": True, "fastmath": {"contract"}, "error_model": "numpy"})
-def _prepare(like: Any, inputs: Any, rows: Any, k: Any) -> Any:
+def _prepare(like: Any, inputs: Any, row: Any, k: Any) -> Any:
     return {types.int8: _for_bytes, types.uint8: _for_halves}.get(like.dtype, _for_numbers)
 
 
-def _for_numbers(like, inputs, rows, k):
+def is_prepared(like: Array) -> Any:
+    """Whether products with a matrix of `like`'s dtype need `prepare`."""
+
+
+@overload(is_prepared, strict=False, jit_options={"forceinline": True})
+def _is_prepared(like: Any) -> Any:
+    return (lambda like: True) if like.dtype in (types.int8, types.uint8) else (lambda like: False)
+
+
+def _for_numbers(like, inputs, row, k):
     return None
 
 
-def _for_bytes(like, inputs, rows, k):
+def _for_bytes(like, inputs, row, k):
     size = padded(k)
-    limit = largest_code(k)
-    for row in range(rows):
-        inverse = _scale_row(inputs, row, k, limit)
-        for at in range(0, size, LANES):
-            store_low(inputs.codes, row * size + at, _shifted(inputs, row, k, at, inverse))
+    inverse = _scale_row(inputs, row, k, largest_code(k))
+    for at in range(0, size, LANES):
+        store_low(inputs.codes, row * size + at, _shifted(inputs, row, k, at, inverse))
 
 
-def _for_halves(like, inputs, rows, k):
+def _for_halves(like, inputs, row, k):
     size = padded(k)
-    for row in range(rows):
-        inverse = _scale_row(inputs, row, k, LARGEST)
-        for at in range(0, size, BLOCK):
-            start = row * size + at
-            for group in range(4):  # channels 0 to 15 are in the low bits of bytes, the other 16 in the high ones
-                place = start + 8 * group
-                first = _shifted(inputs, row, k, at + 32 * group, inverse)
-                store_low_halves(inputs.codes, place, place + 64, first)
-                second = _shifted(inputs, row, k, at + 32 * group + LANES, inverse)
-                store_low_halves(inputs.codes, place + 32, place + 96, second)
-            total, minus_eight = no_sums(), splat(-8, no_codes())
-            for quarter in range(4):
-                total = add_products(total, load_whole(inputs.codes, start + 32 * quarter), minus_eight)
-            store_whole(inputs.sums, start // 8, total)
+    inverse = _scale_row(inputs, row, k, LARGEST)
+    for at in range(0, size, BLOCK):
+        start = row * size + at
+        for group in range(4):  # channels 0 to 15 are in the low bits of bytes, the other 16 in the high ones
+            place = start + 8 * group
+            first = _shifted(inputs, row, k, at + 32 * group, inverse)
+            store_low_halves(inputs.codes, place, place + 64, first)
+            second = _shifted(inputs, row, k, at + 32 * group + LANES, inverse)
+            store_low_halves(inputs.codes, place + 32, place + 96, second)
+        total, minus_eight = no_sums(), splat(-8, no_codes())
+        for quarter in range(4):
+            total = add_products(total, load_whole(inputs.codes, start + 32 * quarter), minus_eight)
+        store_whole(inputs.sums, start // 8, total)
