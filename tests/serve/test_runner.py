@@ -1,5 +1,6 @@
 """The engine's thread: what is read aside waits until nobody else needs the engine."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,28 @@ def test_what_is_read_aside_waits_until_nothing_else_runs(engine: Engine, monkey
         pass
     runner.close()
     assert order == ["asked beside 0", "aside beside 0", "other/persona beside 1"]
+
+
+def test_who_asks_again_at_once_waits_for_nothing_that_is_read_aside(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As "regenerate" does: the reply is read aside in the words of the tokenizer, and that isn't what is asked for."""
+    monkeypatch.setattr("sioconv.serve.runner.REST", 1e6)
+
+    async def ask(runner: Runner) -> None:
+        async with runner.start(Request([1, 2], max_new_tokens=3, scope="asked")) as running:
+            async for _ in running:
+                pass
+
+    runner = Runner(engine, "test")
+    asyncio.run(ask(runner))
+    runner.read_aside(Request([1, 2, 3], max_new_tokens=0, scope="aside"))
+    asyncio.run(ask(runner))
+    assert runner.call(lambda: runner.running).result(60) == 1
+    monkeypatch.setattr("sioconv.serve.runner.REST", 0.05)
+    while runner.call(lambda: runner.running).result(60):  # asking doesn't put it off
+        pass
+    runner.close()
 
 
 def test_only_as_much_is_read_aside_at_once_as_a_step_reads(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ T = TypeVar("T")
 logger = logging.getLogger("sioconv.serve")
 Sink = Callable[[Event | BaseException], object]
 AT_ONCE_ASIDE = 256  # tokens of such requests that are read at once
+REST = 0.05  # seconds after the latest answer, before they are read: a request that follows mustn't wait for them
 MOST_ASIDE = 1024  # requests that wait for an engine with nothing else to do; older ones are forgotten
 
 
@@ -45,6 +46,7 @@ class Runner:
         self._events: list[tuple[asyncio.AbstractEventLoop, Sink, Event]] = []  # of this step
         self._sinks: dict[int, tuple[asyncio.AbstractEventLoop, Sink]] = {}  # of all requests that somebody waits for
         self._aside: deque[Request] = deque(maxlen=MOST_ASIDE)
+        self._latest = 0.0  # when somebody has got something, in seconds of the monotonic clock
         self._closed = False
         self.steps = 0
         self._written, self._seconds = 0.0, 0.0  # of late: what is older counts less
@@ -87,7 +89,7 @@ class Runner:
         return Running(self, request, seconds, done)
 
     def read_aside(self, request: Request) -> None:
-        """Runs a request whose events nobody waits for, once nothing else runs: it fills the engine's store.
+        """Runs a request whose events nobody waits for, REST after the others: it fills the engine's store.
 
         Where the engine never rests it isn't run, and whoever goes on from its text reads it then.
         """
@@ -125,12 +127,9 @@ class Runner:
     def _run(self) -> None:
         busy = False
         while not self._closed:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._calls.get(block=not busy)()
-                    busy = True
+            self._take_calls(busy)
             try:
-                if self._aside and not self._engine.running:
+                if self._aside and not self._engine.running and time.monotonic() >= self._latest + REST:
                     self._read_some_aside()
                 start = time.perf_counter()
                 busy = self._engine.step()
@@ -140,6 +139,14 @@ class Runner:
                 logger.exception("a step of the engine has failed")
                 self._fail()
             self._hand_out()
+
+    def _take_calls(self, busy: bool) -> None:
+        """Makes the calls that are asked for; where nothing runs, waits for one, or until what is aside may be read."""
+        left = self._latest + REST - time.monotonic() if self._aside else None
+        with contextlib.suppress(queue.Empty):
+            self._calls.get(not busy and (left is None or left > 0), left)()
+            while True:
+                self._calls.get_nowait()()
 
     def _read_some_aside(self) -> None:
         """Submits what is read in about one step: whoever comes meanwhile waits for no more than that."""
@@ -157,6 +164,7 @@ class Runner:
     def _hand_out(self) -> None:
         events, self._events = self._events, []
         if events:
+            self._latest = time.monotonic()
             loops = {loop for loop, _, _ in events}
             for loop in loops:
                 self._deliver(loop, [(sink, event) for there, sink, event in events if there is loop])

@@ -138,8 +138,8 @@ def _few(numbers: Array, to: Array, count: int, like: Array, registers: Any) -> 
     nothing = zeros(like, registers)
     four = four_sums(nothing, nothing, nothing, nothing)
     mask = first_lanes(True, count, four)
-    prefetch(numbers, -(2**40), registers)
-    prefetch(numbers, 2**40, registers)
+    prefetch(numbers, -(2**40))
+    prefetch(numbers, 2**40)
     store(to, 0, mask, load_like(numbers, 0, mask, four))
 
 

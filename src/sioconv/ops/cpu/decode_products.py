@@ -183,26 +183,18 @@ _by_kind(floats_of, lambda matrix, total: total, lambda matrix, total: as_floats
 
 
 def ask_ahead(matrix: Any, at: int) -> None:
-    """Asks for what will be read AHEAD bytes after the step at channel `at` of the whole matrix."""
+    """Asks for what will be read AHEAD bytes after the step at channel `at` of the whole matrix.
+
+    Of codes alone: of numbers one stream is read, in which the processor sees what comes next.
+    """
 
 
 _by_kind(
     ask_ahead,
-    lambda matrix, at: _ask(matrix.codes, at),
-    lambda matrix, at: _ask(matrix.codes, at),
-    lambda matrix, at: _ask(matrix.codes, at // 2),
+    lambda matrix, at: None,
+    lambda matrix, at: prefetch(matrix.codes, at + AHEAD),
+    lambda matrix, at: prefetch(matrix.codes, at // 2 + AHEAD),
 )
-
-
-def _ask(codes: Any, at: Any) -> None:
-    """As many cache lines as a step reads."""
-
-
-@overload(_ask, strict=False, jit_options={"forceinline": True})
-def _ask_lines(codes: Any, at: Any) -> Any:
-    size = codes.dtype.bitwidth // 8
-    lines, ahead = (0,) * max(1, size // 2), AHEAD // size
-    return lambda codes, at: prefetch(codes, at + ahead, lines)
 
 
 class Rows(NamedTuple):
@@ -278,7 +270,6 @@ def _total(matrix: Any, i: int, k: int, x: Any, row: int, edge: Any) -> Any:
     """Of row i of the matrix with row `row` of x."""
     total = no_total(matrix, x)
     for at in range(0, k, channels_of_step(matrix)):
-        ask_ahead(matrix, i * k + at)
         total = step(matrix, weights_at(matrix, i, k, at, edge), inputs_at(matrix, x, row, k, at, edge), total)
     return total
 

@@ -158,23 +158,20 @@ def load(_typing: Any, array: Any, at: Any, mask: Any, registers: Any) -> tuple[
 
 
 @operation
-def prefetch(_typing: Any, array: Any, at: Any, lines: Any) -> tuple[Any, Codegen]:
-    """Asks for the cache lines from `array[at]` on, as many as the tuple `lines` is long; the place may be anywhere.
+def prefetch(_typing: Any, array: Any, at: Any) -> tuple[Any, Codegen]:
+    """Asks for the cache line of `array[at]`; the place may be anywhere.
 
-    A matrix is read in several streams, each a row of some kB, in which the processor doesn't see what comes next.
+    For what is read in several streams of some kB each, in which the processor doesn't see what comes next.
     """
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        byte, number = ir.IntType(8), ir.IntType(32)
-        first = _pointer(context, builder, array, arguments[0], arguments[1], byte)
+        place = _pointer(context, builder, array, arguments[0], arguments[1], ir.IntType(8))
         # Read, keep in all levels, data.
-        options = [ir.Constant(number, value) for value in (0, 3, 1)]
-        for line in range(lines.count):
-            place = builder.gep(first, [ir.Constant(ir.IntType(64), line * REGISTER)])
-            _call(builder, "llvm.prefetch.p0", ir.VoidType(), place, *options)
+        options = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), place, *options)
         return context.get_dummy_value()
 
-    return types.none(array, types.intp, lines), generate
+    return types.none(array, types.intp), generate
 
 
 @operation
