@@ -1,8 +1,10 @@
-"""Progress away from a terminal: everything is yielded, and lines come only for long work."""
+"""Progress: everything is yielded; away from a terminal lines come only for long work."""
 
+import os
 import subprocess
 import sys
 
+import pyte
 import pytest
 
 from sioconv import progress
@@ -37,3 +39,35 @@ def test_work_goes_on_where_nobody_reads_what_is_said() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_what_is_logged_beside_a_bar_stands_on_a_line_of_its_own() -> None:
+    import pty
+
+    code = (
+        "import logging\n"
+        "from sioconv.cli.main import _quiet_libraries\n"
+        "from sioconv.progress import track\n"
+        "_quiet_libraries()\n"
+        "for i in track(range(3), 'counting'):\n"
+        "    logging.getLogger('sioconv').info(f'[bold] {i} of three')\n"
+    )
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stderr=theirs, stdout=theirs, env=os.environ | {"COLUMNS": "80"}
+    ):
+        os.close(theirs)
+        screen = pyte.Screen(80, 24)
+        stream = pyte.ByteStream(screen)
+        while piece := _read(ours):
+            stream.feed(piece)
+    os.close(ours)
+    assert [line.rstrip() for line in screen.display if line.strip()] == [f"[bold] {i} of three" for i in range(3)]
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # the process has gone
+        return b""

@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from sioconv import __version__
 from sioconv.cli.chat import CHAT
@@ -104,6 +104,15 @@ def _check_environment() -> None:
         raise UserError(f"NUMBA_CPU_FEATURES is {features} in the environment: unset it or give such as +avx2,-avx512f")
 
 
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is now: a bar of progress takes its place, so that lines stand above the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def _quiet_libraries() -> None:
     """Bars and notices of the libraries would stand between our own lines."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -118,7 +127,7 @@ def _quiet_libraries() -> None:
         return f"warning: {first}\n" if any("Traceback" in line for line in rest) else usual(message, *more, **others)
 
     warnings.formatwarning = without_traceback
-    log = logging.StreamHandler()
+    log = _ToStderr()
     log.setFormatter(VisibleFormatter())
     logging.basicConfig(handlers=[log])
     logging.getLogger("sioconv").setLevel(logging.INFO)
