@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sioconv.errors import UserError
@@ -29,6 +29,7 @@ def quantised(bits: int, **options: Any) -> SioConvForCausalLM:
     return model
 
 
+@example(1, 2, 1.0, 1668)  # where the search found only worse ones than the plain choice
 @given(st.integers(1, 4), st.integers(1, 3), st.floats(1e-20, 1e20), st.integers(0, 2**31))
 def test_no_weight_is_further_off_than_half_a_step(rows: int, groups: int, size: float, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)

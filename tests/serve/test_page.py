@@ -74,7 +74,9 @@ def _wrong(kind: str, text: str) -> bool:
 def say(page: Page, text: str) -> None:
     """Sends a message and waits for the reply's end."""
     page.get_by_role("textbox", name=re.compile("^(メッセージ|Message)$")).fill(text)
+    before = page.locator(".user").count()
     page.keyboard.press("Enter")
+    expect(page.locator(".user")).to_have_count(before + 1)  # else the button may be that of the time before
     expect(page.get_by_role("button", name=re.compile("送信|Send"))).to_be_visible()
 
 

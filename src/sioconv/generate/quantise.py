@@ -57,17 +57,18 @@ def _search(weight: Tensor, share: Tensor) -> Codes:
     # In units of a power of two, which loses nothing, so that no square is too large or too small for float32.
     unit = torch.exp2(torch.frexp(largest).exponent.float())
     weight, largest = weight / unit, largest / unit
-    best = scales = torch.zeros_like(largest)
+    best = torch.zeros_like(largest)
     least = (share * weight**2).sum(-1, keepdim=True)
-    for start in range(STARTS):
-        scales = _rounded(largest / -8 * (1 - start / (2 * STARTS)))
-        for _ in range(ROUNDS):
+    starts = [largest / -8 * (1 - start / (2 * STARTS)) for start in range(STARTS)]
+    for start in (*starts, largest.abs() / 8):  # the last is the plain choice: never worse than that
+        scales = _rounded(start)
+        for _ in range(ROUNDS + 1):
             codes = _codes(weight, scales)
+            error = (share * (weight - scales * codes) ** 2).sum(-1, keepdim=True)
+            best = torch.where(error < least, scales, best)
+            least = torch.minimum(error, least)
             square = (share * codes**2).sum(-1, keepdim=True)
             scales = _rounded((share * codes * weight).sum(-1, keepdim=True) / _nonzero(square))
-        error = (share * (weight - scales * _codes(weight, scales)) ** 2).sum(-1, keepdim=True)
-        best = torch.where(error < least, scales, best)
-        least = torch.minimum(error, least)
     return _codes(weight, best), best * unit
 
 
