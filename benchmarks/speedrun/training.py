@@ -25,7 +25,7 @@ RUN = "arm"  # the run's name in its folder
 
 
 def train_arm(arm: Arm, work: Path, wait: bool) -> dict[str, Any] | None:
-    """Trains and measures an arm, going on where it was killed.
+    """Trains and measures an arm, going on where it was killed; the row of one that is measured lies in its folder.
 
     Args:
         arm: what is trained.
@@ -43,13 +43,19 @@ def train_arm(arm: Arm, work: Path, wait: bool) -> dict[str, Any] | None:
     with _claim(folder / "lock", wait) as lock:
         if lock is None:
             return None
+        done = folder / "row.json"
+        if done.is_file():  # trained for other results, or killed before its row was among them
+            return dict(json.loads(done.read_text(encoding="utf-8")))
         commit = _commit(arm, folder)
         code = _checkout(commit, work / "checkouts")
         _run(["pretrain", str(ROOT / TRACKS[arm.track]), f"--name={RUN}", *arm.words], code, folder, lock)
         # A commit from before there were parts measures text alone.
         parts = ["--parts=text"] if (code / "sioconv" / "evaluate" / "parts").is_dir() else []
         figures = json.loads(_run(["evaluate", f"runs/{RUN}/base", "--json", *parts], code, folder, lock))
-        return _row(arm, commit, figures, folder / "runs" / RUN)
+        row = _row(arm, commit, figures, folder / "runs" / RUN)
+        with atomic_write(done) as temporary:
+            temporary.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+        return row
 
 
 def tidy(arm: Arm, work: Path) -> None:

@@ -146,6 +146,7 @@ def test_an_arm_is_trained_measured_and_then_skipped(tmp_path: Path, monkeypatch
     assert (work / "checkouts" / row["commit"] / "src" / "sioconv").is_dir()
     before = results.read_bytes()
     assert run_queue([ARM], results, work) == 0 and results.read_bytes() == before
+    assert run_queue([ARM], tmp_path / "other.jsonl", work) == 0 and read_results(tmp_path / "other.jsonl") == [row]
     assert_equal_without_commands(row, broken, tmp_path)
     table.write_pages([row], tmp_path)
     assert f"{bits['mean']:.4f}" in (tmp_path / "leaderboard.md").read_text(encoding="utf-8")

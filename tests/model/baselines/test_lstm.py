@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from sioconv.model.baselines.lstm import LstmCache, LstmConfig, LstmForCausalLM, cut_rows
+from sioconv.model.baselines.lstm import LstmCache, LstmConfig, LstmForCausalLM, LstmState
+from sioconv.model.baselines.pieces import cut_rows
 
 VOCABULARY = 40
 
@@ -90,16 +91,6 @@ def test_forget_gates_start_open() -> None:
     assert not lstm.bias_hh_l0.any()
 
 
-def test_rows_are_cut_where_documents_begin(reset: Tensor) -> None:
-    pieces = cut_rows(reset)
-    assert pieces is not None
-    assert pieces.lengths == [4, 1, 5, 1, 11, 7, 4]
-    assert (pieces.first.tolist(), pieces.last.tolist()) == ([0, 4, 5], [3, 4, 6])
-    only_at_the_start = torch.zeros(2, 3, dtype=torch.bool)
-    only_at_the_start[:, 0] = True
-    assert cut_rows(only_at_the_start) is None
-
-
 @pytest.mark.parametrize("carried", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_packed_documents_equal_separate_ones(
@@ -125,6 +116,27 @@ def test_packed_documents_equal_separate_ones(
         torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
     flowing = model.model(ids, cache=before, use_cache=carried).last_hidden_state
     assert float((flowing - packed).detach().abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_a_graphics_card_takes_torch_s_packed_sequences(
+    model: LstmForCausalLM, reset: Tensor, carried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways are the same function: outputs, states, and the gradients of inputs, weights and states."""
+    block = model.model.layers[0]
+    x = torch.randn(3, 11, 12, dtype=torch.float64, requires_grad=True)
+    before = LstmState(*torch.randn(2, 3, 12, dtype=torch.float64, requires_grad=True).unbind()) if carried else None
+    inputs = [x, *block.lstm.parameters(), *(before or ())]
+    weights = torch.randn(3, 3, 11, 12, dtype=torch.float64)
+
+    def run() -> list[Tensor]:
+        y, state = block._mix(x, before, cut_rows(reset))
+        loss = (y * weights[0]).sum() + (state.h * weights[1, :, 0]).sum() + (state.c * weights[2, :, 0]).sum()
+        return [y, *state, *torch.autograd.grad(loss, inputs)]
+
+    ours = run()
+    monkeypatch.setattr(block, "_packed", block._cudnn)
+    torch.testing.assert_close(run(), ours, rtol=1e-12, atol=1e-12)
 
 
 def test_the_state_after_packed_documents_is_that_of_the_last(

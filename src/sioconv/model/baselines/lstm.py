@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_sequence, unpack_sequence
+from torch.nn.utils.rnn import PackedSequence
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.generic import can_return_tuple
 
 from sioconv.model.architecture import Architecture
+from sioconv.model.baselines.pieces import PackedLstm, Pieces, cut_rows
 from sioconv.model.cache import SioConvCache
 from sioconv.model.causal_lm import CausalLMOnStates, document_starts
 from sioconv.model.layers import FeedForward
@@ -70,31 +71,6 @@ class LstmCache(SioConvCache):
         return LstmState(tensors[f"{prefix}h"], tensors[f"{prefix}c"])
 
 
-class Pieces(NamedTuple):
-    """Rows that are cut where documents begin, row by row one after the other.
-
-    Attributes:
-        lengths: of each piece.
-        first: [B], the number of each row's first piece.
-        last: [B], that of its last.
-    """
-
-    lengths: list[int]
-    first: Tensor
-    last: Tensor
-
-
-def cut_rows(reset: Tensor) -> Pieces | None:
-    """The pieces of rows with document starts `reset` [B, T]; None where no document begins inside a row."""
-    if not bool(reset[:, 1:].any()):
-        return None
-    starts = reset.clone()
-    starts[:, 0] = True
-    number = starts.flatten().cumsum(0) - 1  # of each token's piece
-    number = number.view_as(starts)
-    return Pieces(number.flatten().bincount().tolist(), number[:, 0], number[:, -1])
-
-
 class LstmBlock(GradientCheckpointingLayer):
     """x + LSTM(RMSNorm(x)), then x + SwiGLU(RMSNorm(x))."""
 
@@ -128,13 +104,26 @@ class LstmBlock(GradientCheckpointingLayer):
             if pieces is None:
                 y, (h, c) = self.lstm(x, None if state is None else (state.h.unsqueeze(0), state.c.unsqueeze(0)))
                 return y, LstmState(h[0], c[0])
-            before = None
+            before = x.new_zeros(2, sum(pieces.sizes[:1]), x.shape[-1])
             if state is not None:
-                count, width = len(pieces.lengths), x.shape[-1]
-                before = tuple(x.new_zeros(1, count, width).index_copy(1, pieces.first, s.unsqueeze(0)) for s in state)
-            packed = pack_sequence(list(torch.split(x.flatten(0, 1), pieces.lengths)), enforce_sorted=False)
-            out, (h, c) = self.lstm(packed, before)
-            return torch.cat(unpack_sequence(out)).view_as(x), LstmState(h[0, pieces.last], c[0, pieces.last])
+                before = before.index_copy(1, pieces.first, torch.stack(tuple(state)))
+            mix = self._cudnn if x.is_cuda else self._packed
+            return mix(x, before, pieces)
+
+    def _packed(self, x: Tensor, before: Tensor, pieces: Pieces) -> tuple[Tensor, LstmState]:
+        weight_ih, weight_hh, bias_ih, bias_hh = (parameter for _, parameter in self.lstm.named_parameters())
+        inputs = nn.functional.linear(x.flatten(0, 1)[pieces.order], weight_ih, bias_ih + bias_hh)
+        found = PackedLstm.apply(inputs, weight_hh, *before, pieces.sizes)  # type: ignore[no-untyped-call]
+        back = pieces.order.argsort()
+        h, c = (tensor[back].view_as(x) for tensor in found)
+        return h, LstmState(h[:, -1], c[:, -1])
+
+    def _cudnn(self, x: Tensor, before: Tensor, pieces: Pieces) -> tuple[Tensor, LstmState]:
+        sizes = torch.tensor(pieces.sizes)
+        packed = PackedSequence(x.flatten(0, 1)[pieces.order], sizes)
+        out, (h, c) = self.lstm(packed, tuple(before.unsqueeze(1)))
+        y = out.data[pieces.order.argsort()].view_as(x)
+        return y, LstmState(h[0, pieces.last], c[0, pieces.last])
 
 
 class LstmPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
