@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from scipy import stats
+
 from benchmarks.speedrun.arms import Arm, as_word, flat
 from sioconv.files import atomic_write
 
@@ -14,6 +16,8 @@ WIDTH = 116  # of a line of a command, without its end
 PAGES = Path(__file__).parents[2] / "docs"
 HOW = "train."  # settings that say how an arm is trained here, not what it is, unless they are named below
 WHAT = ("train.lr", "train.batch_size", "train.optimizer", "train.schedule", "train.decay", "train.beta2")
+SOURCES = "data.sources."
+FOR_AN_INTERVAL, FOR_A_RECORD = 3, 5  # seeds
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,10 @@ ENGLISH = Words(
     other="日本語: [leaderboard.ja.md](leaderboard.ja.md)",
     intro="""Held-out bits per byte after the same number of training tokens. Text, tokenizer and held-out text of a
 track are always the same; *ja* and *en* leave out the templated gazetteer, and *mean* is the mean of the two.
-An arm's figures are the means of its seeds; the range is that of the seeds' means. Tokens a second are of machines
-that did other work as well, and rank nobody. A record needs five seeds; rows with fewer are results on the way.
+An arm's figures are the means of its seeds; from three seeds on, *±* is the 95 % interval of the mean by Student's t.
+*p* is of Welch's t-test against the next row below with five seeds or more: a record needs five seeds and p < 0.01
+against the one before; rows with fewer are results on the way. Tokens a second are of machines that did other work as
+well, and rank nobody. *+* in the settings names text that the track doesn't have; the commands below have every share.
 
 `python -m benchmarks.speedrun table` makes this page of benchmarks/speedrun/results.jsonl;
 `python -m benchmarks.speedrun queue benchmarks/speedrun/queue.yaml` adds results, and with a GPU, arm beside arm,
@@ -45,8 +51,8 @@ that did other work as well, and rank nobody. A record needs five seeds; rows wi
 What was learnt is in [experiments.md](experiments.md).""",
     heading="Track *{track}*, {tokens:,} tokens",
     columns=(
-        *("arm", "settings", "parameters", "state bytes", "seeds", "ja", "en", "mean", "range", "tokens/s"),
-        *("precision", "date", "commit"),
+        *("arm", "settings", "parameters", "state bytes", "seeds", "ja", "en", "mean", "±", "p"),
+        *("tokens/s", "precision", "date", "commit"),
     ),
     commands="Commands",
     nothing="There are no results yet.",
@@ -58,9 +64,11 @@ JAPANESE = Words(
     intro="""同じトークン数だけ学習した後の、学習に使わなかった文章のバイトあたりビット数です。
 トラックごとに、文章、トークナイザ、評価用の文章は常に同じです。
 *ja* と *en* は定型文の地名データを除いた値、*平均* は二つの平均です。
-各行の値はシードの平均で、範囲はシードごとの平均の範囲です。
+各行の値はシードの平均です。シードが三つ以上なら、± は Student の t による平均の 95 % 信頼区間です。
+p は、シードが五つ以上ある次の行（下の行）に対する Welch の t 検定の値です。
+記録と認めるには、五つのシードと、前の記録に対する p < 0.01 が必要です。それより少ない行は途中の結果です。
 毎秒トークン数は、他の作業もしていた計算機の値なので、順位には使いません。
-記録と認めるには五つのシードが必要で、それより少ない行は途中の結果です。
+設定の + は、トラックにない文章を加えたことを表します。割合はすべて下のコマンドにあります。
 
 このページは `python -m benchmarks.speedrun table` が benchmarks/speedrun/results.jsonl から作ります。
 結果は `python -m benchmarks.speedrun queue benchmarks/speedrun/queue.yaml` で増えます。
@@ -69,8 +77,8 @@ GPU があれば `python -m benchmarks.speedrun many benchmarks/speedrun/queue.y
 わかったことは [experiments.md](experiments.md)（英語）にあります。""",
     heading="トラック *{track}*、{tokens:,} トークン",
     columns=(
-        *("名前", "設定", "パラメータ", "状態のバイト数", "シード数", "ja", "en", "平均", "範囲", "トークン/秒"),
-        *("精度", "日付", "コミット"),
+        *("名前", "設定", "パラメータ", "状態のバイト数", "シード数", "ja", "en", "平均", "±", "p"),
+        *("トークン/秒", "精度", "日付", "コミット"),
     ),
     commands="コマンド",
     nothing="結果はまだありません。",
@@ -91,12 +99,12 @@ def page(rows: Sequence[dict[str, Any]], words: Words) -> str:
     for track, tokens in budgets:
         here = [row for row in rows if (row["track"], row["tokens"]) == (track, tokens)]
         arms = sorted(_arms(here), key=lambda arm: _mean(arm, "mean"))
-        right = [name in words.columns[2:10] for name in words.columns]
+        right = [name in words.columns[2:11] for name in words.columns]
         rule = "|".join("---:" if each else "---" for each in right)
-        lines = [f"| {' | '.join(words.columns)} |", f"|{rule}|", *(_line(arm) for arm in arms)]
+        lines = [f"| {' | '.join(words.columns)} |", f"|{rule}|", *map(_line, arms, _against_the_next(arms))]
         commands = "\n".join(_command(arm[0]) for arm in arms)
         parts += [f"## {words.heading.format(track=track, tokens=tokens)}", "\n".join(lines)]
-        parts += [f"### {words.commands}", commands]
+        parts += ['<details markdown="1">', f"<summary>{words.commands}</summary>", commands, "</details>"]
     if not rows:
         parts.append(words.nothing)
     return "\n\n".join(parts) + "\n"
@@ -111,22 +119,49 @@ def _arms(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _mean(arm: Sequence[dict[str, Any]], what: str) -> float:
-    return fmean(row["bits_per_byte"][what] for row in arm)
+    return fmean(_by_seed(arm, what))
 
 
-def _line(arm: Sequence[dict[str, Any]]) -> str:
-    means = [row["bits_per_byte"]["mean"] for row in arm]
-    last = arm[-1]
+def _by_seed(arm: Sequence[dict[str, Any]], what: str) -> list[float]:
+    """Bits per byte of each seed; one that several machines trained counts once."""
+    seeds: dict[int, list[float]] = {}
+    for row in arm:
+        seeds.setdefault(row["seed"], []).append(row["bits_per_byte"][what])
+    return [fmean(found) for found in seeds.values()]
+
+
+def _interval(values: Sequence[float]) -> str:
+    """Half of the mean's 95 % interval by Student's t."""
+    if len(values) < FOR_AN_INTERVAL:
+        return ""
+    return f"{float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)):.4f}"
+
+
+def _against_the_next(arms: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
+    """Of each arm the p of Welch's t-test against the next one with seeds enough; "" where one of both has too few."""
+    found, below = [], None
+    for arm in reversed(arms):
+        seeds = _by_seed(arm, "mean")
+        enough = len(seeds) >= FOR_A_RECORD
+        p = float(stats.ttest_ind(seeds, below, equal_var=False).pvalue) if enough and below else None
+        found.append("" if p is None else f"{p:.2g}")
+        below = seeds if enough else below
+    return found[::-1]
+
+
+def _line(arm: Sequence[dict[str, Any]], p: str) -> str:
+    means, last = _by_seed(arm, "mean"), arm[-1]
     state = "" if last["state_bytes"] is None else f"{last['state_bytes']:,}"
     cells = [
         last["name"],
         _settings(last["settings"]),
         f"{last['parameters']:,}",
         state,
-        str(len({row["seed"] for row in arm})),
+        str(len(means)),
         *(f"{_mean(arm, what):.4f}" for what in ("ja", "en")),
         f"**{_mean(arm, 'mean'):.4f}**",
-        f"{min(means):.4f}–{max(means):.4f}" if len(means) > 1 else "",
+        _interval(means),
+        p,
         f"{fmean(row['tokens_per_second'] for row in arm):,.0f}",
         last["precision"],
         last["date"],
@@ -136,9 +171,13 @@ def _line(arm: Sequence[dict[str, Any]]) -> str:
 
 
 def _settings(settings: dict[str, Any]) -> str:
-    shown = {key: value for key, value in flat(settings).items() if not key.startswith(HOW) or key in WHAT}
-    named = {key.removeprefix("model.").removeprefix("data.sources."): value for key, value in shown.items()}
-    return ", ".join(f"{key} {as_word(value)}" for key, value in named.items())
+    """What an arm is: the model's settings and some of the training's, and the sources that it adds."""
+    words = flat(settings)
+    shown = [key for key in words if not key.startswith((HOW, SOURCES)) or key in WHAT]
+    more = [key.removeprefix(SOURCES).removesuffix(".path") for key in words if key.endswith(".path")]
+    return ", ".join(
+        [*(f"{key.removeprefix('model.')} {as_word(words[key])}" for key in shown), *(f"+ {name}" for name in more)]
+    )
 
 
 def _command(row: dict[str, Any]) -> str:
