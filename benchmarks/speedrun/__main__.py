@@ -4,7 +4,8 @@ An arm is the recipe of a track with settings of its own; its budget is counted 
 machine changes when it ends and not what it is. `queue` trains the arms of a file one after the other at low priority.
 It skips what the results have already and goes on where it was killed; several may work at one file. `arm` trains one;
 `many` trains the arms of a file at once on one device, a GPU for instance. `table` makes the pages of docs/ that show
-the results; `scaling` fits a law of size and text to those of a file.
+the results; `scaling` fits a law of size and text to those of a file. `calibrate` measures how many tokens a second the
+arms of a file train on, in turns on an idle machine: an arm with `minutes` counts its tokens by that.
 """
 
 import argparse
@@ -18,8 +19,9 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from benchmarks.speedrun.arms import ROOT, TOKENS, TRACKS, Arm, read_arms
-from benchmarks.speedrun.results import RESULTS, append_result, describe, is_done, read_results
+from benchmarks.speedrun.arm_files import read_arms
+from benchmarks.speedrun.arms import ROOT, TOKENS, TRACKS, Arm
+from benchmarks.speedrun.results import RESULTS, SPEEDS, append_result, describe, is_done, read_results
 from benchmarks.speedrun.table import write_pages
 from benchmarks.speedrun.training import commit_of, tidy, train_arm
 from sioconv.errors import UserError
@@ -79,6 +81,14 @@ def main() -> None:
     )
     table = verbs.add_parser("table", help="make docs/leaderboard.md and docs/leaderboard.ja.md of the results")
     table.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
+    calibrate = verbs.add_parser(
+        "calibrate", help="measure the arms of a file for budgets in minutes; the machine is idle"
+    )
+    calibrate.add_argument("file", type=Path, help="YAML: see benchmarks/speedrun/minutes.yaml")
+    calibrate.add_argument("--rounds", type=int, default=5, help="turns of each that count (default: %(default)s)")
+    calibrate.add_argument("--threads", type=int, help="of the processor (default: its cores)")
+    calibrate.add_argument("--speeds", type=Path, default=SPEEDS, help="JSON lines (default: %(default)s)")
+    calibrate.add_argument("--work", type=Path, default=ROOT / "runs" / "speedrun", help="for the texts")
     scaling = verbs.add_parser("scaling", help="fit a law of size and text to the results of a file's arms")
     scaling.add_argument("file", type=Path, help="YAML: see benchmarks/speedrun/scaling.yaml")
     scaling.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
@@ -90,6 +100,9 @@ def main() -> None:
         write_pages(read_results(arguments.results))
         return
     try:
+        if arguments.verb == "calibrate":
+            _calibrate(arguments)
+            return
         if arguments.verb == "scaling":
             _show_scaling(read_arms(arguments.file), arguments.results)
             return
@@ -97,6 +110,17 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    from benchmarks.speedrun.calibration import measure_speeds  # with all that a training imports
+
+    if arguments.rounds < 1 or (arguments.threads or 1) < 1:
+        raise UserError("--rounds and --threads must be above 0")
+    arms = read_arms(arguments.file, speeds=None)
+    for row in measure_speeds(arms, arguments.work, arguments.rounds, arguments.threads or os.cpu_count() or 1):
+        append_result(arguments.speeds, row)
+        say(f"{row['name']}: {row['tokens_per_second']:,.0f} tokens/s")
 
 
 def _show_scaling(arms: Sequence[Arm], results: Path) -> None:

@@ -7,18 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sioconv.errors import UserError
-
 ROOT = Path(__file__).parents[2]
-TOKENS = 2_457_600  # 600 steps of the demo's 16 windows of 256 tokens
+STEP = 4096  # tokens of a step, the demo's 16 windows of 256
+TOKENS = 600 * STEP
 TRACKS = {
     "bundled": "benchmarks/speedrun/bundled.yaml",
     "wiki": "benchmarks/speedrun/wiki.yaml",
 }  # the recipe that says text, tokenizer, held-out text and everything not set
-KEYS = {"name", "note", "seeds", "settings", "tokens", "commit"}
-SHARED = {"track", "tokens", "settings", "commit", "arms"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +28,7 @@ class Arm:
         settings: the recipe's keys, dotted, that are set.
         note: what is tried, in words.
         commit: the code that is wanted; None takes that of the moment when it starts.
+        minutes: the budget that `tokens` were counted from, by the speed of `calibrate`; None where they are given.
     """
 
     track: str
@@ -42,16 +38,18 @@ class Arm:
     settings: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     commit: str | None = None
+    minutes: float | None = None
 
     def is_answered_by(self, row: dict[str, Any]) -> bool:
         """Whether `row` of the results is of this arm."""
         same = all(row[key] == getattr(self, key) for key in ("track", "name", "tokens", "seed", "settings"))
+        same = same and row.get("minutes") == self.minutes
         return same and (self.commit is None or row["commit"].startswith(self.commit))
 
     @property
     def folder(self) -> str:
         """A folder's name that no other arm has."""
-        what = {key: value for key, value in asdict(self).items() if key != "note"}
+        what = {key: value for key, value in asdict(self).items() if key not in ("note", "minutes")}
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.name.replace('/', '-')}-{self.tokens}-{self.seed}-{digest}"
 
@@ -80,40 +78,3 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 def as_word(value: Any) -> str:
     """A setting's value as it stands on the command line."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def read_arms(path: Path) -> list[Arm]:
-    """The arms of a queue's file, in its order, an arm's seeds one after the other.
-
-    It is a mapping of `track`, `tokens`, `settings` and `commit` for all arms, and of `arms`, a list of mappings with
-    `name`, `note`, `seeds`, and `settings`, `tokens`, `commit` that stand above those for all.
-
-    Raises UserError where the file isn't such a mapping.
-    """
-    if not path.is_file():
-        raise UserError(f"no queue at {path}: give a YAML file of arms, as benchmarks/speedrun/queue.yaml is")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    _check(values, SHARED, {"arms"}, str(path))
-    arms: list[Arm] = []
-    for number, entry in enumerate(values["arms"]):
-        _check(entry, KEYS, {"name"}, f"{path}: arm {number}")
-        common = {key: values[key] for key in ("tokens", "commit") if key in values}
-        own = {key: entry[key] for key in ("tokens", "commit", "name", "note") if key in entry}
-        settings = {**values.get("settings", {}), **entry.get("settings", {})}
-        track = values.get("track", "bundled")
-        if track not in TRACKS:
-            raise UserError(f"{path}: track: {track!r} is not known: choose from {', '.join(TRACKS)}")
-        arms += [
-            Arm(**{**common, **own}, track=track, seed=seed, settings=settings) for seed in entry.get("seeds", [0])
-        ]
-    return arms
-
-
-def _check(values: Any, known: set[str], needed: set[str], where: str) -> None:
-    if not isinstance(values, dict):
-        raise UserError(f"{where} is not a mapping of {', '.join(sorted(known))}")
-    if wrong := [*(set(values) - known), *(needed - set(values))]:
-        raise UserError(f"{where}: {wrong[0]} is unknown or missing: known are {', '.join(sorted(known))}")

@@ -14,6 +14,7 @@ from benchmarks.speedrun.arms import Arm
 from sioconv.hardware import describe_machine
 
 RESULTS = Path(__file__).with_name("results.jsonl")
+SPEEDS = Path(__file__).with_name("speeds.jsonl")  # of `calibrate`
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -60,7 +61,7 @@ def make_row(
     """
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        **{key: value for key, value in asdict(arm).items() if key != "commit"},
+        **{key: value for key, value in asdict(arm).items() if key != "commit" and (key, value) != ("minutes", None)},
         "bits_per_byte": {**languages, "mean": sum(languages.values()) / len(languages)},
         "sources": dict(sources),
         **sizes,

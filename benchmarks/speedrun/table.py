@@ -29,6 +29,7 @@ class Words:
     other: str
     intro: str
     heading: str
+    heading_of_minutes: str
     columns: tuple[str, ...]
     commands: str
     nothing: str
@@ -38,8 +39,10 @@ ENGLISH = Words(
     file="leaderboard.md",
     title="Leaderboard",
     other="日本語: [leaderboard.ja.md](leaderboard.ja.md)",
-    intro="""Held-out bits per byte after the same number of training tokens. Text, tokenizer and held-out text of a
-track are always the same; *ja* and *en* leave out the templated gazetteer, and *mean* is the mean of the two.
+    intro="""Held-out bits per byte after the same number of training tokens, or of minutes. Minutes are turned into
+tokens by the speeds of benchmarks/speedrun/speeds.jsonl, which were measured in turns on an idle machine, so that noise
+ranks nobody. Text, tokenizer and held-out text of a track are always the same; *ja* and *en* leave out the templated
+gazetteer, and *mean* is the mean of the two.
 An arm's figures are the means of its seeds; from three seeds on, *±* is the 95 % interval of the mean by Student's t.
 *p* is of Welch's t-test against the next row below with five seeds or more: a record needs five seeds and p < 0.01
 against the one before; rows with fewer are results on the way. Tokens a second are of machines that did other work as
@@ -47,11 +50,13 @@ well, and rank nobody. *+* in the settings names text that the track doesn't hav
 
 `python -m benchmarks.speedrun table` makes this page of benchmarks/speedrun/results.jsonl;
 `python -m benchmarks.speedrun queue benchmarks/speedrun/queue.yaml` adds results, and with a GPU, arm beside arm,
-`python -m benchmarks.speedrun many benchmarks/speedrun/queue.yaml`; an arm's rows may be of several machines.
+`python -m benchmarks.speedrun many benchmarks/speedrun/queue.yaml`; an arm's rows may be of several machines. Budgets
+in minutes are those of benchmarks/speedrun/minutes.yaml: `python -m benchmarks.speedrun calibrate` measures its speeds.
 What was learnt is in [experiments.md](experiments.md).""",
-    heading="Track *{track}*, {tokens:,} tokens",
+    heading="Track *{track}*, {budget:,} tokens",
+    heading_of_minutes="Track *{track}*, {budget:g} minutes",
     columns=(
-        *("arm", "settings", "parameters", "state bytes", "seeds", "ja", "en", "mean", "±", "p"),
+        *("arm", "settings", "tokens", "parameters", "state bytes", "seeds", "ja", "en", "mean", "±", "p"),
         *("tokens/s", "precision", "date", "commit"),
     ),
     commands="Commands",
@@ -61,7 +66,8 @@ JAPANESE = Words(
     file="leaderboard.ja.md",
     title="順位表",
     other="English: [leaderboard.md](leaderboard.md)",
-    intro="""同じトークン数だけ学習した後の、学習に使わなかった文章のバイトあたりビット数です。
+    intro="""同じトークン数、または同じ分数だけ学習した後の、学習に使わなかった文章のバイトあたりビット数です。
+分数は、空いている計算機で交互に測った速さ（benchmarks/speedrun/speeds.jsonl）でトークン数に直します。
 トラックごとに、文章、トークナイザ、評価用の文章は常に同じです。
 *ja* と *en* は定型文の地名データを除いた値、*平均* は二つの平均です。
 各行の値はシードの平均です。シードが三つ以上なら、± は Student の t による平均の 95 % 信頼区間です。
@@ -72,12 +78,15 @@ p は、シードが五つ以上ある次の行（下の行）に対する Welch
 
 このページは `python -m benchmarks.speedrun table` が benchmarks/speedrun/results.jsonl から作ります。
 結果は `python -m benchmarks.speedrun queue benchmarks/speedrun/queue.yaml` で増えます。
+分数で数える学習は benchmarks/speedrun/minutes.yaml にあり、
+速さは `python -m benchmarks.speedrun calibrate` で測ります。
 GPU があれば `python -m benchmarks.speedrun many benchmarks/speedrun/queue.yaml` で同時に学習できます。
 一つの行に、いくつかの計算機の結果が含まれることがあります。
 わかったことは [experiments.md](experiments.md)（英語）にあります。""",
-    heading="トラック *{track}*、{tokens:,} トークン",
+    heading="トラック *{track}*、{budget:,} トークン",
+    heading_of_minutes="トラック *{track}*、{budget:g} 分",
     columns=(
-        *("名前", "設定", "パラメータ", "状態のバイト数", "シード数", "ja", "en", "平均", "±", "p"),
+        *("名前", "設定", "トークン", "パラメータ", "状態のバイト数", "シード数", "ja", "en", "平均", "±", "p"),
         *("トークン/秒", "精度", "日付", "コミット"),
     ),
     commands="コマンド",
@@ -93,21 +102,27 @@ def write_pages(rows: Sequence[dict[str, Any]], folder: Path = PAGES) -> None:
 
 
 def page(rows: Sequence[dict[str, Any]], words: Words) -> str:
-    """A page: a table for each track and number of tokens, the fewest bits first, and the commands."""
+    """A page: a table for each track and number of tokens or minutes, the fewest bits first, and the commands."""
     parts = [f"# {words.title}", words.other, words.intro]
-    budgets = sorted({(row["track"], row["tokens"]) for row in rows})
-    for track, tokens in budgets:
-        here = [row for row in rows if (row["track"], row["tokens"]) == (track, tokens)]
+    for budget in sorted(set(map(_budget, rows))):
+        track, in_minutes, amount = budget
+        here = [row for row in rows if _budget(row) == budget]
         arms = sorted(_arms(here), key=lambda arm: _mean(arm, "mean"))
-        right = [name in words.columns[2:11] for name in words.columns]
+        right = [name in words.columns[2:12] for name in words.columns]
         rule = "|".join("---:" if each else "---" for each in right)
         lines = [f"| {' | '.join(words.columns)} |", f"|{rule}|", *map(_line, arms, _against_the_next(arms))]
         commands = "\n".join(_command(arm[0]) for arm in arms)
-        parts += [f"## {words.heading.format(track=track, tokens=tokens)}", "\n".join(lines)]
+        heading = words.heading_of_minutes if in_minutes else words.heading
+        parts += [f"## {heading.format(track=track, budget=amount)}", "\n".join(lines)]
         parts += ['<details markdown="1">', f"<summary>{words.commands}</summary>", commands, "</details>"]
     if not rows:
         parts.append(words.nothing)
     return "\n\n".join(parts) + "\n"
+
+
+def _budget(row: dict[str, Any]) -> tuple[str, bool, float]:
+    """The track, whether the budget is one of time, and how many minutes or tokens it is."""
+    return row["track"], "minutes" in row, row.get("minutes", row["tokens"])
 
 
 def _arms(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -155,6 +170,7 @@ def _line(arm: Sequence[dict[str, Any]], p: str) -> str:
     cells = [
         last["name"],
         _settings(last["settings"]),
+        f"{last['tokens']:,}",
         f"{last['parameters']:,}",
         state,
         str(len(means)),

@@ -12,7 +12,8 @@ if sys.platform == "win32":
     pytest.skip("results are locked as Unix does", allow_module_level=True)
 
 from benchmarks.speedrun.__main__ import main
-from benchmarks.speedrun.arms import ROOT, read_arms
+from benchmarks.speedrun.arm_files import read_arms
+from benchmarks.speedrun.arms import ROOT
 from benchmarks.speedrun.scaling import Law, fit, points_of
 from sioconv.errors import UserError
 

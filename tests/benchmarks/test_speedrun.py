@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ if sys.platform == "win32":
 
 from benchmarks.speedrun import arms, many, table
 from benchmarks.speedrun.__main__ import main, run_queue
-from benchmarks.speedrun.arms import Arm, read_arms
+from benchmarks.speedrun.arm_files import read_arms
+from benchmarks.speedrun.arms import Arm
+from benchmarks.speedrun.calibration import measure_speeds
 from benchmarks.speedrun.prepared import prepare, working_in
 from benchmarks.speedrun.results import RESULTS, append_result, is_done, read_results
 from sioconv.errors import UserError
@@ -100,6 +103,38 @@ def test_the_single_changes_are_those_of_the_committed_tries() -> None:
     rows = read_results(RESULTS.with_name("tries.jsonl"))
     found = read_arms(ROOT / "benchmarks" / "speedrun" / "singles.yaml")
     assert found and all(any(arm.is_answered_by(row) for row in rows) for arm in found)
+
+
+def test_minutes_are_tokens_by_the_last_calibration(tmp_path: Path) -> None:
+    path = write(tmp_path / "minutes.yaml", "arms: [{name: a, minutes: 2, settings: {model.num_heads: 2}}]")
+    speeds = tmp_path / "speeds.jsonl"
+    with pytest.raises(UserError, match=r"a: how many tokens 2 minutes are isn't known: run .* calibrate"):
+        read_arms(path, speeds)
+    row = {"track": "bundled", "settings": {"model.num_heads": 2}}
+    for other in ({"tokens_per_second": 1000}, {"tokens_per_second": 500}, {"settings": {}, "tokens_per_second": 1}):
+        append_result(speeds, {**row, **other})
+    (arm,) = read_arms(path, speeds)
+    assert arm == Arm("bundled", "a", 14 * 4096, 0, {"model.num_heads": 2}, minutes=2)  # 60,000 tokens
+    assert read_arms(path, None)[0].minutes is None
+    longer = {**ROW, "tokens": 8192, "bits_per_byte": dict.fromkeys(("ja", "en", "mean"), 1.25), "minutes": 2}
+    slower = {**longer, "name": "slower", "tokens": 4096, "bits_per_byte": dict.fromkeys(("ja", "en", "mean"), 1.5)}
+    text = table.page([ROW, slower, longer], table.ENGLISH)
+    by_time = text.partition("## Track *bundled*, 2 minutes")[2]
+    assert by_time.index("| 8,192 |") < by_time.index("| 4,096 |") and "1,024 tokens" not in by_time
+
+
+def test_speeds_are_measured_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(arms.TRACKS, "bundled", TINY)
+    threads = torch.get_num_threads()
+    other = Arm("bundled", "lstm", 1024, 0, {**SETTINGS, "architecture": "lstm"})
+    try:
+        first, second = measure_speeds([ARM, replace(ARM, seed=1), other], tmp_path, rounds=2, threads=1)
+    finally:
+        torch.set_num_threads(threads)
+    assert (first["name"], first["settings"]) == (ARM.name, SETTINGS) and second["name"] == "lstm"
+    for row in (first, second):
+        assert 0 < row["slowest"] <= row["tokens_per_second"] <= row["fastest"]
+        assert row["rounds"] == 2 and row["threads"] == 1 and row["machine"]["processor"]
 
 
 def test_settings_stand_on_the_command_line_as_yaml_reads_them() -> None:
@@ -236,7 +271,7 @@ def test_a_page_ranks_the_means_of_seeds() -> None:
     text = table.page([ROW, best, later, other], table.ENGLISH)
     first, second, third = (line for line in text.splitlines() if line.startswith(("| best", "| sioconv", "| longer")))
     assert first.startswith("| best") and "| 4,096 | 1 |" in first and "**1.4000**" in first
-    assert "num_heads 4, embedding_max_norm null, train.lr 0.001 |" in second and "precision" not in second
+    assert "num_heads 4, embedding_max_norm null, train.lr 0.001 | 1,024 |" in second and "precision" not in second
     assert "| 2 | 1.1000 | 2.1000 | **1.6000** |  |  |" in second and "012345678" in second
     assert third.startswith("| longer") and text.index("2,048 tokens") > text.index("1,024 tokens")
     assert text.count("    sioconv pretrain benchmarks/speedrun/bundled.yaml --seed=0") == 3
@@ -268,7 +303,7 @@ def test_a_page_says_how_sure_the_means_of_seeds_are() -> None:
 def test_sources_that_an_arm_adds_are_named_in_a_word() -> None:
     settings = {"data.sources.more": {"path": "bundled:x", "weight": 0.1}, "data.sources.old.weight": 0.2}
     text = table.page([{**ROW, "settings": {**settings, "model.preset": "sioconv-2026"}}], table.ENGLISH)
-    assert "| sioconv | preset sioconv-2026, + more |" in text and "--data.sources.old.weight=0.2" in text
+    assert "| sioconv | preset sioconv-2026, + more | 1,024 |" in text and "--data.sources.old.weight=0.2" in text
 
 
 def test_rows_are_whole_json_lines(tmp_path: Path) -> None:
