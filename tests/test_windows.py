@@ -1,4 +1,4 @@
-"""What Windows doesn't have is not asked for before a test can be skipped: every file of tests can be collected there."""
+"""Every file of tests can be collected on Windows: what it lacks isn't asked for before a test can be skipped."""
 
 import ast
 from pathlib import Path
