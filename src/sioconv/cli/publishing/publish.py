@@ -83,7 +83,8 @@ def _finish(folder: Path, arguments: "Namespace", push: Callable[..., str] | Non
     files = files_of(folder)
     if not arguments.json:
         list_files(dict(files))
-    address = None if push is None else push(folder, arguments.repo, arguments.public, arguments.update)
+    update = arguments["update"]  # not .update, which is a method of every Namespace
+    address = None if push is None else push(folder, arguments.repo, arguments.public, update)
     if arguments.json:
         place = arguments.out or (arguments.model if push is None and arguments.repo is None else None)
         show_json({"folder": place, "files": dict(files), "repository": address})
