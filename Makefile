@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 SECONDS_FILE := $(VENV)/.install-seconds
 RUN_ENV := SIOCONV_INSTALL_SECONDS=$$(cat $(SECONDS_FILE) 2>/dev/null)
 
-.PHONY: demo test test-all lint audit bench dist docs page clean
+.PHONY: demo test test-all lint audit bench dist docs page page-packages clean
 
 # The stamp is written last: an installation that was cut off is done again, a whole one isn't.
 $(STAMP): pyproject.toml constraints.txt
@@ -78,9 +78,12 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m scripts.site $(if $(REPOSITORY),--repository '$(REPOSITORY)')
 
 # The page of `sioconv serve` and the one without a server: page/ → src/sioconv/serve/page/ and publish/page/built/. Both
-# are committed, so only who changes them needs node.
-page:
-	cd page && npm ci && npm run check && npm run build
+# are committed, so only who changes them, or tests them in a browser, needs node.
+page: page-packages
+	cd page && npm run check && npm run build
+
+page-packages:
+	cd page && npm ci
 
 clean:
 	rm -rf $(VENV) page/node_modules build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

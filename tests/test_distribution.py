@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from sioconv import __version__
+from sioconv.checksums import check_sums
 
 ROOT = Path(__file__).parents[1]
 LARGEST_WHEEL = 13_500_000  # 6.5 MB of it are the model's weights, which don't get smaller, 5.8 MB are text
@@ -26,7 +27,8 @@ def test_citation_and_changelog_name_this_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workflow", "wanted"), [("test", ["dist", "lint", "test", "test"]), ("docs", ["docs"]), ("audit", ["audit"])]
+    ("workflow", "wanted"),
+    [("test", ["dist", "lint", "page-packages", "test", "test"]), ("docs", ["docs"]), ("audit", ["audit"])],
 )
 def test_the_workflows_run_targets_that_there_are(workflow: str, wanted: list[str]) -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / f"{workflow}.yml").read_text(encoding="utf-8"))["jobs"]
@@ -81,3 +83,18 @@ def test_wheel_and_sdist_are_whole_and_the_wheel_works_in_an_empty_environment(t
     code = "from sioconv.publish.folder import _of_package; print(_of_package('NOTICE'), _of_package('LICENSE'))"
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     assert run("-c", code).startswith(notice[:200])
+    assert "シオ" in run("-m", "sioconv", "chat", "-p", "あなたの名前は？", "--temperature", "0")
+    installs = ("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--force-reinstall")
+    run(*installs, "--no-build-isolation", str(sdist))
+    assert "シオ" in run("-m", "sioconv", "chat", "-p", "あなたの名前は？", "--temperature", "0")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the repository")
+def test_a_clone_that_turns_line_ends_around_keeps_every_byte(tmp_path: Path) -> None:
+    """As git does on Windows where it is told to: the model's checksums are those of its bytes."""
+    options = ["--quiet", "--depth", "1", "-c", "core.autocrlf=true"]
+    subprocess.run(["git", "clone", *options, ROOT.as_uri(), str(tmp_path / "clone")], check=True)
+    inside = "src/sioconv/models/sioconv-ja-en-7m"
+    for path in sorted((tmp_path / "clone" / inside).iterdir()):
+        assert b"\r\n" not in path.read_bytes() or b"\r\n" in (ROOT / inside / path.name).read_bytes(), path.name
+    check_sums(tmp_path / "clone" / inside)

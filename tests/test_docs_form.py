@@ -35,7 +35,9 @@ def test_links_lead_to_a_file_and_to_a_heading(page: Path) -> None:
 def test_the_map_has_every_folder_of_the_source() -> None:
     [house] = [text for section in sections(ROOT / "CONTRIBUTING.md") for _, text in section.code if "ops/cpu/" in text]
     folders = {
-        f"{folder.relative_to(SOURCE)}/" for folder in SOURCE.rglob("*") if folder.is_dir() and [*folder.glob("*.py")]
+        f"{folder.relative_to(SOURCE).as_posix()}/"
+        for folder in SOURCE.rglob("*")
+        if folder.is_dir() and [*folder.glob("*.py")]
     }
     named = set(re.findall(r"^  (\S+/) ", house, re.MULTILINE))
     assert named - folders == {"recipe/presets/"} and folders <= named

@@ -1,14 +1,11 @@
 """The standard streams: what is shown, what is refused, and that nothing which is printed commands a terminal."""
 
-import fcntl
 import io
 import json
 import os
-import pty
 import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from sioconv.errors import UserError
 from sioconv.language import columns
 from sioconv.terminal import decode_chunks, decode_utf8, one_line, read_prompt, show, show_json, visible
 
+fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))  # Windows has none
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("resource")  # Windows has none
+
 from benchmarks.scan import Case, check, measure
 from benchmarks.scan_peers import CANDIDATES, Candidate
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("resource")  # Windows has none
+
 from benchmarks.train.arms import ARMS, build, parameters_of_ours
 from benchmarks.train.measure import Entry, Group, measure
 from benchmarks.train.profile import KINDS, times

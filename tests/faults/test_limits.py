@@ -1,7 +1,6 @@
 """What the system has no more of, under its real limits: one line, nothing half-written, and the same line goes on."""
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from tests.faults.workplace import hidden, write_workplace
 
+resource = pytest.importorskip("resource")  # Windows has none
 FILES = 20  # fewer than two workers of `data` need
 NOBODY = "54321"  # a user who runs nothing else
 RIGHTS = "+dac_override,+dac_read_search"  # to the files of the tests

@@ -1,7 +1,6 @@
 """What a run survives, with real processes: a process that dies, signals, a second run, lost shards, a full disk."""
 
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -9,11 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sioconv.train.checkpoint import checkpoints
 from sioconv.train.metrics import read_jsonl
 from tests.run.test_stages import write_workplace
 from tests.train.launch import environment, finish, start
 
+resource = pytest.importorskip("resource")  # Windows has none
 ENDLESS = 1_000_000
 
 
