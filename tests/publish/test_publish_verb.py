@@ -170,6 +170,20 @@ def test_a_licence_is_confirmed_by_the_option_alone(
         assert "has confirmed the right" in (tmp_path / out / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_repository_with_other_content_is_left_alone_without_update(
+    hub: Hub, published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    assert run(str(published), "--repo", "aoba/tiny") == 0
+    files = hub.repositories["aoba/tiny"].files
+    files |= {"README.md": b"mine", "other.txt": b"mine"}
+    assert run(str(published), "--repo", "aoba/tiny") == 2
+    assert "holds other content (README.md, other.txt)" in capsys.readouterr().err and files["other.txt"] == b"mine"
+    assert run(str(published), "--repo", "aoba/tiny", "--update") == 0
+    assert "other.txt" not in files and files["README.md"] == (published / "README.md").read_bytes()
+
+
 def test_options_that_may_come_several_times_are_taken_once_or_more() -> None:
     given = ["model", "out", "--source_license", "rivers=MIT", "--variant", "q8=a", "--variant", "q4=b"]
     parsed = PUBLISH.parser().parse_args(given)

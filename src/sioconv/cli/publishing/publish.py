@@ -111,7 +111,8 @@ def _push(folder: Path, arguments: "Namespace") -> str:
     """
     from sioconv.publish.push import push_folder, push_line
 
-    repo, public, update = arguments.repo, arguments.public, bool(arguments["update"])
+    repo, public = arguments.repo, arguments.public
+    update = arguments["update"]  # not .update, which is a method of every Namespace
     if arguments.out is None:
         return push_folder(folder, repo, public, update, again=arguments.line)
     again = push_line(folder, repo, public, update)
