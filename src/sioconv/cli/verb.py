@@ -1,6 +1,7 @@
 """One verb of the command line: its help, its options, and the function that it calls."""
 
 import re
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -127,6 +128,7 @@ class OptionVerb(Verb):
             if isinstance(value, int) and value.bit_length() > 64:
                 raise UserError(f"{name} out of range: it has more than 64 bits; see {parser.prog} --help")
         parsed.given = frozenset(word.partition("=")[0][2:] for word in named if word.startswith("--"))
+        parsed.line = shlex.join(["sioconv", *self.name.split(), *arguments])  # as it was given, for messages
         self.call(parsed)
 
 

@@ -1,6 +1,6 @@
 """`sioconv publish`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,12 @@ def options(parser: "ArgumentParser") -> None:
     parser.add_argument("--update", action="store_true", help="take the place of what the repository holds")
     parser.add_argument("--dry_run", action="store_true", help="list every file and its size, and push nothing")
     json_option(parser)
-    parser.add_class_arguments(PublishConfig, skip=set(SEVERAL))
+    parser.add_class_arguments(PublishConfig, skip={*SEVERAL, "license_confirmed"})
+    parser.add_argument(
+        "--license_confirmed",
+        action="store_true",
+        help="publish although the licence of a text may forbid it; the card says so",
+    )
     for name, words in SEVERAL.items():
         parser.add_argument(f"--{name}", type=str, action="append", default=[], help=words)
 
@@ -45,12 +50,13 @@ def publish(arguments: "Namespace") -> None:
         raise UserError("nowhere to publish to: give a new folder OUT, or --repo OWNER/NAME")
     from sioconv.publish.config import PublishConfig
     from sioconv.publish.folder import in_temporary_place, is_published, publish_folder
-    from sioconv.publish.push import check_target, push_folder
+    from sioconv.publish.push import check_name, check_target
 
     several = {name: strings_of(arguments[name]) for name in SEVERAL}
     given = PublishConfig(**{item.name: arguments[item.name] for item in fields(PublishConfig)} | several)
-    pushes = arguments.repo is not None and not arguments.dry_run
-    if pushes:
+    if arguments.repo is not None:
+        check_name(arguments.repo)
+    if _pushes(arguments):
         from huggingface_hub import HfApi
 
         check_target(arguments.repo, HfApi())  # before the work, not after it
@@ -61,11 +67,15 @@ def publish(arguments: "Namespace") -> None:
         from sioconv.checksums import check_sums
 
         check_sums(model)
-        _finish(model, arguments, push_folder if pushes else None)
+        _finish(model, arguments)
         return
     with in_temporary_place(None if arguments.out is None else Path(arguments.out)) as folder:
         publish_folder(model, folder, given, arguments.repo)
-        _finish(folder, arguments, push_folder if pushes else None)
+        _finish(folder, arguments)
+
+
+def _pushes(arguments: "Namespace") -> bool:
+    return arguments.repo is not None and not arguments.dry_run
 
 
 def list_files(files: Mapping[str, int]) -> None:
@@ -76,21 +86,42 @@ def list_files(files: Mapping[str, int]) -> None:
     tell(f"{total}  bytes in {len(files)} files")
 
 
-def _finish(folder: Path, arguments: "Namespace", push: Callable[..., str] | None) -> None:
+def _finish(folder: Path, arguments: "Namespace") -> None:
     """Lists the files, then pushes them."""
     from sioconv.publish.folder import files_of
 
     files = files_of(folder)
     if not arguments.json:
         list_files(dict(files))
-    address = None if push is None else push(folder, arguments.repo, arguments.public, arguments.update)
+    address = _push(folder, arguments) if _pushes(arguments) else None
     if arguments.json:
-        place = arguments.out or (arguments.model if push is None and arguments.repo is None else None)
+        place = arguments.out or (arguments.model if address is None and arguments.repo is None else None)
         show_json({"folder": place, "files": dict(files), "repository": address})
     elif address is not None:
         tell(f"pushed: {address}")
     elif arguments.repo is not None:
         tell(f"dry run: nothing was pushed to {arguments.repo}")
+
+
+def _push(folder: Path, arguments: "Namespace") -> str:
+    """Pushes the folder; an error names the line that goes on.
+
+    That is the same line again, which makes the same bytes anew where the folder was a temporary one. Only where OUT
+    has been written the same line would find it in its way.
+    """
+    from sioconv.publish.push import push_folder, push_line
+
+    repo, public = arguments.repo, arguments.public
+    update = arguments["update"]  # not .update, which is a method of every Namespace
+    if arguments.out is None:
+        return push_folder(folder, repo, public, update, again=arguments.line)
+    again = push_line(folder, repo, public, update)
+    try:
+        return push_folder(folder, repo, public, update, again=again)
+    except UserError as error:
+        if again in str(error):
+            raise
+        raise UserError(f"{error}; {folder} is written: push it by {again}") from error
 
 
 PUBLISH = OptionVerb(
