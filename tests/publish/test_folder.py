@@ -6,12 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from sioconv.checksums import check_sums, read_sealed, write_sealed, write_sums
 from sioconv.errors import UserError
+from sioconv.generate.quantise import quantise_model
 from sioconv.model import load_model_folder, save_initial_state
+from sioconv.model.folder import write_model_folder
 from sioconv.publish.config import PublishConfig
 from sioconv.publish.folder import files_of, is_published, publish_folder
 from sioconv.publish.verify import verify_folder
@@ -79,11 +82,39 @@ def test_a_quantised_form_and_a_licence_of_its_own(make_run: MakeRun, tmp_path: 
     run = make_run()
     (tmp_path / "terms.txt").write_text("Be kind.")
     terms = {"license": "Kind Licence", "license_file": str(tmp_path / "terms.txt")}
-    publish(run / "model", tmp_path / "out", variant=[f"int8={run / 'model'}"], **terms)
+    model, tokenizer = load_model_folder(run / "model")
+    quantise_model(model, 8)
+    write_model_folder(model, tokenizer, tmp_path / "q8")
+    publish(run / "model", tmp_path / "out", variant=[f"int8={tmp_path / 'q8'}"], **terms)
     check_sums(tmp_path / "out" / "int8")
     data = ModelCard.load(tmp_path / "out" / "README.md").data
     assert (data.license, data.license_name, data.license_link) == ("other", "kind-licence", "LICENSE")
     assert (tmp_path / "out" / "LICENSE").read_text() == "Be kind."
+    for name in ("NOTICE", "Readme.md", "personas", "x.safetensors"):
+        with pytest.raises(UserError, match="of the published folder has that name: choose another"):
+            publish(run / "model", tmp_path / "other", variant=[f"{name}={tmp_path / 'q8'}"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_quantised_form_of_other_weights_is_refused(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run()
+    model, tokenizer = load_model_folder(run / "model")
+    with torch.no_grad():
+        model.lm_head.weight[3, 3] += 1.0
+    quantise_model(model, 8)
+    write_model_folder(model, tokenizer, tmp_path / "q8")
+    with pytest.raises(UserError, match="was made from other weights"):
+        publish(run / "model", tmp_path / "out", variant=[f"int8={tmp_path / 'q8'}"])
+    config = tmp_path / "q8" / "config.json"
+    values = json.loads(config.read_text(encoding="utf-8"))
+    del values["quantization_config"]["made_from"]  # as older versions wrote it
+    config.write_text(json.dumps(values), encoding="utf-8")
+    write_sums(tmp_path / "q8")
+    capsys.readouterr()
+    publish(run / "model", tmp_path / "out", variant=[f"int8={tmp_path / 'q8'}"])
+    assert "doesn't say which weights it was made from" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("quick")

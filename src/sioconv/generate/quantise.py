@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sioconv.errors import UserError
+from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.quantised import GROUP, METHOD, QuantisedWeight, SioConvQuantisation, quantise_modules
 from sioconv.progress import track
 
@@ -110,7 +111,7 @@ def input_squares(model: Any, documents: Sequence[Sequence[int]]) -> dict[str, T
 
 @torch.no_grad()
 def quantise_model(model: Any, bits: int, squares: Mapping[str, Tensor] | None = None) -> None:
-    """Turns the matrices of a model into ones of 8 or 4 bits, in place.
+    """Turns the matrices of a model into ones of 8 or 4 bits, in place; its configuration says which weights it had.
 
     Args:
         model: a `SioConvForCausalLM` in float32.
@@ -121,6 +122,7 @@ def quantise_model(model: Any, bits: int, squares: Mapping[str, Tensor] | None =
         UserError: it is quantised already, a width is no multiple of GROUP, or a weight isn't finite.
     """
     check_quantisable(model, bits)
+    made_from = weights_fingerprint(model)
     modules = dict(model.named_modules())
     tied = model.config.tie_word_embeddings
     quantise_modules(model, bits, model.dtype)
@@ -137,7 +139,9 @@ def quantise_model(model: Any, bits: int, squares: Mapping[str, Tensor] | None =
         if bias is not None:
             model.get_submodule(name).bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         del modules[name]
-    model.config.quantization_config = SioConvQuantisation(bits, group_size=GROUP if bits == 4 else None)
+    model.config.quantization_config = SioConvQuantisation(
+        bits, group_size=GROUP if bits == 4 else None, made_from=made_from
+    )
     model.is_quantized, model.quantization_method = True, METHOD
 
 

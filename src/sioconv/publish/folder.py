@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import yaml
 from sioconv.checksums import SUMS, checksums, write_sums
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder, shown, work_folder
-from sioconv.model import load_model_folder
+from sioconv.model import SioConvForCausalLM, load_model_folder
 from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.folder_code import FILE, write_code
 from sioconv.progress import say
@@ -33,6 +34,11 @@ MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json", FILE, "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
 )  # fmt: skip
+# What a folder that is published may hold besides: no quantised form can have such a name.
+OWN_NAMES = (
+    *MODEL_FILES, CARD, RECIPE, LICENCE, CODE_LICENCE, NOTICE, PROVENANCE, SUMS, RESULTS, PERSONAS, *PLOTS,
+)  # fmt: skip
+SAME = ("hidden_size", "num_hidden_layers", "vocab_size", "tokenizer_fingerprint")
 
 
 def is_published(folder: Path) -> bool:
@@ -77,7 +83,7 @@ def publish_folder(model: Path, out: Path, options: PublishConfig, repo: str | N
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
     facts = gather(model, options, parameters, weights_fingerprint(loaded))
     personas = _personas(model, options)
-    variants = _variants(model, options)
+    variants = _variants(model, loaded, options)
     with atomic_folder(out) as folder:
         _copy_model(model, folder)
         for name, file in personas.items():
@@ -124,19 +130,33 @@ def _personas(model: Path, options: PublishConfig) -> dict[str, Path]:
     return found
 
 
-def _variants(model: Path, options: PublishConfig) -> dict[str, Path]:
-    """Name → folder of each quantised form, which has this model's tokenizer."""
+def _variants(model: Path, own: SioConvForCausalLM, options: PublishConfig) -> dict[str, Path]:
+    """Name → folder of each quantised form, which was made from this model, `own`."""
     found = {name: Path(place) for name, place in named(options.variant, "variant").items()}
     for name, place in found.items():
         if not place.is_dir():
             raise UserError(f"--variant {name}={place}: no such folder: give one that sioconv quantize has written")
-        if name in (PERSONAS, RESULTS):
-            raise UserError(f"--variant {name}={place}: that name is taken: choose another")
+        if any(fnmatch(name.lower(), taken.lower()) for taken in OWN_NAMES):
+            raise UserError(
+                f"--variant {name}={place}: a file or folder of the published folder has that name: choose another, "
+                "such as int8"
+            )
         other, _ = load_model_folder(place)
-        own, _ = load_model_folder(model)
-        if any(getattr(other.config, key, None) != getattr(own.config, key, None) for key in own.config.to_dict()
-               if key in ("hidden_size", "num_hidden_layers", "vocab_size", "tokenizer_fingerprint")):  # fmt: skip
+        if any(getattr(other.config, key, None) != getattr(own.config, key, None) for key in SAME):
             raise UserError(f"--variant {name}={place}: its sizes or its tokenizer aren't those of {shown(model)}")
+        made_from = getattr(getattr(other.config, "quantization_config", None), "made_from", None)
+        if made_from is None and getattr(other.config, "quantization_config", None) is None:
+            made_from = weights_fingerprint(other)
+        if made_from is None:
+            say(
+                f"warning: --variant {name}={place}: it doesn't say which weights it was made from, so that only its "
+                "sizes and its tokenizer were compared: sioconv quantize makes it anew"
+            )
+        elif made_from != weights_fingerprint(own):
+            raise UserError(
+                f"--variant {name}={place}: it was made from other weights than those of {shown(model)}: "
+                "make it anew by sioconv quantize"
+            )
     return found
 
 
