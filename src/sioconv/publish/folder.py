@@ -14,12 +14,13 @@ from sioconv.checksums import SUMS, checksums, write_sums
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder, shown, work_folder
 from sioconv.model import load_model_folder
+from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.folder_code import FILE, write_code
 from sioconv.progress import say
 from sioconv.publish.card import benchmark_results, card
 from sioconv.publish.config import PublishConfig
 from sioconv.publish.facts import HUB_ID, Facts, gather, named, provenance
-from sioconv.publish.verify import verify_folder
+from sioconv.publish.verify import verify_folders
 from sioconv.recipe.files import write_yaml
 from sioconv.run.folder import REPORT
 
@@ -73,7 +74,8 @@ def publish_folder(model: Path, out: Path, options: PublishConfig, repo: str | N
             f"{shown(model)} is quantised: publish the model that it was made from, and this one with it: "
             f"--variant {model.name}={shown(model)}"
         )
-    facts = gather(model, options, sum(parameter.numel() for parameter in loaded.parameters()))
+    parameters = sum(parameter.numel() for parameter in loaded.parameters())
+    facts = gather(model, options, parameters, weights_fingerprint(loaded))
     personas = _personas(model, options)
     variants = _variants(model, options)
     with atomic_folder(out) as folder:
@@ -89,9 +91,7 @@ def publish_folder(model: Path, out: Path, options: PublishConfig, repo: str | N
             write_sums(folder / PERSONAS)
         _write_texts(folder, facts, options, repo or out.name, sorted(personas), sorted(variants))
         write_sums(folder)
-        say("publish: loading the folder in a new process, without the package")
-        difference = max(verify_folder(place) for place in (folder, *(folder / name for name in variants)))
-        say(f"publish: it computes the same there: no logit differs by more than {difference:.1e}")
+        verify_folders([folder, *(folder / name for name in variants)])
     return facts
 
 
@@ -155,7 +155,7 @@ def _write_texts(
         _copy(facts.run / REPORT / name, folder / name)
     if options.license_file is not None:
         _copy(Path(options.license_file), folder / LICENCE)
-    _write(folder / CODE_LICENCE, _of_package("LICENSE"))
+    _write(folder / CODE_LICENCE, package_text("LICENSE"))
     _write(folder / NOTICE, _notices(facts))
     if options.benchmark is not None:
         (folder / RESULTS).mkdir()
@@ -170,11 +170,11 @@ def _notices(facts: Facts) -> str:
     lines += [f"{source.name} ({source.stage}): {source.path}, {source.licence}" for source in facts.sources]
     text = "\n".join(lines) + "\n"
     if any(source.path.startswith(("bundled:", "identity:")) for source in facts.sources):
-        text += "\nOf the package sioconv, whose text and code are in it:\n\n" + _of_package("NOTICE")
+        text += "\nOf the package sioconv, whose text and code are in it:\n\n" + package_text("NOTICE")
     return text
 
 
-def _of_package(name: str) -> str:
+def package_text(name: str) -> str:
     """A text that stands beside the package: in a checkout, or among the files of its installation."""
     file = Path(__file__).parents[3] / name
     if file.is_file() and (file.parent / "pyproject.toml").is_file():
