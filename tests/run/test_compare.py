@@ -13,7 +13,7 @@ from sioconv.cli import main as cli
 from sioconv.errors import UserError
 from sioconv.model import load_model_folder, save_model_folder
 from sioconv.recipe.schema import load_recipe, save_recipe
-from sioconv.run.compare import compare, differences
+from sioconv.run.compare import _doubts, _names, compare, differences
 from sioconv.train.metrics import KEYS
 
 PLACES = ("宮城県", "福島県", "山形県", "秋田県", "岩手県", "青森県")
@@ -82,6 +82,19 @@ def test_the_page_has_the_figures_in_both_languages(runs: list[str]) -> None:
     assert "学習の比較" in pages[1]
 
 
+def test_one_document_gives_a_change_without_an_interval_and_no_sentence_about_it(
+    runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["compare", *runs, "--pairs", "1", "--bytes", "1"])
+    assert "…" not in capsys.readouterr().out
+    found = json.loads(Path("comparison/comparison.json").read_text(encoding="utf-8"))
+    assert all(bits["change_interval"] is None for run in found["runs"] for bits in run["bits"].values())
+    assert "choice of these documents" not in Path("comparison/index.html").read_text(encoding="utf-8")
+    compare(runs, Path("page"), pairs=1)
+    assert "choice of these documents" in Path("page/index.html").read_text(encoding="utf-8")
+
+
 def test_the_command_shows_the_change_and_names_the_page(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["compare", *runs, "--pairs", "1"])
@@ -113,6 +126,23 @@ def test_a_run_that_has_read_more_is_named_and_its_source_is_one_line(runs: list
         "二つ目 has also read more.jsonl: if that holds the held-out text of first, its figures are too good"
     ]
     assert set(found["runs"][1]["settings"]) == {"train.lr", "data.sources.more.weight"}
+
+
+def test_the_first_run_is_named_too_where_it_has_read_more() -> None:
+    less = load_recipe([], ["--data.sources.a.path=a.jsonl", "--train.tokens=1024"])
+    more = load_recipe([], ["--data.sources.a.path=a.jsonl", "--data.sources.b.path=b.jsonl", "--train.tokens=1024"])
+    assert [(each.kind, each.run, each.source) for each in _doubts(["x", "y"], [more, less])] == [
+        ("more_text", "x", "b.jsonl")
+    ]
+    assert [each.run for each in _doubts(["x", "y"], [less, more])] == ["y"]
+
+
+def test_runs_of_one_name_are_told_apart_by_the_ends_of_their_paths() -> None:
+    recipe = load_recipe([], ["--name=demo", "--data.sources.a.path=a.jsonl", "--train.tokens=1024"])
+    far = "/long/way/to/it"
+    runs = [Path(far, end) for end in ("one/runs/demo", "two/runs/demo", "two/runs/again")]
+    assert _names(runs, [recipe] * 3) == ["one/runs/demo", "two/runs/demo", "again"]
+    assert _names(runs[:1], [recipe]) == ["demo"]
 
 
 @pytest.mark.parametrize(
