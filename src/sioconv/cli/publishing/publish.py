@@ -1,6 +1,6 @@
 """`sioconv publish`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ from sioconv.terminal import show, show_json, tell
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+
+    from sioconv.publish.push import Kind
 
 # Options that may be given several times, or as a list in brackets, which is all that the parser would take by itself.
 SEVERAL = {
@@ -45,27 +47,34 @@ def publish(arguments: "Namespace") -> None:
         raise UserError("nowhere to publish to: give a new folder OUT, or --repo OWNER/NAME")
     from sioconv.publish.config import PublishConfig
     from sioconv.publish.folder import in_temporary_place, is_published, publish_folder
-    from sioconv.publish.push import check_target, push_folder
+    from sioconv.publish.page.space import check_page, is_page
 
     several = {name: strings_of(arguments[name]) for name in SEVERAL}
     given = PublishConfig(**{item.name: arguments[item.name] for item in fields(PublishConfig)} | several)
-    pushes = arguments.repo is not None and not arguments.dry_run
-    if pushes:
+    if _pushes(arguments):
         from huggingface_hub import HfApi
+
+        from sioconv.publish.push import check_target
 
         check_target(arguments.repo, HfApi())  # before the work, not after it
     model = Path(arguments.model)
-    if is_published(model):
+    page = is_page(model)
+    if page or is_published(model):
         if arguments.out is not None or given != PublishConfig():
-            raise UserError(f"{model} is published already: give it --repo OWNER/NAME alone, to push it as it is")
+            what = "a page" if page else "published"
+            raise UserError(f"{model} is {what} already: give it --repo OWNER/NAME alone, to push it as it is")
         from sioconv.checksums import check_sums
 
-        check_sums(model)
-        _finish(model, arguments, push_folder if pushes else None)
+        (check_page if page else check_sums)(model)
+        _finish(model, arguments, "space" if page else "model")
         return
     with in_temporary_place(None if arguments.out is None else Path(arguments.out)) as folder:
         publish_folder(model, folder, given, arguments.repo)
-        _finish(folder, arguments, push_folder if pushes else None)
+        _finish(folder, arguments)
+
+
+def _pushes(arguments: "Namespace") -> bool:
+    return arguments.repo is not None and not arguments.dry_run
 
 
 def list_files(files: Mapping[str, int]) -> None:
@@ -76,17 +85,19 @@ def list_files(files: Mapping[str, int]) -> None:
     tell(f"{total}  bytes in {len(files)} files")
 
 
-def _finish(folder: Path, arguments: "Namespace", push: Callable[..., str] | None) -> None:
+def _finish(folder: Path, arguments: "Namespace", kind: "Kind" = "model") -> None:
     """Lists the files, then pushes them."""
     from sioconv.publish.folder import files_of
 
-    files = files_of(folder)
+    files, address = files_of(folder), None
     if not arguments.json:
         list_files(dict(files))
-    update = arguments["update"]  # not .update, which is a method of every Namespace
-    address = None if push is None else push(folder, arguments.repo, arguments.public, update)
+    if _pushes(arguments):
+        from sioconv.publish.push import push_folder
+
+        address = push_folder(folder, arguments.repo, arguments.public, arguments["update"], kind=kind)
     if arguments.json:
-        place = arguments.out or (arguments.model if push is None and arguments.repo is None else None)
+        place = arguments.out or (arguments.model if arguments.repo is None else None)
         show_json({"folder": place, "files": dict(files), "repository": address})
     elif address is not None:
         tell(f"pushed: {address}")
