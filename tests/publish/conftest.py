@@ -60,6 +60,12 @@ def make_run(tmp_path: Path, tiny_model_folder: Path) -> MakeRun:
 
 
 @pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the new process, which has a test of its own."""
+    monkeypatch.setattr("sioconv.publish.folder.verify_folder", lambda _: 0.0)
+
+
+@pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The server; the client waits for nothing between its tries."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)

@@ -78,8 +78,8 @@ class Handler(BaseHTTPRequestHandler):
             name = place_of(path, "/revision/")
             repository = self._repository(name)
             if repository is not None:
-                siblings = [{"rfilename": file} for file in repository.files]
-                self._answer(200, {"id": name.removeprefix("spaces/"), "private": repository.private, "sha": "0" * 40, "siblings": siblings})
+                siblings, name = [{"rfilename": file} for file in repository.files], name.removeprefix("spaces/")
+                self._answer(200, {"id": name, "private": repository.private, "sha": "0" * 40, "siblings": siblings})
 
     def do_PUT(self) -> None:
         """A large file's content."""

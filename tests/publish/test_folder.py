@@ -24,12 +24,6 @@ def publish(model: Path, out: Path, **changes: object) -> None:
     publish_folder(model, out, PublishConfig(**{**vars(GIVEN), **changes}))  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the new process, which has a test of its own."""
-    monkeypatch.setattr("sioconv.publish.folder.verify_folder", lambda _: 0.0)
-
-
 def test_a_stranger_can_load_it_and_it_computes_the_same(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

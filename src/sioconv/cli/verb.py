@@ -1,6 +1,7 @@
 """One verb of the command line: its help, its options, and the function that it calls."""
 
 import re
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Verb(ABC):
         operands: follow it in the usage, such as `MODEL`.
         summary: its line in `sioconv --help`.
         purpose: the beginning of its own help.
-        example: a whole command line.
+        example: a whole command line, or several.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Verb(ABC):
 
     def help(self) -> str:
         """Its `--help`. The purpose isn't given to the parser, which would break the example's lines."""
-        example = translated(f"Example: {self.example}")
+        example = "\n".join(translated(f"Example: {example}") for example in self.example.splitlines())
         return f"{translated(self.purpose)}\n\n{example}\n\n{_in_language(self.parser())}"
 
     def parts(self) -> Iterator[str]:
@@ -127,6 +128,7 @@ class OptionVerb(Verb):
             if isinstance(value, int) and value.bit_length() > 64:
                 raise UserError(f"{name} out of range: it has more than 64 bits; see {parser.prog} --help")
         parsed.given = frozenset(word.partition("=")[0][2:] for word in named if word.startswith("--"))
+        parsed.line = shlex.join(["sioconv", *self.name.split(), *arguments])  # as it was given, for messages
         self.call(parsed)
 
 

@@ -8,16 +8,20 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# The identifiers of https://huggingface.co/docs/hub/repositories-licenses that fit weights.
+# The identifiers of https://huggingface.co/docs/hub/repositories-licenses but `unknown` and `other`.
 HUB_LICENCES = frozenset((
-    "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bigcode-openrail-m", "bigscience-bloom-rail-1.0",
-    "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "bsl-1.0", "cc",
-    "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0",
-    "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0",
-    "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0",
-    "creativeml-openrail-m", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2", "gfdl", "gpl",
-    "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by",
-    "openrail", "openrail++", "osl-3.0", "pddl", "postgresql", "unlicense", "wtfpl", "zlib",
+    "afl-3.0", "agpl-3.0", "apache-2.0", "apple-amlr", "apple-ascl", "artistic-2.0", "bigcode-openrail-m",
+    "bigscience-bloom-rail-1.0", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause",
+    "bsd-3-clause-clear", "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0",
+    "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0",
+    "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0",
+    "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "creativeml-openrail-m",
+    "deepfloyd-if-license", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2",
+    "fair-noncommercial-research-license", "gemma", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "grok2-community",
+    "h-research", "intel-research", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr", "llama2", "llama3",
+    "llama3.1", "llama3.2", "llama3.3", "llama4", "lppl-1.3c", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by",
+    "ofl-1.1", "openmdw-1.0", "openrail", "openrail++", "osl-3.0", "pddl", "postgresql", "unlicense", "wtfpl",
+    "zlib",
 ))  # fmt: skip
 # Text of the package, by its name: what NOTICE says at length.
 BUNDLED = {
@@ -30,7 +34,11 @@ BUNDLED = {
 }
 UNKNOWN = ("", "unknown", "other", "none", "n-a", "tbd")
 RESERVED = re.compile(r"proprietary|reserved|confidential|copyrighted|no-licen[cs]e")
-OWN_TERMS = re.compile(r"community-licen[cs]e|llama|gemma|openrail|(^|-)rail(-|$)|acceptable-use")
+OWN_TERMS = re.compile(
+    r"community(-licen[cs]e|$)|llama|gemma|openrail|(^|-)rail(-|$)|acceptable-use|deepfloyd|apple-a|(h|intel)-research"
+)
+# Of such terms that have versions, name and version: `Llama 3.2 Community License` and `llama3.2` are the same.
+FAMILY = re.compile(r"(llama|gemma|grok)-?(\d+(?:\.\d+)?)?")
 NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)|non-?commercial|research-only|academic")
 NO_DERIVATIVES = re.compile(r"(^|-)nd(-|$)|no-?deriv")
 # Families whose text must stay under the same licence; the first that matches.
@@ -104,7 +112,7 @@ def _against(weights: str, text: str) -> str:
             return "it gives no right to pass on what is made from it"
         if NO_DERIVATIVES.search(part):
             return "it forbids to pass on what is made from it"
-        if OWN_TERMS.search(part) and weights != part:
+        if OWN_TERMS.search(part) and _terms(weights) != _terms(part):
             return f"it sets terms of its own, which {weights} doesn't pass on"
         if NON_COMMERCIAL.search(part) and not NON_COMMERCIAL.search(weights):
             return f"it forbids commercial use, {weights} allows it"
@@ -116,6 +124,12 @@ def _against(weights: str, text: str) -> str:
         if 0 < _version(weights) < _version(part):
             return f"it demands the same or a later version, {weights} is an older one"
     return ""
+
+
+def _terms(licence: str) -> tuple[str | None, ...]:
+    """What tells terms of their own apart: name and version of a family, else the whole name."""
+    found = FAMILY.search(licence)
+    return found.groups() if found else (licence,)
 
 
 def _version(licence: str) -> float:

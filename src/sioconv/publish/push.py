@@ -1,6 +1,7 @@
 """Pushing a published folder to the Hub, by huggingface_hub."""
 
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +21,23 @@ MESSAGE = "Publish with sioconv"
 SHOWN = 3  # files in a message
 
 
-def check_target(repo: str, api: HfApi) -> None:
-    """Raises UserError where a push can't even begin: a bad name, offline mode, no token."""
+def check_name(repo: str) -> None:
+    """Raises UserError for a repository's name that is neither `name` nor `owner/name`."""
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise UserError(f"--repo {repo!r} is no name for a repository: give OWNER/NAME") from error
+        raise UserError(f"--repo {repo!r} is no name for a repository: give NAME or OWNER/NAME") from error
+
+
+def push_line(folder: Path, repo: str, public: bool = False, update: bool = False) -> str:
+    """The command line that pushes a published folder, for messages: also what goes on with a push of it."""
+    flags = [*(["--public"] if public else []), *(["--update"] if update else [])]
+    return shlex.join(["sioconv", "publish", str(folder), "--repo", repo, *flags])
+
+
+def check_target(repo: str, api: HfApi) -> None:
+    """Raises UserError where a push can't even begin: a bad name, offline mode, no token."""
+    check_name(repo)
     if constants.is_offline_mode():
         raise UserError("HF_HUB_OFFLINE is set: unset it to push, or leave out --repo")
     if _token(api) is None:
@@ -33,7 +45,13 @@ def check_target(repo: str, api: HfApi) -> None:
 
 
 def push_folder(
-    folder: Path, repo: str, public: bool = False, update: bool = False, api: HfApi | None = None, kind: Kind = "model"
+    folder: Path,
+    repo: str,
+    public: bool = False,
+    update: bool = False,
+    api: HfApi | None = None,
+    again: str | None = None,
+    kind: Kind = "model",
 ) -> str:
     """Pushes a folder as one repository; returns its address.
 
@@ -47,6 +65,7 @@ def push_folder(
             is refused without this.
         update: let the folder take the place of what an existing repository holds.
         api: the client; the one for HF_ENDPOINT and the user's token by default.
+        again: the command line that goes on with a push that was cut off; by default one that names `folder`.
         kind: of the repository; a Space is a static one.
 
     Raises:
@@ -55,6 +74,7 @@ def push_folder(
     api = api or HfApi()
     check_target(repo, api)
     full = repo
+    again = again or push_line(folder, repo, public, update)
     try:
         full, exists = _create(api, repo, public, kind)
         if exists:
@@ -69,13 +89,13 @@ def push_folder(
     except OfflineModeIsEnabled as error:
         raise UserError("HF_HUB_OFFLINE is set: unset it to push, or leave out --repo") from error
     except HfHubHTTPError as error:
-        raise _refusal(error, full, folder) from error
+        raise _refusal(error, full, again) from error
     except (NO_ANSWER, OSError, RuntimeError) as error:  # RuntimeError: around what broke a large file
-        raise _cut_off(full, api, error, folder) from error
+        raise _cut_off(full, api, error, again) from error
     except ValueError as error:  # the Hub's check of the card
         raise UserError(f"the Hub refuses the card of {full}: {' '.join(str(error).split())[:200]}") from error
     if missing:
-        raise UserError(f"{full} holds not what was pushed: {missing[0]} differs: run the same line again")
+        raise UserError(f"{full} holds not what was pushed: {missing[0]} differs: run again: {again}")
     return f"{api.endpoint}/{'spaces/' if kind == 'space' else ''}{full}"
 
 
@@ -141,7 +161,7 @@ def _git_hash(file: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def _refusal(error: HfHubHTTPError, repo: str, folder: Path) -> UserError:
+def _refusal(error: HfHubHTTPError, repo: str, again: str) -> UserError:
     code = error.response.status_code if error.response is not None else 0
     reason = " ".join(str(error.server_message or error).split())[:200]
     if code == 401:
@@ -151,19 +171,18 @@ def _refusal(error: HfHubHTTPError, repo: str, folder: Path) -> UserError:
             f"this token may not write to {repo} ({reason}): take a token with write access, or your own --repo"
         )
     if code in (408, 429) or code >= 500 or code == 0:
-        return _broken(repo, reason, folder)
+        return _broken(repo, reason, again)
     return UserError(f"the Hub refuses the push to {repo}: {reason}")
 
 
-def _cut_off(repo: str, api: HfApi, error: Exception, folder: Path) -> UserError:
+def _cut_off(repo: str, api: HfApi, error: Exception, again: str) -> UserError:
     reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
     if type(error).__name__ == "ConnectError":
-        return UserError(f"can't reach {api.endpoint} ({reason}): check the connection and run the same line again")
-    return _broken(repo, reason, folder)
+        return UserError(f"can't reach {api.endpoint} ({reason}): check the connection, then go on with {again}")
+    return _broken(repo, reason, again)
 
 
-def _broken(repo: str, reason: str, folder: Path) -> UserError:
+def _broken(repo: str, reason: str, again: str) -> UserError:
     return UserError(
-        f"the push to {repo} was cut off ({reason}): go on with sioconv publish {folder} --repo {repo}; "
-        "what is there already isn't sent again"
+        f"the push to {repo} was cut off ({reason}): go on with {again} (what is there already isn't sent again)"
     )

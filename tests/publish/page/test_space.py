@@ -61,7 +61,7 @@ def test_a_page_becomes_a_private_space(page: Path, space_hub: Hub, capsys: pyte
     assert "nothing was pushed to aoba/river" in said and not space_hub.repositories
     space_hub.fail["commit"] = [0] * 20
     assert run(page, "--repo", "aoba/river") == 2  # cut off: its line names what goes on
-    assert f"go on with sioconv publish {page} --repo aoba/river" in capsys.readouterr().err
+    assert f"sioconv publish {page} --repo aoba/river" in capsys.readouterr().err
     space_hub.fail = {}
     assert run(page, "--repo", "aoba/river", "--json") == 0
     assert json.loads(capsys.readouterr().out)["repository"] == f"{space_hub.url}/spaces/aoba/river"
@@ -91,7 +91,7 @@ def test_a_page_that_is_not_whole_is_one_line(page: Path, capsys: pytest.Capture
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and why in err, err
 
-    refused("is a page already: give it --repo OWNER/NAME alone", "--license", "mit")
+    refused("is a page: give it --repo OWNER/NAME alone", "--license", "mit")
     first = page / "model/model.onnx.0"
     data = first.read_bytes()
     first.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))

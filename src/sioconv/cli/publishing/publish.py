@@ -22,12 +22,14 @@ SEVERAL = {
     "variant": "NAME=FOLDER for a quantised form of this model; may be given several times",
 }
 
+MODEL = "a model folder; to push as it is, a folder that this verb has written or a page of sioconv export page"
+
 
 def options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
     from sioconv.publish.config import PublishConfig
 
-    parser.add_argument("model", type=str, help="a model folder, or a folder that this verb has written")
+    parser.add_argument("model", type=str, help=MODEL)
     parser.add_argument("out", type=str | None, nargs="?", default=None, help="the new folder; not needed with --repo")
     parser.add_argument(
         "--repo", type=str | None, default=None, help="push to OWNER/NAME on the Hub; a new one is private"
@@ -36,7 +38,12 @@ def options(parser: "ArgumentParser") -> None:
     parser.add_argument("--update", action="store_true", help="take the place of what the repository holds")
     parser.add_argument("--dry_run", action="store_true", help="list every file and its size, and push nothing")
     json_option(parser)
-    parser.add_class_arguments(PublishConfig, skip=set(SEVERAL))
+    parser.add_class_arguments(PublishConfig, skip={*SEVERAL, "license_confirmed"})
+    parser.add_argument(
+        "--license_confirmed",
+        action="store_true",
+        help="publish although the licence of a text may forbid it; the card says so",
+    )
     for name, words in SEVERAL.items():
         parser.add_argument(f"--{name}", type=str, action="append", default=[], help=words)
 
@@ -48,21 +55,23 @@ def publish(arguments: "Namespace") -> None:
     from sioconv.publish.config import PublishConfig
     from sioconv.publish.folder import in_temporary_place, is_published, publish_folder
     from sioconv.publish.page.space import check_page, is_page
+    from sioconv.publish.push import check_name, check_target
 
     several = {name: strings_of(arguments[name]) for name in SEVERAL}
     given = PublishConfig(**{item.name: arguments[item.name] for item in fields(PublishConfig)} | several)
+    if arguments.repo is not None:
+        check_name(arguments.repo)
     if _pushes(arguments):
         from huggingface_hub import HfApi
-
-        from sioconv.publish.push import check_target
 
         check_target(arguments.repo, HfApi())  # before the work, not after it
     model = Path(arguments.model)
     page = is_page(model)
     if page or is_published(model):
         if arguments.out is not None or given != PublishConfig():
-            what = "a page" if page else "published"
-            raise UserError(f"{model} is {what} already: give it --repo OWNER/NAME alone, to push it as it is")
+            if page:
+                raise UserError(f"{model} is a page: give it --repo OWNER/NAME alone, to push it as it is")
+            raise UserError(f"{model} is published already: give it --repo OWNER/NAME alone, to push it as it is")
         from sioconv.checksums import check_sums
 
         (check_page if page else check_sums)(model)
@@ -93,9 +102,7 @@ def _finish(folder: Path, arguments: "Namespace", kind: "Kind" = "model") -> Non
     if not arguments.json:
         list_files(dict(files))
     if _pushes(arguments):
-        from sioconv.publish.push import push_folder
-
-        address = push_folder(folder, arguments.repo, arguments.public, arguments["update"], kind=kind)
+        address = _push(folder, arguments, kind)
     if arguments.json:
         place = arguments.out or (arguments.model if arguments.repo is None else None)
         show_json({"folder": place, "files": dict(files), "repository": address})
@@ -105,12 +112,34 @@ def _finish(folder: Path, arguments: "Namespace", kind: "Kind" = "model") -> Non
         tell(f"dry run: nothing was pushed to {arguments.repo}")
 
 
+def _push(folder: Path, arguments: "Namespace", kind: "Kind") -> str:
+    """Pushes the folder; an error names the line that goes on.
+
+    That is the same line again, which makes the same bytes anew where the folder was a temporary one. Only where OUT
+    has been written the same line would find it in its way.
+    """
+    from sioconv.publish.push import push_folder, push_line
+
+    repo, public = arguments.repo, arguments.public
+    update = arguments["update"]  # not .update, which is a method of every Namespace
+    if arguments.out is None:
+        return push_folder(folder, repo, public, update, again=arguments.line, kind=kind)
+    again = push_line(folder, repo, public, update)
+    try:
+        return push_folder(folder, repo, public, update, again=again, kind=kind)
+    except UserError as error:
+        if again in str(error):
+            raise
+        raise UserError(f"{error}; {folder} is written: push it by {again}") from error
+
+
 PUBLISH = OptionVerb(
     "publish",
     "MODEL OUT",
     "a model folder → a folder or repository for the Hub",
-    "Makes a folder for the Hub of a model: weights, code, card, provenance, licences. --repo pushes it.",
-    'sioconv publish runs/demo/model hub/demo --license apache-2.0 --author "Aoba Lab"',
+    "Makes a folder for the Hub of a model: weights, code, card, provenance, licences. --repo pushes it, or a page.",
+    'sioconv publish runs/demo/model hub/demo --license apache-2.0 --author "Aoba Lab"\n'
+    "sioconv publish runs/demo/page --repo aoba/demo --dry-run",
     options,
     publish,
 )
