@@ -22,13 +22,14 @@ from rich.console import Console
 from benchmarks.speedrun.arm_files import read_arms
 from benchmarks.speedrun.arms import ROOT, TOKENS, TRACKS, Arm
 from benchmarks.speedrun.results import RESULTS, SPEEDS, append_result, describe, is_done, read_results
-from benchmarks.speedrun.table import write_pages
+from benchmarks.speedrun.table import PAGES, write_pages
 from benchmarks.speedrun.training import commit_of, tidy, train_arm
 from sioconv.errors import UserError
 from sioconv.hardware import pick_device
 from sioconv.progress import say
 
 LEAST_PRIORITY = 19
+STEADY = 0.9  # of the fastest turn: a median below is one of a machine that did something else
 
 
 def run_queue(arms: Sequence[Arm], results: Path, work: Path) -> int:
@@ -81,11 +82,12 @@ def main() -> None:
     )
     table = verbs.add_parser("table", help="make docs/leaderboard.md and docs/leaderboard.ja.md of the results")
     table.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
+    table.add_argument("--out", type=Path, default=PAGES, help="folder of the two pages (default: %(default)s)")
     calibrate = verbs.add_parser(
         "calibrate", help="measure the arms of a file for budgets in minutes; the machine is idle"
     )
     calibrate.add_argument("file", type=Path, help="YAML: see benchmarks/speedrun/minutes.yaml")
-    calibrate.add_argument("--rounds", type=int, default=5, help="turns of each that count (default: %(default)s)")
+    calibrate.add_argument("--rounds", type=int, default=7, help="turns of each that count (default: %(default)s)")
     calibrate.add_argument("--threads", type=int, help="of the processor (default: its cores)")
     calibrate.add_argument("--speeds", type=Path, default=SPEEDS, help="JSON lines (default: %(default)s)")
     calibrate.add_argument("--work", type=Path, default=ROOT / "runs" / "speedrun", help="for the texts")
@@ -96,10 +98,12 @@ def main() -> None:
         verb.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
         verb.add_argument("--work", type=Path, default=ROOT / "runs" / "speedrun", help="for checkouts and runs")
     arguments = parser.parse_args()
-    if arguments.verb == "table":
-        write_pages(read_results(arguments.results))
-        return
     try:
+        if arguments.verb == "table":
+            if not arguments.results.is_file():
+                raise UserError(f"no results at {arguments.results}: give a file that `queue` has written")
+            write_pages(read_results(arguments.results), arguments.out)
+            return
         if arguments.verb == "calibrate":
             _calibrate(arguments)
             return
@@ -121,6 +125,8 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     for row in measure_speeds(arms, arguments.work, arguments.rounds, arguments.threads or os.cpu_count() or 1):
         append_result(arguments.speeds, row)
         say(f"{row['name']}: {row['tokens_per_second']:,.0f} tokens/s")
+        if row["median"] < STEADY * row["tokens_per_second"]:
+            say(f"warning: the median turn of {row['name']} had {row['median']:,.0f}: measure again on an idle machine")
 
 
 def _show_scaling(arms: Sequence[Arm], results: Path) -> None:
@@ -154,6 +160,8 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.verb == "queue":
         arms = read_arms(arguments.file)
     else:
+        if wrong := [word for word in arguments.set if "=" not in word]:
+            raise UserError(f"--set {wrong[0]}: expected KEY=VALUE, as model.num_heads=4")
         settings = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in arguments.set)}
         arms = [Arm(arguments.track, arguments.name, arguments.tokens, arguments.seed, settings)]
     return 1 if run_queue(arms, arguments.results, arguments.work) else 0

@@ -1,7 +1,9 @@
 """Files of arms: what `queue`, `many`, `calibrate` and `scaling` are given."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import yaml
@@ -12,6 +14,20 @@ from sioconv.errors import UserError
 
 KEYS = {"name", "note", "seeds", "settings", "tokens", "minutes", "commit"}
 SHARED = {"track", "tokens", "settings", "commit", "arms"}
+
+
+def _is_number(value: Any, kind: type | UnionType) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and value > 0
+
+
+# What a key's value has to be.
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "tokens": (lambda value: _is_number(value, int), "a whole number above 0"),
+    "minutes": (lambda value: _is_number(value, int | float), "a number above 0"),
+    "settings": (lambda value: isinstance(value, dict), "a mapping of the recipe's keys"),
+    "seeds": (lambda value: isinstance(value, list) and all(type(seed) is int for seed in value), "a list of numbers"),
+    "name": (lambda value: isinstance(value, str), "a name"),
+}
 
 
 def read_arms(path: Path, speeds: Path | None = SPEEDS) -> list[Arm]:
@@ -34,6 +50,8 @@ def read_arms(path: Path, speeds: Path | None = SPEEDS) -> list[Arm]:
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     _check(values, SHARED, {"arms"}, str(path))
+    if not isinstance(values["arms"], list):
+        raise UserError(f"{path}: arms: expected a list of mappings")
     arms: list[Arm] = []
     for number, entry in enumerate(values["arms"]):
         _check(entry, KEYS, {"name"}, f"{path}: arm {number}")
@@ -55,7 +73,8 @@ def _with_minutes(arm: Arm, minutes: float, speeds: list[dict[str, Any]], path: 
     for row in reversed(speeds):
         if (row["track"], row["settings"]) == (arm.track, arm.settings):
             steps = int(60 * minutes * row["tokens_per_second"] / STEP)
-            return replace(arm, tokens=steps * STEP, minutes=minutes)
+            machine = f"{row['machine']['processor']}, {row['threads']} threads"
+            return replace(arm, tokens=steps * STEP, minutes=minutes, minutes_of=machine)
     raise UserError(
         f"{path}: {arm.name}: how many tokens {minutes:g} minutes are isn't known: run `python -m benchmarks.speedrun "
         f"calibrate {path}` on an idle machine"
@@ -67,3 +86,6 @@ def _check(values: Any, known: set[str], needed: set[str], where: str) -> None:
         raise UserError(f"{where} is not a mapping of {', '.join(sorted(known))}")
     if wrong := [*(set(values) - known), *(needed - set(values))]:
         raise UserError(f"{where}: {wrong[0]} is unknown or missing: known are {', '.join(sorted(known))}")
+    for key, (fits, wanted) in KINDS.items():
+        if key in values and not fits(values[key]):
+            raise UserError(f"{where}: {key}: {values[key]!r} is not {wanted}")

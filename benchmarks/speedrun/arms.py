@@ -10,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 STEP = 4096  # tokens of a step, the demo's 16 windows of 256
 TOKENS = 600 * STEP
+UNNAMED = ("note", "minutes", "minutes_of")  # what an arm's folder isn't named by
 TRACKS = {
     "bundled": "benchmarks/speedrun/bundled.yaml",
     "wiki": "benchmarks/speedrun/wiki.yaml",
@@ -29,6 +30,7 @@ class Arm:
         note: what is tried, in words.
         commit: the code that is wanted; None takes that of the moment when it starts.
         minutes: the budget that `tokens` were counted from, by the speed of `calibrate`; None where they are given.
+        minutes_of: the machine that was calibrated, where there are minutes.
     """
 
     track: str
@@ -39,17 +41,18 @@ class Arm:
     note: str = ""
     commit: str | None = None
     minutes: float | None = None
+    minutes_of: str | None = None
 
     def is_answered_by(self, row: dict[str, Any]) -> bool:
         """Whether `row` of the results is of this arm."""
         same = all(row[key] == getattr(self, key) for key in ("track", "name", "tokens", "seed", "settings"))
-        same = same and row.get("minutes") == self.minutes
+        same = same and (row.get("minutes"), row.get("minutes_of")) == (self.minutes, self.minutes_of)
         return same and (self.commit is None or row["commit"].startswith(self.commit))
 
     @property
     def folder(self) -> str:
         """A folder's name that no other arm has."""
-        what = {key: value for key, value in asdict(self).items() if key not in ("note", "minutes")}
+        what = {key: value for key, value in asdict(self).items() if key not in UNNAMED}
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.name.replace('/', '-')}-{self.tokens}-{self.seed}-{digest}"
 

@@ -49,10 +49,12 @@ class Training:
 def measure_speeds(arms: Sequence[Arm], work: Path, rounds: int, threads: int) -> list[dict[str, Any]]:
     """A row of each arm, seeds of one counted once; the first turn of each compiles kernels and isn't counted.
 
+    The fastest turn counts: what else a machine does makes a turn slower, never faster.
+
     Args:
         arms: what is measured.
         work: a folder for the texts.
-        rounds: turns of each that count; the median does.
+        rounds: turns of each but the first.
         threads: of the processor.
     """
     different = {f"{arm.track} {arm.settings}": arm for arm in reversed(arms)}
@@ -69,7 +71,7 @@ def measure_speeds(arms: Sequence[Arm], work: Path, rounds: int, threads: int) -
     return [
         {
             "track": arm.track, "name": arm.name, "settings": arm.settings,
-            "tokens_per_second": round(median(found)), "slowest": round(min(found)), "fastest": round(max(found)),
+            "tokens_per_second": round(max(found)), "median": round(median(found)), "slowest": round(min(found)),
             "rounds": rounds, **common,
         }
         for arm, found in zip(reversed(different.values()), zip(*speeds[1:], strict=True), strict=True)

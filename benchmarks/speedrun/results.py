@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.speedrun.arms import Arm
+from sioconv.errors import UserError
 from sioconv.hardware import describe_machine
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -18,10 +19,21 @@ SPEEDS = Path(__file__).with_name("speeds.jsonl")  # of `calibrate`
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """All rows, the oldest first; none where there is no file."""
+    """All rows, the oldest first; none where there is no file.
+
+    Raises UserError where a line isn't a JSON object.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows += [dict(json.loads(line))] if line.strip() else []
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path}:{number} is not a JSON object: take the line out, or the file from a copy"
+            ) from error
+    return rows
 
 
 def append_result(path: Path, row: dict[str, Any]) -> None:
@@ -61,7 +73,8 @@ def make_row(
     """
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        **{key: value for key, value in asdict(arm).items() if key != "commit" and (key, value) != ("minutes", None)},
+        **{key: value for key, value in asdict(arm).items() if key not in ("commit", "minutes", "minutes_of")},
+        **({} if arm.minutes is None else {"minutes": arm.minutes, "minutes_of": arm.minutes_of}),
         "bits_per_byte": {**languages, "mean": sum(languages.values()) / len(languages)},
         "sources": dict(sources),
         **sizes,

@@ -1,5 +1,6 @@
 """docs/leaderboard.md and its Japanese twin, made of the results and of nothing else."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ PAGES = Path(__file__).parents[2] / "docs"
 HOW = "train."  # settings that say how an arm is trained here, not what it is, unless they are named below
 WHAT = ("train.lr", "train.batch_size", "train.optimizer", "train.schedule", "train.decay", "train.beta2")
 SOURCES = "data.sources."
+NEUTRAL = (
+    "train.threads",
+    "train.checkpoint_every",
+    "train.sample_prompts",
+    "train.validate_every",
+)  # change no result
 FOR_AN_INTERVAL, FOR_A_RECORD = 3, 5  # seeds
 
 
@@ -41,8 +48,9 @@ ENGLISH = Words(
     other="日本語: [leaderboard.ja.md](leaderboard.ja.md)",
     intro="""Held-out bits per byte after the same number of training tokens, or of minutes. Minutes are turned into
 tokens by the speeds of benchmarks/speedrun/speeds.jsonl, which were measured in turns on an idle machine, so that noise
-ranks nobody. Text, tokenizer and held-out text of a track are always the same; *ja* and *en* leave out the templated
-gazetteer, and *mean* is the mean of the two.
+ranks nobody. A track's text and held-out text are always the same; an arm that adds text trains its tokenizer on that
+as well, so it has other tokens of nearly the same length. *ja* and *en* leave out the templated gazetteer, and *mean*
+is the mean of the two.
 An arm's figures are the means of its seeds; from three seeds on, *±* is the 95 % interval of the mean by Student's t.
 *p* is of Welch's t-test against the next row below with five seeds or more: a record needs five seeds and p < 0.01
 against the one before; rows with fewer are results on the way. Tokens a second are of machines that did other work as
@@ -54,7 +62,7 @@ well, and rank nobody. *+* in the settings names text that the track doesn't hav
 in minutes are those of benchmarks/speedrun/minutes.yaml: `python -m benchmarks.speedrun calibrate` measures its speeds.
 What was learnt is in [experiments.md](experiments.md).""",
     heading="Track *{track}*, {budget:,} tokens",
-    heading_of_minutes="Track *{track}*, {budget:g} minutes",
+    heading_of_minutes="Track *{track}*, {budget:g} minutes on {machine}",
     columns=(
         *("arm", "settings", "tokens", "parameters", "state bytes", "seeds", "ja", "en", "mean", "±", "p"),
         *("tokens/s", "precision", "date", "commit"),
@@ -68,7 +76,7 @@ JAPANESE = Words(
     other="English: [leaderboard.md](leaderboard.md)",
     intro="""同じトークン数、または同じ分数だけ学習した後の、学習に使わなかった文章のバイトあたりビット数です。
 分数は、空いている計算機で交互に測った速さ（benchmarks/speedrun/speeds.jsonl）でトークン数に直します。
-トラックごとに、文章、トークナイザ、評価用の文章は常に同じです。
+トラックごとに、文章と評価用の文章は常に同じです。文章を加えた学習では、トークナイザもそれを含めて学習するので、トークンが少し違います。
 *ja* と *en* は定型文の地名データを除いた値、*平均* は二つの平均です。
 各行の値はシードの平均です。シードが三つ以上なら、± は Student の t による平均の 95 % 信頼区間です。
 p は、シードが五つ以上ある次の行（下の行）に対する Welch の t 検定の値です。
@@ -84,7 +92,7 @@ GPU があれば `python -m benchmarks.speedrun many benchmarks/speedrun/queue.y
 一つの行に、いくつかの計算機の結果が含まれることがあります。
 わかったことは [experiments.md](experiments.md)（英語）にあります。""",
     heading="トラック *{track}*、{budget:,} トークン",
-    heading_of_minutes="トラック *{track}*、{budget:g} 分",
+    heading_of_minutes="トラック *{track}*、{budget:g} 分（{machine}）",
     columns=(
         *("名前", "設定", "トークン", "パラメータ", "状態のバイト数", "シード数", "ja", "en", "平均", "±", "p"),
         *("トークン/秒", "精度", "日付", "コミット"),
@@ -105,31 +113,32 @@ def page(rows: Sequence[dict[str, Any]], words: Words) -> str:
     """A page: a table for each track and number of tokens or minutes, the fewest bits first, and the commands."""
     parts = [f"# {words.title}", words.other, words.intro]
     for budget in sorted(set(map(_budget, rows))):
-        track, in_minutes, amount = budget
+        track, machine, amount = budget
         here = [row for row in rows if _budget(row) == budget]
         arms = sorted(_arms(here), key=lambda arm: _mean(arm, "mean"))
         right = [name in words.columns[2:12] for name in words.columns]
         rule = "|".join("---:" if each else "---" for each in right)
         lines = [f"| {' | '.join(words.columns)} |", f"|{rule}|", *map(_line, arms, _against_the_next(arms))]
         commands = "\n".join(_command(arm[0]) for arm in arms)
-        heading = words.heading_of_minutes if in_minutes else words.heading
-        parts += [f"## {heading.format(track=track, budget=amount)}", "\n".join(lines)]
+        heading = words.heading_of_minutes if machine else words.heading
+        parts += [f"## {heading.format(track=track, budget=amount, machine=machine)}", "\n".join(lines)]
         parts += ['<details markdown="1">', f"<summary>{words.commands}</summary>", commands, "</details>"]
     if not rows:
         parts.append(words.nothing)
     return "\n\n".join(parts) + "\n"
 
 
-def _budget(row: dict[str, Any]) -> tuple[str, bool, float]:
-    """The track, whether the budget is one of time, and how many minutes or tokens it is."""
-    return row["track"], "minutes" in row, row.get("minutes", row["tokens"])
+def _budget(row: dict[str, Any]) -> tuple[str, str, float]:
+    """The track, the machine whose minutes the budget is in ("" where it is in tokens), and how many it is."""
+    return row["track"], row.get("minutes_of", ""), row.get("minutes", row["tokens"])
 
 
 def _arms(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows, those of one arm together: its seeds."""
+    """The rows, those of one arm together: its seeds, with the same settings but what changes no result."""
     arms: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        arms.setdefault(f"{row['name']} {_settings(row['settings'])}", []).append(row)
+        what = {key: value for key, value in flat(row["settings"]).items() if key not in NEUTRAL}
+        arms.setdefault(f"{row['name']} {json.dumps(what, sort_keys=True)}", []).append(row)
     return list(arms.values())
 
 

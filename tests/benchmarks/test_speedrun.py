@@ -84,6 +84,14 @@ arms:
         ("{arms: [], seed: 1}", "seed is unknown or missing"),
         ("arms: [{seeds: [1]}]", "arm 0: name is unknown or missing"),
         ("{track: moon, arms: [{name: a}]}", "track: 'moon' is not known"),
+        ("arms: 3", "arms: expected a list"),
+        ("arms:", "arms: expected a list"),
+        ("arms: [{name: a, seeds: 1}]", "arm 0: seeds: 1 is not a list of numbers"),
+        ("arms: [{name: a, settings: 3}]", "arm 0: settings: 3 is not a mapping"),
+        ("{settings: [], arms: [{name: a}]}", "settings: .* is not a mapping"),
+        ("arms: [{name: a, minutes: x}]", "arm 0: minutes: 'x' is not a number above 0"),
+        ("arms: [{name: a, tokens: 0}]", "arm 0: tokens: 0 is not a whole number above 0"),
+        ("arms: [{name: 1}]", "arm 0: name: 1 is not a name"),
     ],
 )
 def test_a_file_that_is_no_queue_is_refused(tmp_path: Path, text: str, reason: str) -> None:
@@ -109,16 +117,17 @@ def test_minutes_are_tokens_by_the_last_calibration(tmp_path: Path) -> None:
     speeds = tmp_path / "speeds.jsonl"
     with pytest.raises(UserError, match=r"a: how many tokens 2 minutes are isn't known: run .* calibrate"):
         read_arms(path, speeds)
-    row = {"track": "bundled", "settings": {"model.num_heads": 2}}
+    row = {"track": "bundled", "settings": {"model.num_heads": 2}, "machine": {"processor": "P"}, "threads": 2}
     for other in ({"tokens_per_second": 1000}, {"tokens_per_second": 500}, {"settings": {}, "tokens_per_second": 1}):
         append_result(speeds, {**row, **other})
     (arm,) = read_arms(path, speeds)
-    assert arm == Arm("bundled", "a", 14 * 4096, 0, {"model.num_heads": 2}, minutes=2)  # 60,000 tokens
+    assert arm == Arm("bundled", "a", 14 * 4096, 0, {"model.num_heads": 2}, minutes=2, minutes_of="P, 2 threads")
     assert read_arms(path, None)[0].minutes is None
-    longer = {**ROW, "tokens": 8192, "bits_per_byte": dict.fromkeys(("ja", "en", "mean"), 1.25), "minutes": 2}
+    longer = {**ROW, "tokens": 8192, "bits_per_byte": dict.fromkeys(("ja", "en", "mean"), 1.25)}
+    longer |= {"minutes": 2, "minutes_of": "P"}
     slower = {**longer, "name": "slower", "tokens": 4096, "bits_per_byte": dict.fromkeys(("ja", "en", "mean"), 1.5)}
     text = table.page([ROW, slower, longer], table.ENGLISH)
-    by_time = text.partition("## Track *bundled*, 2 minutes")[2]
+    by_time = text.partition("## Track *bundled*, 2 minutes on P\n")[2]
     assert by_time.index("| 8,192 |") < by_time.index("| 4,096 |") and "1,024 tokens" not in by_time
 
 
@@ -132,7 +141,7 @@ def test_speeds_are_measured_in_turns(tmp_path: Path, monkeypatch: pytest.Monkey
         torch.set_num_threads(threads)
     assert (first["name"], first["settings"]) == (ARM.name, SETTINGS) and second["name"] == "lstm"
     for row in (first, second):
-        assert 0 < row["slowest"] <= row["tokens_per_second"] <= row["fastest"]
+        assert 0 < row["slowest"] <= row["median"] <= row["tokens_per_second"]
         assert row["rounds"] == 2 and row["threads"] == 1 and row["machine"]["processor"]
 
 
@@ -297,6 +306,36 @@ def test_a_page_says_how_sure_the_means_of_seeds_are() -> None:
     assert "| 5 | 1.5300 | 1.5300 | **1.5300** | 0.0196 | 8.5e-06 |" in best
     assert "| 3 | 1.5700 | 1.5700 | **1.5700** | 0.0248 |  |" in middle
     assert "| 5 | 1.6300 | 1.6300 | **1.6300** | 0.0196 |  |" in worse
+
+
+def test_arms_that_differ_in_what_the_page_leaves_out_are_no_seeds_of_each_other() -> None:
+    settings = ROW["settings"]
+    other = {**ROW, "seed": 1, "settings": {**settings, "train.weight_decay": 0.3}}
+    same = {**ROW, "seed": 2, "settings": {**settings, "train.threads": 1}}
+    text = table.page([ROW, other, same], table.ENGLISH)
+    assert sorted(line.count("| 2 |") for line in text.splitlines() if line.startswith("| sioconv")) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["table", "--results", "none.jsonl"], "no results at none.jsonl"),
+        (["table", "--results", "broken.jsonl"], "broken.jsonl:2 is not a JSON object"),
+        (["arm", "x", "--set", "foo"], "--set foo: expected KEY=VALUE"),
+    ],
+)
+def test_what_cannot_be_shown_or_trained_is_one_line(
+    words: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "broken.jsonl", "{}\n[1, 2\n")
+    monkeypatch.setattr(sys, "argv", ["speedrun", *words, *(["--out", str(tmp_path)] if words[0] == "table" else [])])
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and reason in capsys.readouterr().err
+    assert not [*tmp_path.glob("leaderboard*")]
 
 
 def test_sources_that_an_arm_adds_are_named_in_a_word() -> None:
