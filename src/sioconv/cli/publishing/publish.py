@@ -22,7 +22,9 @@ SEVERAL = {
     "variant": "NAME=FOLDER for a quantised form of this model; may be given several times",
 }
 
-MODEL = "a model folder; to push as it is, a folder that this verb has written or a page of sioconv export page"
+MODEL = (
+    "folder of a model or a tokenizer; to push as they are, what this verb has written, a page of sioconv export page"
+)
 
 
 def options(parser: "ArgumentParser") -> None:
@@ -56,6 +58,7 @@ def publish(arguments: "Namespace") -> None:
     from sioconv.publish.folder import in_temporary_place, is_published, publish_folder
     from sioconv.publish.page.space import check_page, is_page
     from sioconv.publish.push import check_name, check_target
+    from sioconv.publish.tokenizer import is_tokenizer, publish_tokenizer
 
     several = {name: strings_of(arguments[name]) for name in SEVERAL}
     given = PublishConfig(**{item.name: arguments[item.name] for item in fields(PublishConfig)} | several)
@@ -78,7 +81,7 @@ def publish(arguments: "Namespace") -> None:
         _finish(model, arguments, "space" if page else "model")
         return
     with in_temporary_place(None if arguments.out is None else Path(arguments.out)) as folder:
-        publish_folder(model, folder, given, arguments.repo)
+        (publish_tokenizer if is_tokenizer(model) else publish_folder)(model, folder, given, arguments.repo)
         _finish(folder, arguments)
 
 
@@ -137,8 +140,9 @@ PUBLISH = OptionVerb(
     "publish",
     "MODEL OUT",
     "a model folder → a folder or repository for the Hub",
-    "Makes a folder for the Hub of a model: weights, code, card, provenance, licences. --repo pushes it, or a page.",
+    "Makes a folder for the Hub of a model or a tokenizer, with its card and licences. --repo pushes it, or a page.",
     'sioconv publish runs/demo/model hub/demo --license apache-2.0 --author "Aoba Lab"\n'
+    'sioconv publish runs/demo/tokenizer --repo aoba/tokens --license apache-2.0 --author "Aoba Lab" --dry-run\n'
     "sioconv publish runs/demo/page --repo aoba/demo --dry-run",
     options,
     publish,
