@@ -102,6 +102,22 @@ def test_three_kinds_of_files_become_shards_and_an_exact_mixture(place: Path) ->
         assert torch.equal(batch.input_ids, lanes.batch(step * 4, 4).input_ids)
 
 
+@pytest.mark.usefixtures("place")
+def test_shares_can_follow_the_sources_sizes() -> None:
+    """Every source is then read equally often, but one of weight 2 twice as often."""
+    words = ["--data.by_size=true", "--data.sources.lines.weight=1", "--data.sources.plain.weight=1"]
+    recipe = load_recipe(["recipe.yaml"], [*words, "--data.sources.table.weight=2"])
+    stages.make_data(recipe)
+    mixture, _ = stages.open_windows(recipe, recipe.data, recipe.train)
+    assert isinstance(mixture, Mixture)
+    sizes = {name: shards.tokens_total for name, shards in sets(recipe, "train").items()}
+    counts = mixture.counts(10_000)
+    read = {name: counts[name] / sizes[name] for name in sizes}
+    assert len(set(sizes.values())) == 3
+    assert read["lines"] == pytest.approx(read["plain"], rel=0.01)
+    assert read["table"] == pytest.approx(2 * read["plain"], rel=0.01)
+
+
 def test_all_stages_run_with_an_adopted_tokenizer(place: Path) -> None:
     others = llama_like(place / "llama")
     vocabulary = len(PreTrainedTokenizerFast.from_pretrained(others))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from sioconv.checksums import check_sums, write_sums
+from sioconv.checksums import check_sums, read_sealed, write_sealed, write_sums
 from sioconv.errors import UserError
 from sioconv.model import load_model_folder, save_initial_state
 from sioconv.publish.config import PublishConfig
@@ -147,6 +147,20 @@ def test_an_unknown_or_forbidding_licence_of_a_text(make_run: MakeRun, tmp_path:
     publish(run / "model", tmp_path / "shared", source_license=said, license="cc-by-sa-4.0")
     publish(run / "model", tmp_path / "out", source_license=said, license_confirmed=True)
     assert "has confirmed the right" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("quick")
+def test_shares_that_follow_sizes_are_those_of_the_shards(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    recipe, books = run / "recipe.yaml", run / "data" / "books" / "train" / "manifest.json"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("by_size: false", "by_size: true", 1), "utf-8")
+    write_sealed(books, read_sealed(books) | {"tokens": 3600})
+    publish(run / "model", tmp_path / "out")
+    sources = json.loads((tmp_path / "out" / "provenance.json").read_text(encoding="utf-8"))["sources"]
+    assert [source["share"] for source in sources[:2]] == [0.5, 0.5]  # 3 x 1,200 and 1 x 3,600
+    shutil.rmtree(books.parent)
+    with pytest.raises(UserError, match="the run's shards aren't there"):
+        publish(run / "model", tmp_path / "again")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The recipe's settings for text: where it is, how sources are mixed, how text becomes tokens."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -130,6 +131,7 @@ class DataConfig:
 
     Args:
         sources: the sources by name.
+        by_size: a source's weight is multiplied by its tokens, so that sources of equal weight are read equally often.
         heldout: share of documents held out of training, chosen by the hash of their content.
         tasks: number of tasks that a source is cut into when it is turned into shards.
         workers: tasks that are worked on at the same time; doesn't change the result.
@@ -140,6 +142,7 @@ class DataConfig:
     """
 
     sources: dict[str, SourceConfig] = field(default_factory=dict)
+    by_size: bool = False
     heldout: float = 0.03
     tasks: int = 1
     workers: int = 1
@@ -147,6 +150,13 @@ class DataConfig:
     max_bad_rows: float = 0.1
     executor: Literal["local", "slurm", "ray"] = "local"
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def shares(self, tokens: Mapping[str, int]) -> dict[str, float]:
+        """Each source's share of the training tokens, in any unit, from how many tokens each source has."""
+        return {
+            name: source.weight * tokens[name] if self.by_size else source.weight
+            for name, source in self.sources.items()
+        }
 
     def check(self) -> None:
         """Raises ValueError, naming the field, where the values can't work."""

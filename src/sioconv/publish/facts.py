@@ -191,7 +191,14 @@ def sources_of(recipe: Recipe, run: Path | None, tuned: bool, options: PublishCo
     if strange := sorted(said.keys() - names):
         raise UserError(f"--source-license {strange[0]}: no such source: there are {', '.join(sorted(names))}")
     for stage, data in stages.items():
-        total = sum(source.weight for source in data.sources.values()) or 1.0
+        sizes = {name: _manifest(run, name).get("tokens") or 0 for name in data.sources}
+        if data.by_size and not all(sizes.values()):
+            raise UserError(
+                "the recipe's data.by_size makes shares follow the sources' sizes, and the run's shards aren't there: "
+                "publish it from its run"
+            )
+        shares = data.shares(sizes)
+        total = sum(shares.values()) or 1.0
         for name, source in data.sources.items():
             manifest = _manifest(run, name)
             licence = said.get(name) or source.licence or manifest.get("licence") or _own_licence(source)
@@ -202,7 +209,7 @@ def sources_of(recipe: Recipe, run: Path | None, tuned: bool, options: PublishCo
                 )
             yield Source(
                 name=name, stage=stage, path=_place(source), hub=source.name if source.origin == "hub" else None,
-                kind=source.kind, language=source.language, licence=licence, share=source.weight / total,
+                kind=source.kind, language=source.language, licence=licence, share=shares[name] / total,
                 tokens=manifest.get("tokens"), documents=manifest.get("documents"), bytes=manifest.get("bytes"),
                 inputs=list(manifest.get("inputs") or []),
             )  # fmt: skip

@@ -1,16 +1,18 @@
 """What a model is measured on: its run's held-out text, another run's, the package's, or a text of one's own."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sioconv.checksums import check_sums
-from sioconv.data.config import DataConfig
+from sioconv.data.bundled import stem_of
+from sioconv.data.config import DataConfig, SourceConfig
 from sioconv.errors import UserError
 from sioconv.evaluate.parts.settings import Settings
 from sioconv.evaluate.subject import load_subject
 from sioconv.hardware import pick_device, pick_precision
 from sioconv.progress import say
-from sioconv.recipe.schema import load_recipe
+from sioconv.recipe.schema import Recipe, load_recipe
 from sioconv.run.folder import BASE, RECIPE, check_run
 
 
@@ -29,7 +31,7 @@ def evaluate(
     Args:
         model: a model folder or a Hub id.
         text: a file of text; None takes held-out text: of `run`, else of the run that the folder belongs to, else the
-            package's own.
+            package's own, of which a folder's own recipe.yaml says what the model hasn't read.
         device: where to compute.
         state: a file of tuned initial states, from which texts are read.
         settings: what is measured; None takes the defaults.
@@ -51,9 +53,39 @@ def evaluate(
 def _heldout_of(model: str, run: str | None) -> DataConfig:
     """The text that a model is measured on where none is given."""
     if run is None and not (Path(model).parent / RECIPE).is_file():
-        say(f"{model} isn't in a run's folder: measured on the package's held-out text; --text or --run name another")
-        return bundled_data()
+        return _unread_data(model)
     return data_of(model if run is None else str(Path(run) / BASE))
+
+
+def _unread_data(model: str) -> DataConfig:
+    """The package's text; where the model's own recipe says what it learned from that, only what it hasn't read."""
+    data, recipe = bundled_data(), _own_recipe(model)
+    if recipe is None:
+        say(
+            f"nothing says what {model} learned from: measured on the package's held-out text, which it may have read; "
+            "--text or --run name another"
+        )
+        return data
+    say(f"{model}: measured on text of the package that its recipe.yaml leaves out of training; --text names another")
+    read: dict[str, SourceConfig] = {}
+    for part in (recipe.data, recipe.finetune.data):
+        for source in part.sources.values():
+            if source.origin == "bundled" and source.kind == "text":
+                stem, share = stem_of(source.name), source.heldout_or(part.heldout)
+                before = read.get(stem, source)
+                # What a smaller share holds out, a larger one holds out too: see split_of.
+                read[stem] = replace(before, heldout=min(share, before.heldout_or(share)))
+    sources = {name: read.get(stem_of(source.name), source) for name, source in data.sources.items()}
+    return replace(data, sources=sources)
+
+
+def _own_recipe(model: str) -> Recipe | None:
+    """The recipe that a published folder holds."""
+    path = Path(model) / RECIPE
+    try:
+        return load_recipe([str(path)]) if path.is_file() else None
+    except UserError:  # another program's file of that name
+        return None
 
 
 def data_of(model: str) -> DataConfig:

@@ -159,7 +159,7 @@ def open_windows(recipe: Recipe, data: DataConfig, train: TrainConfig) -> tuple[
     run = recipe.folder
     sha256 = tokenizer_sha256(run / TOKENIZER)
     sets = {name: ShardSet.open(run / DATA / name / "train", sha256) for name in data.sources}
-    weights = {name: source.weight for name, source in data.sources.items()}
+    weights = data.shares({name: shards.tokens_total for name, shards in sets.items()})
     windows: Mixture | Lanes
     if train.carry_state:
         windows = Lanes(sets, weights, train.sequence_length, recipe.seed, train.batch_size)
@@ -179,7 +179,7 @@ def _times_read(recipe: Recipe, tokens: int) -> dict[str, float]:
     if not all((folder / MANIFEST).is_file() for folder in folders.values()):
         return {}
     sizes = {name: ShardSet.open(folder).tokens_total for name, folder in folders.items()}
-    return times_read(sizes, {name: source.weight for name, source in recipe.data.sources.items()}, tokens)
+    return times_read(sizes, recipe.data.shares(sizes), tokens)
 
 
 def _check_machine(recipe: Recipe, config: TrainConfig, world: World) -> None:

@@ -294,6 +294,8 @@ def _replayed(base: Recipe | None, share: float) -> dict[str, SourceConfig]:
         if share:
             say("tune: the base is in no run, so its text isn't known and nothing of it is mixed in")
         return {}
+    if base.data.by_size or base.finetune.data.by_size:
+        say("tune: the base's shares follow its sources' sizes; what is mixed in of them follows their weights alone")
     texts = {f"base_{name}": source for name, source in base.data.sources.items() if source.weight}
     chats = {
         f"base_{name}": source

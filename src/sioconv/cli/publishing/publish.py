@@ -22,9 +22,7 @@ SEVERAL = {
     "variant": "NAME=FOLDER for a quantised form of this model; may be given several times",
 }
 
-MODEL = (
-    "folder of a model or a tokenizer; to push as they are, what this verb has written, a page of sioconv export page"
-)
+MODEL = "folder of a model or a tokenizer; to push as it is, what this verb or sioconv export page has written"
 
 
 def options(parser: "ArgumentParser") -> None:
