@@ -12,10 +12,9 @@ from sioconv.checksums import write_sums
 from sioconv.files import atomic_folder
 from sioconv.model.folder_code import FILE
 from sioconv.model.in_package import NAME
+from sioconv.publish.copies import THIS_COPY, without_missing_pictures
 
-NOTE = """
-## This copy
-
+NOTE = f"""{THIS_COPY}
 It is part of the package sioconv: its matrices have 8 bits (`sioconv quantize`), and there is no code in the folder,
 since the package has it. `sioconv chat` and `sioconv serve` take it where no model is named.
 
@@ -36,8 +35,9 @@ def main(published: Path, quantised: Path) -> None:
             for path in sorted(source.iterdir()):
                 if path.is_file() and path.name not in LEFT_OUT:
                     shutil.copyfile(path, folder / path.name)
-        with (folder / "README.md").open("a", encoding="utf-8") as card:
-            card.write(NOTE)
+        card = folder / "README.md"
+        text = without_missing_pictures(card.read_text(encoding="utf-8"), folder)
+        card.write_text(text + NOTE, encoding="utf-8", newline="\n")
         write_sums(folder)
     print(f"{place}: {sum(path.stat().st_size for path in place.iterdir()) / 1e6:.1f} MB")
 

@@ -62,7 +62,7 @@ def make_run(tmp_path: Path, tiny_model_folder: Path) -> MakeRun:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the new process, which has a test of its own."""
-    monkeypatch.setattr("sioconv.publish.folder.verify_folder", lambda _: 0.0)
+    monkeypatch.setattr("sioconv.publish.verify.verify_folder", lambda _: 0.0)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_a_stranger_can_load_it_and_it_computes_the_same(
         found.append(verify_folder(folder))
         return found[-1]
 
-    monkeypatch.setattr("sioconv.publish.folder.verify_folder", verify)
+    monkeypatch.setattr("sioconv.publish.verify.verify_folder", verify)
     monkeypatch.chdir(tmp_path)
     run, out = make_run(), Path("hub/tiny")  # a relative path, as people give it
     model, _ = load_model_folder(run / "model")

@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from sioconv.checksums import write_sums
+from sioconv.checksums import check_sums, write_sums
 from sioconv.cli import main as cli
 from sioconv.cli.publishing.publish import PUBLISH
+from sioconv.errors import UserError
+from sioconv.model.in_package import packaged_model
+from sioconv.publish.config import PublishConfig
+from sioconv.publish.copies import THIS_COPY
+from sioconv.publish.folder import publish_folder
 from tests.publish.conftest import SOURCES, MakeRun
 from tests.publish.hub import WRITER, Hub
 
@@ -25,14 +30,19 @@ def run(*arguments: str) -> int:
 
 
 @pytest.fixture
-def published(tmp_path: Path) -> Path:
-    """What looks like a folder that the verb has written."""
-    folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / "provenance.json").write_text('{"format": "sioconv-published"}')
-    (folder / "README.md").write_text("---\nlanguage: [ja]\nlicense: mit\nmodel-index: []\n---\n")
-    write_sums(folder)
-    return folder
+def published(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that the verb has written; pushing it starts no new process."""
+    monkeypatch.setattr("sioconv.publish.verify.verify_folder", lambda _: 0.0)
+    publish_folder(make_run() / "model", tmp_path / "out", PublishConfig(license="mit", author="Aoba Lab"))
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The server, where the client looks for it with a token that may write."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    return hub
 
 
 def test_bad_arguments_are_one_line(
@@ -42,7 +52,8 @@ def test_bad_arguments_are_one_line(
     for arguments, why in (
         (["model"], "nowhere to publish to"),
         (["model", "--repo", "aoba/tiny"], "no token for the Hub"),
-        ([str(published), "other"], "is published already"),
+        ([str(published), "other", "--author", "Me"], "is published already"),
+        ([str(published), str(published)], "is there already"),
         ([str(published), "--repo", "aoba/tiny", "--dry-run", "--license", "mit"], "is published already"),
         (["nowhere", "out", "--license", "mit"], "no model folder at nowhere"),
     ):
@@ -56,6 +67,10 @@ def test_bad_arguments_are_one_line(
     (published / "README.md").write_text("changed")
     assert run(str(published), "--repo", "aoba/tiny", "--dry-run") == 2
     assert "README.md isn't what was written" in capsys.readouterr().err
+    (published / "README.md").unlink()
+    (published / "SHA256SUMS").unlink()
+    assert run(str(published), "--repo", "aoba/tiny", "--dry-run") == 2
+    assert "has no README.md: publish the model again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("at", [1, 4])
@@ -181,7 +196,80 @@ def test_a_repository_with_other_content_is_left_alone_without_update(
     assert run(str(published), "--repo", "aoba/tiny") == 2
     assert "holds other content (README.md, other.txt)" in capsys.readouterr().err and files["other.txt"] == b"mine"
     assert run(str(published), "--repo", "aoba/tiny", "--update") == 0
-    assert "other.txt" not in files and files["README.md"] == (published / "README.md").read_bytes()
+    assert "other.txt" not in files and b'name = "aoba/tiny"' in files["README.md"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_card_that_is_pushed_names_its_repository(online: Hub, published: Path, tmp_path: Path) -> None:
+    """Whatever the folder is called, and with one's own name before a short one; the folder itself stays."""
+    before = contents(published)
+    assert b'name = "out"' in before["README.md"]
+    (published / ".cache").mkdir()  # as a folder has it that was downloaded
+    (published / ".cache" / "note").write_text("mine")
+    for given, full in (("aoba/tiny", "aoba/tiny"), ("short", "aoba/short")):
+        for _ in range(2):  # the second time nothing is sent
+            assert run(str(published), "--repo", given) == 0
+        repository = online.repositories[full]
+        assert len(repository.commits) == 1 and f'name = "{full}"'.encode() in repository.files["README.md"]
+        (tmp_path / given).mkdir(parents=True)
+        for name in ("README.md", "SHA256SUMS", "model.safetensors", "config.json"):
+            (tmp_path / given / name).write_bytes(repository.files[name])
+        sums = (tmp_path / given / "SHA256SUMS").read_text().splitlines()
+        kept = [line for line in sums if (tmp_path / given / line.split("  ")[1]).exists()]
+        (tmp_path / given / "SHA256SUMS").write_text("\n".join(kept) + "\n")
+        check_sums(tmp_path / given)
+        assert len(sums) == len(before) - 1 and not any(name.startswith(".cache") for name in repository.files)
+    shutil.rmtree(published / ".cache")
+    assert contents(published) == before
+
+
+def test_what_is_pushed_was_loaded_before_as_a_stranger_does(
+    online: Hub, published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(folder: Path) -> float:
+        assert (folder / "modeling_sioconv.py").is_file()
+        raise UserError("it can't be loaded without the package: broken")
+
+    monkeypatch.setattr("sioconv.publish.verify.verify_folder", refuse)
+    assert run(str(published), "--repo", "aoba/tiny") == 2
+    assert "can't be loaded without the package" in capsys.readouterr().err and not online.repositories
+
+
+def test_other_weights_than_the_provenance_names_are_refused(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = bytearray((published / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (published / "model.safetensors").write_bytes(data)
+    write_sums(published)
+    assert run(str(published), "--repo", "aoba/tiny", "--dry-run") == 2
+    assert "holds other weights than its provenance.json names" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_model_of_the_package_is_published_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It lies there without code; what is published of it is loaded in a new process."""
+    assert run(str(packaged_model()), str(tmp_path / "own")) == 0
+    assert "it computes the same there" in capsys.readouterr().err
+    check_sums(tmp_path / "own")
+    card = (tmp_path / "own" / "README.md").read_text(encoding="utf-8")
+    assert 'name = "own"' in card and "no code in the folder" not in card and card.count(THIS_COPY) == 1
+    assert all((tmp_path / "own" / name).is_file() for name in re.findall(r"!\[.*\]\((.*)\)", card))
+    origin = json.loads((tmp_path / "own" / "provenance.json").read_text(encoding="utf-8"))
+    lines = (tmp_path / "own" / "SHA256SUMS").read_text().splitlines()
+    assert f"{origin['weights_sha256']['model.safetensors']}  model.safetensors" in lines
+    assert origin["quantised_from_sha256"] != origin["weights_sha256"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_model_of_the_package_is_pushed_with_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(packaged_model())
+    assert run(str(packaged_model()), "--repo", "aoba/own", "--dry-run", "--json") == 0
+    assert {"modeling_sioconv.py", "LICENSE-code"} <= json.loads(capsys.readouterr().out)["files"].keys()
+    assert contents(packaged_model()) == before
 
 
 def test_options_that_may_come_several_times_are_taken_once_or_more() -> None:

@@ -55,7 +55,7 @@ def test_a_tokenizer_is_listed_pushed_and_loaded_by_a_stranger(
     data = ModelCard.load(place / "README.md").data
     assert (data.language, data.license, data.library_name) == (["ja", "en"], "apache-2.0", "transformers")
     text = files["README.md"].decode()
-    assert 'AutoTokenizer.from_pretrained("aoba/tokens")' in text and "| rivers | 2.250 |" in text
+    assert 'name = "aoba/tokens"\n' in text and "| rivers | 2.250 |" in text
     assert "384 トークン" in text and r"Aoba \*Lab\*" in text and "More Information Needed" not in text
     assert "books" in files["NOTICE"].decode() and "/home/someone" not in "".join(map(str, files.values()))
     ids = AutoTokenizer.from_pretrained(place)(TEXTS, split_special_tokens=True, add_special_tokens=False)["input_ids"]
@@ -73,7 +73,9 @@ def test_what_was_written_is_pushed_as_it_is(
     assert contents[0] == contents[1] and json.loads(contents[0]["provenance.json"])["kind"] == "tokenizer"
     assert run(tmp_path / "a" / "out", "--repo", "aoba/tokens") == 0
     there = hub.repositories["aoba/tokens"].files
-    assert {name: data for name, data in there.items() if name != ".gitattributes"} == contents[0]
+    changed = {name for name, data in contents[0].items() if there[name] != data}
+    assert set(there) - {".gitattributes"} == set(contents[0]) and changed == {"README.md", "SHA256SUMS"}
+    assert b'name = "aoba/tokens"' in there["README.md"] and b'name = "out"' in contents[0]["README.md"]
     (tmp_path / "a" / "out" / "tokenizer.json").write_text("{}")
     assert run(tmp_path / "a" / "out", "--repo", "aoba/tokens") == 2
 

@@ -19,7 +19,7 @@ from sioconv.progress import say
 from sioconv.publish.card import benchmark_results, card
 from sioconv.publish.config import PublishConfig
 from sioconv.publish.facts import HUB_ID, Facts, Source, gather, named, provenance
-from sioconv.publish.verify import verify_folder
+from sioconv.publish.verify import verify_folders
 from sioconv.recipe.files import write_yaml
 from sioconv.run.folder import REPORT
 
@@ -89,9 +89,7 @@ def publish_folder(model: Path, out: Path, options: PublishConfig, repo: str | N
             write_sums(folder / PERSONAS)
         _write_texts(folder, facts, options, repo or out.name, sorted(personas), sorted(variants))
         write_sums(folder)
-        say("publish: loading the folder in a new process, without the package")
-        difference = max(verify_folder(place) for place in (folder, *(folder / name for name in variants)))
-        say(f"publish: it computes the same there: no logit differs by more than {difference:.1e}")
+        verify_folders([folder, *(folder / name for name in variants)])
     return facts
 
 
@@ -155,7 +153,7 @@ def _write_texts(
         _copy(facts.run / REPORT / name, folder / name)
     if options.license_file is not None:
         _copy(Path(options.license_file), folder / LICENCE)
-    _write(folder / CODE_LICENCE, _of_package("LICENSE"))
+    _write(folder / CODE_LICENCE, package_text("LICENSE"))
     _write(folder / NOTICE, notices(f"{facts.name}, a language model", facts.author, facts.sources))
     if options.benchmark is not None:
         (folder / RESULTS).mkdir()
@@ -170,11 +168,11 @@ def notices(title: str, author: str, sources: Iterable[Source]) -> str:
     lines += [f"{source.name} ({source.stage}): {source.path}, {source.licence}" for source in sources]
     text = "\n".join(lines) + "\n"
     if any(source.path.startswith(("bundled:", "identity:")) for source in sources):
-        text += "\nOf the package sioconv, whose text and code are in it:\n\n" + _of_package("NOTICE")
+        text += "\nOf the package sioconv, whose text and code are in it:\n\n" + package_text("NOTICE")
     return text
 
 
-def _of_package(name: str) -> str:
+def package_text(name: str) -> str:
     """A text that stands beside the package: in a checkout, or among the files of its installation."""
     file = Path(__file__).parents[3] / name
     if file.is_file() and (file.parent / "pyproject.toml").is_file():

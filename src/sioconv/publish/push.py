@@ -44,6 +44,21 @@ def check_target(repo: str, api: HfApi) -> None:
         raise UserError("no token for the Hub: run `hf auth login`, or set HF_TOKEN to a token with write access")
 
 
+def full_name(repo: str, api: HfApi, again: str) -> str:
+    """OWNER/NAME of a repository that may be given as NAME, for one's own.
+
+    Raises UserError where the Hub isn't reached or doesn't know the token; `again` is the line to go on with.
+    """
+    if "/" in repo:
+        return repo
+    try:
+        return f"{api.whoami()['name']}/{repo}"
+    except HfHubHTTPError as error:
+        raise _refusal(error, repo, again) from error
+    except (NO_ANSWER, OSError) as error:
+        raise _cut_off(repo, api, error, again) from error
+
+
 def push_folder(
     folder: Path,
     repo: str,
@@ -112,8 +127,7 @@ def _create(api: HfApi, repo: str, public: bool, kind: Kind) -> tuple[str, bool]
         return api.create_repo(repo, private=not public, repo_type=kind, space_sdk=sdk).repo_id, False
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code == 409:
-            full = repo if "/" in repo else f"{api.whoami()['name']}/{repo}"
-            return full, True
+            return repo if "/" in repo else f"{api.whoami()['name']}/{repo}", True
         raise
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sioconv import __version__
 from sioconv.checksums import read_sealed, write_sums
@@ -100,12 +100,17 @@ def publish_tokenizer(place: Path, out: Path, options: PublishConfig, repo: str 
         _write(folder / PROVENANCE, json.dumps(origin, ensure_ascii=False, indent=1) + "\n")
         _write(folder / CARD, _card(facts, repo or out.name, options.license_file is not None))
         write_sums(folder)
-        other: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        ids = other(SAMPLE, split_special_tokens=True, add_special_tokens=False)["input_ids"]
-        same = vocabulary_fingerprint(other) == vocabulary_fingerprint(tokenizer)
-        if not same or ids != encode_texts(tokenizer, [SAMPLE])[0]:
-            raise UserError(f"transformers makes another tokenizer of {shown(place)}: copy it again, or train it anew")
+        check_loaded(folder, tokenizer)
     return facts
+
+
+def check_loaded(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raises UserError where transformers makes another tokenizer of a folder than `tokenizer`, or cuts otherwise."""
+    other: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    ids = other(SAMPLE, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+    same = vocabulary_fingerprint(other) == vocabulary_fingerprint(tokenizer)
+    if not same or ids != encode_texts(tokenizer, [SAMPLE])[0]:
+        raise UserError(f"transformers makes another tokenizer of {shown(folder)}: copy it again, or train it anew")
 
 
 def _gather(place: Path, options: PublishConfig, tokens: int) -> TokenizerFacts:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from sioconv.errors import UserError
 from sioconv.files import work_folder
 from sioconv.model import load_model_folder
+from sioconv.progress import say
 
 LENGTH = 64  # tokens that are compared
 TOLERANCE = 1e-3  # of the largest logit: two ways to sum in fp32
@@ -33,6 +36,13 @@ assert len(tokenizer) <= model.config.vocab_size, "the tokenizer has more tokens
 with torch.no_grad():
     save_file({"logits": model(load_file(given)["ids"]).logits.contiguous()}, result)
 """
+
+
+def verify_folders(folders: Iterable[Path]) -> None:
+    """`verify_folder` of each, said on the way."""
+    say("publish: loading the folder in a new process, without the package")
+    difference = max(verify_folder(folder) for folder in folders)
+    say(f"publish: it computes the same there: no logit differs by more than {difference:.1e}")
 
 
 def verify_folder(folder: Path) -> float:
@@ -59,7 +69,7 @@ def verify_folder(folder: Path) -> float:
 
 
 def _logits_elsewhere(folder: Path, ids: Tensor) -> Tensor:
-    with work_folder(folder.absolute() / "stranger") as place:
+    with work_folder(Path(tempfile.gettempdir()) / "sioconv-stranger") as place:
         save_file({"ids": ids}, place / "ids.safetensors")
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(place / "modules")}

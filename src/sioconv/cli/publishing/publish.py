@@ -53,33 +53,37 @@ def publish(arguments: "Namespace") -> None:
     if arguments.out is None and arguments.repo is None:
         raise UserError("nowhere to publish to: give a new folder OUT, or --repo OWNER/NAME")
     from sioconv.publish.config import PublishConfig
+    from sioconv.publish.copies import copy_published
     from sioconv.publish.folder import in_temporary_place, is_published, publish_folder
     from sioconv.publish.page.space import check_page, is_page
-    from sioconv.publish.push import check_name, check_target
+    from sioconv.publish.push import check_name, check_target, full_name
     from sioconv.publish.tokenizer import is_tokenizer, publish_tokenizer
 
     several = {name: strings_of(arguments[name]) for name in SEVERAL}
     given = PublishConfig(**{item.name: arguments[item.name] for item in fields(PublishConfig)} | several)
     if arguments.repo is not None:
         check_name(arguments.repo)
-    if _pushes(arguments):
+    model = Path(arguments.model)
+    page, published = is_page(model), is_published(model)
+    if page and (arguments.out is not None or given != PublishConfig()):
+        raise UserError(f"{model} is a page: give it --repo OWNER/NAME alone, to push it as it is")
+    if published and given != PublishConfig():
+        raise UserError(f"{model} is published already, with its facts: give only OUT or --repo OWNER/NAME")
+    if _pushes(arguments):  # before the work, not after it
         from huggingface_hub import HfApi
 
-        check_target(arguments.repo, HfApi())  # before the work, not after it
-    model = Path(arguments.model)
-    page = is_page(model)
-    if page or is_published(model):
-        if arguments.out is not None or given != PublishConfig():
-            if page:
-                raise UserError(f"{model} is a page: give it --repo OWNER/NAME alone, to push it as it is")
-            raise UserError(f"{model} is published already: give it --repo OWNER/NAME alone, to push it as it is")
-        from sioconv.checksums import check_sums
-
-        (check_page if page else check_sums)(model)
-        _finish(model, arguments, "space" if page else "model")
+        api = HfApi()
+        check_target(arguments.repo, api)
+        arguments.repo = full_name(arguments.repo, api, arguments.line)
+    if page:
+        check_page(model)
+        _finish(model, arguments, "space")
         return
     with in_temporary_place(None if arguments.out is None else Path(arguments.out)) as folder:
-        (publish_tokenizer if is_tokenizer(model) else publish_folder)(model, folder, given, arguments.repo)
+        if published:
+            copy_published(model, folder, arguments.repo, links=arguments.out is None)
+        else:
+            (publish_tokenizer if is_tokenizer(model) else publish_folder)(model, folder, given, arguments.repo)
         _finish(folder, arguments)
 
 
