@@ -30,7 +30,7 @@ PICTURE = re.compile(r"(?:Each dot is a head:[^\n]*\n\n)?!\[[^\]\n]*\]\((?P<file
 
 
 def copy_published(published: Path, out: Path, repo: str | None = None, links: bool = False) -> None:
-    """Writes a copy of what `publish_folder` or `publish_tokenizer` has written, after it was loaded as a stranger does.
+    """Writes a copy of what `publish_folder` or `publish_tokenizer` has written, after loading it as a stranger does.
 
     The example in its card loads `repo`. Code and its licence are added where they are missing, as in the model of the
     package; what is hidden but `.eval_results` stays behind.
