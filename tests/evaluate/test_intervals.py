@@ -29,7 +29,27 @@ def test_the_seed_decides_the_draws() -> None:
 
 
 def test_one_unit_says_nothing_of_others() -> None:
-    assert bootstrap([([1.0], [2.0])]) is None and bootstrap([([], [])]) is None
+    assert bootstrap([([1.0], [2.0])]) is None
+    assert bootstrap([([], [])]) is None
+    assert bootstrap([]) is None
+
+
+def test_groups_of_one_unit_have_no_interval_of_width_zero() -> None:
+    assert bootstrap([([1.0], [2.0]), ([3.0], [2.0])]) is None
+    assert bootstrap([([1.0], [2.0]), ([3.0, 1.0, 2.0], [2.0, 1.0, 1.0])]) is None
+
+
+@pytest.mark.parametrize("counts", [(5,), (4, 6)])
+def test_95_percent_of_the_intervals_hold_the_truth_even_of_few_units(counts: tuple[int, ...]) -> None:
+    """Of documents whose bits a byte are normally distributed, of sizes that differ fourfold."""
+    random, trials, hits = np.random.default_rng(7), 300, 0
+    for trial in range(trials):
+        sizes = [random.uniform(500, 2000, size=count) for count in counts]
+        groups = [(random.normal(1.5, 0.3, size=len(size)) * size, size) for size in sizes]
+        interval = bootstrap(groups, trial, resamples=200)
+        assert interval is not None
+        hits += interval[0] <= 1.5 <= interval[1]
+    assert 0.92 <= hits / trials <= 0.98
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from sioconv.evaluate.figures import Minutes, summarise
 from sioconv.evaluate.parts.settings import Settings
 from sioconv.evaluate.run import evaluate_model, evaluate_run
 from sioconv.evaluate.subject import Subject, load_subject
+from sioconv.model import load_model_folder
+from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.train.metrics import KEYS
 
 PLACES = ("宮城県", "福島県", "山形県", "秋田県", "岩手県", "青森県")
@@ -90,6 +92,8 @@ def test_a_run_is_evaluated_whole(run: Path, data: DataConfig, chat: DataConfig)
     figures = evaluate_run(run, "tiny", data, chat, CONFIG, Minutes(install=1.0, total=5.0), "cpu")
     summary = json.loads((run / "report/summary.json").read_text(encoding="utf-8"))
     assert summary == json.loads(json.dumps(summarise(figures)))
+    measured = weights_fingerprint(load_model_folder(run / "model")[0])
+    assert summary["weights"] == {"base": measured, "tuned": measured}
     assert 0 < summary["bpb"]["ja"] == summary["bpb"]["sources"]["rivers"]
     assert summary["bpb_tuned"]["ja"] == pytest.approx(summary["bpb"]["ja"])  # the two folders hold the same model
     assert 0 < summary["yardsticks"]["ja"]["ngram7"] < 8 and 0 < summary["yardsticks"]["ja"]["xz_primed"] < 12

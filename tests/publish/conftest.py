@@ -13,6 +13,7 @@ from huggingface_hub.utils import _http
 
 from sioconv.checksums import write_sealed
 from sioconv.model import load_model_folder
+from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.recipe.schema import build, save_recipe
 from tests.publish.hub import Hub
 
@@ -27,7 +28,8 @@ MakeRun = Callable[..., Path]
 @pytest.fixture
 def make_run(tmp_path: Path, tiny_model_folder: Path) -> MakeRun:
     """`make_run(sources, tuned=True)`: the folder of a run."""
-    parameters = sum(value.numel() for value in load_model_folder(tiny_model_folder)[0].parameters())
+    model = load_model_folder(tiny_model_folder)[0]
+    parameters, weights = sum(value.numel() for value in model.parameters()), weights_fingerprint(model)
 
     def make(sources: dict[str, dict[str, Any]] = SOURCES, tuned: bool = True) -> Path:
         run = tmp_path / "runs" / "tiny"
@@ -51,7 +53,7 @@ def make_run(tmp_path: Path, tiny_model_folder: Path) -> MakeRun:
             "parameters": parameters, "bpb": bits, "bpb_tuned": bits | {"ja": 1.5}, "state_bytes": 512,
             "continuations": {"宮城県(": "a|b\n`c`"}, "machine": {"processor": "P", "system": "secret kernel"},
             "chat": {"seen": {"questions": 20, "right": 0.5}, "unseen": {"questions": 2}},
-            "versions": {"torch": "2"}, "tokens": 7,
+            "versions": {"torch": "2"}, "tokens": 7, "weights": {"base": weights, "tuned": weights},
         }  # fmt: skip
         (run / "report" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
         return run

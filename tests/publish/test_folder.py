@@ -163,6 +163,32 @@ def test_shares_that_follow_sizes_are_those_of_the_shards(make_run: MakeRun, tmp
         publish(run / "model", tmp_path / "again")
 
 
+@pytest.mark.usefixtures("quick")
+def test_figures_of_other_weights_are_refused(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run()
+    summary = run / "report" / "summary.json"
+    values = json.loads(summary.read_text(encoding="utf-8"))
+    summary.write_text(json.dumps(values | {"weights": {}}), encoding="utf-8")  # as older versions wrote it
+    publish(run / "model", tmp_path / "out")
+    assert "doesn't say which weights it measured" in capsys.readouterr().err
+    summary.write_text(json.dumps(values), encoding="utf-8")
+    data = bytearray((run / "model" / "model.safetensors").read_bytes())
+    data[-2] ^= 1
+    (run / "model" / "model.safetensors").write_bytes(data)
+    write_sums(run / "model")
+    with pytest.raises(UserError, match="measured other weights than the model has: run sioconv report"):
+        publish(run / "model", tmp_path / "other")
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_card_names_the_stage_that_makes_the_model(make_run: MakeRun, tmp_path: Path) -> None:
+    publish(make_run(tuned=False) / "base", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert text.count("`sioconv pretrain recipe.yaml`") == 2 and "sioconv finetune" not in text
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_code_that_computes_something_else_is_refused(make_run: MakeRun, tmp_path: Path) -> None:

@@ -82,6 +82,19 @@ def test_the_page_has_the_figures_in_both_languages(runs: list[str]) -> None:
     assert "学習の比較" in pages[1]
 
 
+def test_one_document_gives_a_change_without_an_interval_and_no_sentence_about_it(
+    runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["compare", *runs, "--pairs", "1", "--bytes", "1"])
+    assert "…" not in capsys.readouterr().out
+    found = json.loads(Path("comparison/comparison.json").read_text(encoding="utf-8"))
+    assert all(bits["change_interval"] is None for run in found["runs"] for bits in run["bits"].values())
+    assert "choice of these documents" not in Path("comparison/index.html").read_text(encoding="utf-8")
+    compare(runs, Path("page"), pairs=1)
+    assert "choice of these documents" in Path("page/index.html").read_text(encoding="utf-8")
+
+
 def test_the_command_shows_the_change_and_names_the_page(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["compare", *runs, "--pairs", "1"])

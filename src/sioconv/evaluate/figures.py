@@ -123,6 +123,7 @@ class ReportFigures:
         machine: what it ran on, in words.
         versions: package → version.
         window: tokens in a window of pretraining.
+        weights: fingerprint of the weights that were measured, as `base` and `tuned`.
     """
 
     name: str
@@ -140,6 +141,7 @@ class ReportFigures:
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     window: int | None = None
+    weights: dict[str, str] = field(default_factory=dict)
 
     def last(self, stage: str, key: str) -> float | None:
         """The last value of `key` in the training rows of `stage`."""
@@ -199,6 +201,7 @@ def summarise(figures: ReportFigures) -> dict[str, Any]:
         "continuations": figures.continuations,
         "evaluation": figures.evaluation,
         "parameters": figures.sizes.parameters,
+        "weights": figures.weights,
         "state_bytes": figures.sizes.state_bytes,
         "tokens": figures.tokens,
         "tokens_per_second": figures.tokens_per_second,

@@ -42,6 +42,7 @@ from sioconv.generate import SamplingConfig, generate_text
 from sioconv.hardware import describe_machine, describe_versions, pick_device
 from sioconv.model import SioConvForCausalLM, load_model_folder
 from sioconv.model.cache import new_cache
+from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.initial_state import INITIAL_STATE_FILE
 from sioconv.progress import say
 from sioconv.train.metrics import read_jsonl
@@ -88,6 +89,7 @@ def evaluate_run(
         raise UserError(f"no held-out text: the sources of {name}: {_why_nothing_is_held_out(data)}")
     start_folder = base or run / "base"
     model, tokenizer = load_model_folder(start_folder, where)
+    weights = {"base": weights_fingerprint(model)}
     sources = measure_text(model, tokenizer, data, texts, "pretrained")
     talk = None
     if chat is not None:
@@ -97,6 +99,7 @@ def evaluate_run(
             model, tokenizer = load_model_folder(start_folder, where, state=state)
         else:
             model, tokenizer = load_model_folder(run / "model", where)
+        weights["tuned"] = weights_fingerprint(model)
         sources = with_tuned(sources, measure_text(model, tokenizer, data, texts, "tuned"))
         loss_after = assistant_loss(model, tokenizer, conversations)
         talk = replace(ask(model, tokenizer, chat, config), loss_before=loss_before, loss_after=loss_after)
@@ -117,6 +120,7 @@ def evaluate_run(
         machine=describe_machine(),
         versions=describe_versions(),
         window=window,
+        weights=weights,
     )
     figures = replace(figures, minutes=_add_up(figures, minutes or Minutes(), time.monotonic() - start))
     write_report(run, figures)

@@ -10,7 +10,7 @@ class PublishConfig:
     Args:
         license: licence of the weights: an identifier of the Hub (apache-2.0, cc-by-sa-4.0), or a name of your own
             with --license-file.
-        author: who publishes: a person or an organisation; stands in the card and its citation.
+        author: who publishes: a person or an organisation; stands in the card.
         name: what the model is called; by default the run's name.
         license_file: text of the licence, copied as LICENSE; needed where the Hub has no identifier for it.
         license_confirmed: publish although the licence of a text may forbid it; the card says so.

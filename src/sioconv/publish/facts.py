@@ -108,8 +108,15 @@ class Facts:
         return languages | dict(values.get("sources") or {})
 
 
-def gather(model: Path, options: PublishConfig, parameters: int) -> Facts:
-    """The facts about a model. Raises UserError, naming the option, where one is missing or speaks against another."""
+def gather(model: Path, options: PublishConfig, parameters: int, weights: str) -> Facts:
+    """The facts about a model. Raises UserError, naming the option, where one is missing or speaks against another.
+
+    Args:
+        model: its folder.
+        options: what no file knows.
+        parameters: how many it has.
+        weights: their fingerprint; the report's figures must be of these.
+    """
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     run = run_of(model, options)
     if run is None and options.recipe is None:
@@ -122,7 +129,7 @@ def gather(model: Path, options: PublishConfig, parameters: int) -> Facts:
     sources = list(sources_of(recipe, run, tuned, options))
     licence, licence_name = licence_of(options)
     against = check_licences(licence_name, sources, options)
-    summary = None if run is None else _summary(run, parameters)
+    summary = None if run is None else _summary(run, parameters, weights, "tuned" if tuned else "base")
     if not options.author or not options.author.strip():
         raise UserError("who publishes the model isn't known: give --author NAME, a person or an organisation")
     return Facts(
@@ -270,7 +277,7 @@ def check_licences(licence: str, sources: Iterable[Source], options: PublishConf
     return against
 
 
-def _summary(run: Path, parameters: int) -> dict[str, Any]:
+def _summary(run: Path, parameters: int, weights: str, stage: str) -> dict[str, Any]:
     file = run / REPORT / SUMMARY
     if not file.is_file():
         raise UserError(f"{shown(run)} has no report: run sioconv report {shown(run)} first")
@@ -283,6 +290,17 @@ def _summary(run: Path, parameters: int) -> dict[str, Any]:
         raise UserError(
             f"the report of {shown(run)} measured {measured:,} parameters, the model has {parameters:,}: "
             f"run sioconv report {shown(run)} again"
+        )
+    measured = (summary.get("weights") or {}).get(stage)
+    if measured is None:
+        say(
+            f"warning: the report of {shown(run)} doesn't say which weights it measured, so that its figures can't be "
+            f"checked: sioconv report {shown(run)} makes it anew"
+        )
+    elif measured != weights:
+        raise UserError(
+            f"the report of {shown(run)} measured other weights than the model has: run sioconv report {shown(run)} "
+            "again"
         )
     return dict(summary)
 

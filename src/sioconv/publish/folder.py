@@ -14,6 +14,7 @@ from sioconv.checksums import SUMS, checksums, write_sums
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder, shown, work_folder
 from sioconv.model import load_model_folder
+from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.folder_code import FILE, write_code
 from sioconv.progress import say
 from sioconv.publish.card import benchmark_results, card
@@ -73,7 +74,8 @@ def publish_folder(model: Path, out: Path, options: PublishConfig, repo: str | N
             f"{shown(model)} is quantised: publish the model that it was made from, and this one with it: "
             f"--variant {model.name}={shown(model)}"
         )
-    facts = gather(model, options, sum(parameter.numel() for parameter in loaded.parameters()))
+    parameters = sum(parameter.numel() for parameter in loaded.parameters())
+    facts = gather(model, options, parameters, weights_fingerprint(loaded))
     personas = _personas(model, options)
     variants = _variants(model, options)
     with atomic_folder(out) as folder:

@@ -45,9 +45,41 @@ def test_some_known_pairs() -> None:
     pairs = {(pair.good, pair.bad) for language in LANGUAGES for pair in make_pairs(language, 100, 0)}
     assert any(good.endswith("しか読みません。") and bad.endswith("しか読みます。") for good, bad in pairs)
     assert any(
-        re.fullmatch("猫が.匹いる。", good) and re.fullmatch("猫が.[本枚台冊]いる。", bad) for good, bad in pairs
+        re.fullmatch("猫が.匹いた。", good) and re.fullmatch("猫が.[本枚台冊]いた。", bad) for good, bad in pairs
     )
     assert any(re.fullmatch(r"\w+ \w+ an egg\.", good) and " a egg" in bad for good, bad in pairs)
+
+
+GOOD = {  # what a reader may take for a right sentence
+    "ja": {
+        "particle_place": "[にを].*(歌った|踊った|笑った|泣いた)|に(手紙|花|絵)を|を[^を]+(勉強|料理)した",
+        "honorific": "(先生|社長|部長|院長|会長|監督|教授|市長)が.*します",  # humble, of one's own side
+        "counter": "^魚|いる。$",  # 三本 of long fish; 要る
+        "animacy": "がいる。$",  # 要る
+    },
+    "en": {
+        "agreement_past_clause": r"who (sees|helps|knows|hears|lets|makes) the \w+ \w+\.$",
+        "form_of_verb": r" (can|will|must|should|may|might) (saw|found|felt|left)\b",  # other verbs' first forms
+    },
+}
+
+
+@each_language
+def test_no_wrong_sentence_is_right_in_another_reading(language: str) -> None:
+    for pair in make_pairs(language, 100, 0) + make_pairs(language, 100, 1):
+        pattern = GOOD[language].get(pair.phenomenon)
+        assert pattern is None or not re.search(pattern, pair.bad), pair
+
+
+@each_language
+def test_no_right_sentence_contradicts_itself(language: str) -> None:
+    for pair in make_pairs(language, 100, 0):
+        assert pair.phenomenon != "tense" or "every day" not in pair.good, pair
+
+
+def test_the_right_sentences_of_a_phenomenon_are_many() -> None:
+    good = {pair.good for pair in make_pairs("ja", 100, 0) if pair.phenomenon == "honorific"}
+    assert len(good) >= 75
 
 
 def test_more_pairs_than_the_words_give_are_refused() -> None:

@@ -63,6 +63,7 @@ def write_comparison(folder: Path, runs: Sequence[RunFigures], doubts: Sequence[
         pictures |= {"timescales": remembered(runs), "timescales_narrow": remembered(runs, narrow=True)}
     embedded = {name: data_uri(forms["svg"]) for name, forms in pictures.items()}
     prompts = [prompt for prompt in runs[0].samples if all(prompt in run.samples for run in runs)]
+    differ = any(bits.change_interval is not None for run in runs[1:] for bits in run.bits.values())
     with atomic_folder(folder) as new:
         for name, forms in pictures.items():
             if not name.endswith("_narrow"):
@@ -74,7 +75,7 @@ def write_comparison(folder: Path, runs: Sequence[RunFigures], doubts: Sequence[
             other = PAGES["ja" if language == "en" else "en"]
             page = render(
                 "comparison.html", language=language, other=other, words=words, runs=runs, pictures=embedded,
-                prompts=prompts, warnings=warnings,
+                prompts=prompts, warnings=warnings, differ=differ,
             )  # fmt: skip
             (new / file).write_text(page, encoding="utf-8", newline="\n")
         write_json(new / f"{KIND}.json", summary)

@@ -6,7 +6,9 @@ WORDS: dict[str, dict[str, str]] = {
         "other": "日本語",
         "about": "All runs were measured on the same held-out text, that of {first}. Intervals hold 95 %: over "
         "documents for bits per byte, over sentences for pairs. A change is this run minus {first}, document by "
-        "document; where its interval has no zero in it, the two differ by more than the choice of these documents.",
+        "document. Where a source has fewer than two documents, there is no interval.",
+        "differ": "Where a change's interval has no zero in it, the two runs differ by more than the choice of these "
+        "documents.",
         "run": "run",
         "settings": "Where the recipes differ",
         "key": "key",
@@ -42,7 +44,8 @@ WORDS: dict[str, dict[str, str]] = {
         "about": "どの学習も、{first} の評価用の文章(学習に使っていない文章)で測りました。"
         "区間は 95 % です。バイトあたりのビット数では文書について、最小対では文についての区間です。"
         "差は、文書ごとに、その学習の値から {first} の値を引いたものです。"
-        "区間に 0 が入らなければ、文書の選び方では説明できない差があります。",
+        "文書が 2 つより少ないソースがあれば、区間はありません。",
+        "differ": "差の区間に 0 が入らなければ、文書の選び方では説明できない差があります。",
         "run": "学習",
         "settings": "レシピの違い",
         "key": "項目",
