@@ -13,7 +13,7 @@ from sioconv.cli import main as cli
 from sioconv.errors import UserError
 from sioconv.model import load_model_folder, save_model_folder
 from sioconv.recipe.schema import load_recipe, save_recipe
-from sioconv.run.compare import compare, differences
+from sioconv.run.compare import _doubts, _names, compare, differences
 from sioconv.train.metrics import KEYS
 
 PLACES = ("宮城県", "福島県", "山形県", "秋田県", "岩手県", "青森県")
@@ -126,6 +126,23 @@ def test_a_run_that_has_read_more_is_named_and_its_source_is_one_line(runs: list
         "二つ目 has also read more.jsonl: if that holds the held-out text of first, its figures are too good"
     ]
     assert set(found["runs"][1]["settings"]) == {"train.lr", "data.sources.more.weight"}
+
+
+def test_the_first_run_is_named_too_where_it_has_read_more() -> None:
+    less = load_recipe([], ["--data.sources.a.path=a.jsonl", "--train.tokens=1024"])
+    more = load_recipe([], ["--data.sources.a.path=a.jsonl", "--data.sources.b.path=b.jsonl", "--train.tokens=1024"])
+    assert [(each.kind, each.run, each.source) for each in _doubts(["x", "y"], [more, less])] == [
+        ("more_text", "x", "b.jsonl")
+    ]
+    assert [each.run for each in _doubts(["x", "y"], [less, more])] == ["y"]
+
+
+def test_runs_of_one_name_are_told_apart_by_the_ends_of_their_paths() -> None:
+    recipe = load_recipe([], ["--name=demo", "--data.sources.a.path=a.jsonl", "--train.tokens=1024"])
+    far = "/long/way/to/it"
+    runs = [Path(far, end) for end in ("one/runs/demo", "two/runs/demo", "two/runs/again")]
+    assert _names(runs, [recipe] * 3) == ["one/runs/demo", "two/runs/demo", "again"]
+    assert _names(runs[:1], [recipe]) == ["demo"]
 
 
 @pytest.mark.parametrize(

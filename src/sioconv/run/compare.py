@@ -81,13 +81,26 @@ def _model(run: Path) -> Path:
 
 
 def _names(runs: Sequence[Path], recipes: Sequence[Recipe]) -> list[str]:
+    """The runs' names; of runs of one name, as much of the end of their paths as tells them apart."""
     names = [recipe.name for recipe in recipes]
-    return [name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)]
+    paths = [run.resolve() for run in runs]
+    return [
+        name if names.count(name) == 1 else _tail(path, [other for other in paths if other != path])
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def _tail(path: Path, others: Sequence[Path]) -> str:
+    for count in range(1, len(path.parts)):
+        if all(other.parts[-count:] != path.parts[-count:] for other in others):
+            return "/".join(path.parts[-count:])
+    return str(path)
 
 
 def _doubts(names: Sequence[str], recipes: Sequence[Recipe]) -> list[Doubt]:
     """What makes the figures less comparable than they look."""
-    found = []
+    found: list[Doubt] = []
+    alone: set[str] = set()  # what another run hasn't read and the first has
     first = recipes[0].data
     asked = {source.path: source.heldout for source in first.sources.values()}
     for name, recipe in zip(names[1:], recipes[1:], strict=True):
@@ -97,7 +110,8 @@ def _doubts(names: Sequence[str], recipes: Sequence[Recipe]) -> list[Doubt]:
             found.append(Doubt("other_heldout", name))
         elif more := sorted(read.keys() - asked.keys()):
             found.append(Doubt("more_text", name, ", ".join(more)))
-    return found
+        alone.update(asked.keys() - read.keys())
+    return [Doubt("more_text", names[0], ", ".join(sorted(alone))), *found] if alone else found
 
 
 def _measured(model: Path, data: DataConfig, texts: Texts, pairs: int, seed: int, device: str) -> Measured:
