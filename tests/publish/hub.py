@@ -13,13 +13,18 @@ import yaml
 
 LARGE = (".safetensors", ".bin")
 WRITER, READER = "hf_writer", "hf_reader"
+APIS = {"/api/models/": "", "/api/spaces/": "spaces/"}  # and what the names of their repositories begin with
+# What a card must say, and the colours that a Space may have.
+NEEDED = {"model": ("license",), "space": ("title", "sdk", "colorFrom", "colorTo")}
+COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 
 @dataclass
 class Repository:
-    """One repository: its files, and which of them are kept as large ones."""
+    """One repository: its files, and which of them are kept as large ones; of a Space also what runs it."""
 
     private: bool
+    sdk: str | None = None
     files: dict[str, bytes] = field(default_factory=lambda: {".gitattributes": b"*.safetensors filter=lfs\n"})
     large: set[str] = field(default_factory=set)
     commits: list[str] = field(default_factory=list)
@@ -65,15 +70,15 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path == "/api/whoami-v2" and self._allowed(False):
             self._answer(200, {"name": "aoba", "type": "user"})
-        elif path.startswith("/api/models/") and "/tree/" in path:
-            repository = self._repository(path.removeprefix("/api/models/").partition("/tree/")[0])
+        elif path.startswith(tuple(APIS)) and "/tree/" in path:
+            repository = self._repository(place_of(path, "/tree/"))
             if repository is not None:
                 self._answer(200, [entry(repository, name) for name in sorted(repository.files)])
-        elif path.startswith("/api/models/"):
-            name = path.removeprefix("/api/models/").removesuffix("/revision/main")
+        elif path.startswith(tuple(APIS)):
+            name = place_of(path, "/revision/")
             repository = self._repository(name)
             if repository is not None:
-                siblings = [{"rfilename": file} for file in repository.files]
+                siblings, name = [{"rfilename": file} for file in repository.files], name.removeprefix("spaces/")
                 self._answer(200, {"id": name, "private": repository.private, "sha": "0" * 40, "siblings": siblings})
 
     def do_PUT(self) -> None:
@@ -94,12 +99,10 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create" and not self._failing("create") and self._allowed(True):
             self._create(json.loads(data))
         elif path == "/api/validate-yaml":
-            front = yaml.safe_load(json.loads(data)["content"].split("---\n")[1])
-            wrong = [key for key in ("license", "language", "model-index") if key not in front]
-            errors = [{"message": f"{key} is missing"} for key in wrong]
+            errors = [{"message": error} for error in wrong(json.loads(data))]
             self._answer(400 if errors else 200, {"errors": errors, "warnings": []})
         elif "/preupload/" in path and not self._failing("preupload") and self._allowed(True):
-            repository = self.server.repositories[path.removeprefix("/api/models/").partition("/preupload/")[0]]
+            repository = self.server.repositories[place_of(path, "/preupload/")]
             self._answer(200, {"files": [mode(repository, file["path"]) for file in json.loads(data)["files"]]})
         elif path.endswith("/info/lfs/objects/batch") and not self._failing("batch") and self._allowed(True):
             self._answer(
@@ -108,19 +111,22 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/verify":
             self._answer(200 if json.loads(data)["oid"] in self.server.objects else 404, {})
         elif "/commit/" in path and not self._failing("commit") and self._allowed(True):
-            self._commit(path.removeprefix("/api/models/").partition("/commit/")[0], data)
+            self._commit(place_of(path, "/commit/"), data)
 
     def _create(self, values: dict[str, Any]) -> None:
+        kind = values.get("type") or "model"
         name = f"{values.get('organization') or 'aoba'}/{values['name']}"
-        if name.startswith("others/"):
-            self._answer(403, {"error": "You don't have the rights to create a model under others"})
-        elif name in self.server.repositories:
-            self._answer(409, {"error": "You already created this model repo"})
+        place = f"spaces/{name}" if kind == "space" else name
+        if kind == "space" and values.get("sdk") != "static":
+            self._answer(400, {"error": "no sdk"})
+        elif name.startswith("others/"):
+            self._answer(403, {"error": f"You don't have the rights to create a {kind} under others"})
+        elif place in self.server.repositories:
+            self._answer(409, {"error": f"You already created this {kind} repo"})
         else:
-            self.server.repositories[name] = Repository(
-                values.get("visibility") == "private" or bool(values.get("private"))
-            )
-            self._answer(200, {"url": f"{self.server.url}/{name}", "id": name})
+            private = values.get("visibility") == "private" or bool(values.get("private"))
+            self.server.repositories[place] = Repository(private, values.get("sdk"))
+            self._answer(200, {"url": f"{self.server.url}/{place}", "id": name})
 
     def _object(self, wanted: dict[str, Any]) -> dict[str, Any]:
         if wanted["oid"] in self.server.objects:
@@ -194,6 +200,20 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(body)
+
+
+def place_of(path: str, before: str) -> str:
+    """The repository that a path of the API names, up to `before`."""
+    start = next(start for start in APIS if path.startswith(start))
+    return APIS[start] + path.removeprefix(start).partition(before)[0]
+
+
+def wrong(asked: dict[str, Any]) -> list[str]:
+    """What is wrong with a card's metadata."""
+    front, kind = yaml.safe_load(asked["content"].split("---\n")[1]), asked["repoType"]
+    found = [f"{key} is missing" for key in NEEDED[kind] if key not in front]
+    colours = {front[key] for key in ("colorFrom", "colorTo") if key in front}
+    return found + [f"{colour} is no colour" for colour in colours - COLOURS]
 
 
 def mode(repository: Repository, path: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ def page() -> str:
     parts = ["# The command line", _block(usage())]
     keys = ""
     for verb in VERBS.values():
-        parts += [f"## sioconv {verb.name}", verb.purpose, f"Example: `{verb.example}`"]
+        parts += [f"## sioconv {verb.name}", verb.purpose]
+        parts += [f"Example: `{line}`" for line in verb.example.splitlines()]
         if isinstance(verb, RecipeVerb):
             parts.append("Its options are [the keys of recipes](#the-keys-of-recipes).")
             keys = keys or verb.parser().format_help().partition("\n\n")[2]

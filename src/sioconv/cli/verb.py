@@ -29,7 +29,7 @@ class Verb(ABC):
         operands: follow it in the usage, such as `MODEL`.
         summary: its line in `sioconv --help`.
         purpose: the beginning of its own help.
-        example: a whole command line.
+        example: a whole command line, or several.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Verb(ABC):
 
     def help(self) -> str:
         """Its `--help`. The purpose isn't given to the parser, which would break the example's lines."""
-        example = translated(f"Example: {self.example}")
+        example = "\n".join(translated(f"Example: {example}") for example in self.example.splitlines())
         return f"{translated(self.purpose)}\n\n{example}\n\n{_in_language(self.parser())}"
 
     def parts(self) -> Iterator[str]:

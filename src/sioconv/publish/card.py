@@ -1,6 +1,6 @@
 """The card: README.md in English and Japanese, with the metadata that the Hub reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -75,6 +75,18 @@ def card(
         plots, personas, variants: what else is in the folder.
         has_licence_file: whether LICENSE is.
     """
+    summary = facts.summary or {}
+    values = {
+        "facts": facts, "repo": repo, "plots": plots, "personas": personas, "variants": variants,
+        "has_licence_file": has_licence_file, "summary": summary, "questions": (summary.get("chat") or {}),
+        "continuations": summary.get("continuations") or {},
+        "tokens": sum(each.get("tokens", 0) for each in facts.progress.values()) or summary.get("tokens"),
+    }  # fmt: skip
+    return render("card.md", metadata(facts, has_licence_file), facts.languages, values)
+
+
+def render(template: str, data: ModelCardData, languages: Sequence[str], values: Mapping[str, Any]) -> str:
+    """The text of a card: its metadata, and a page of `templates/`, which gets `values` under their names."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sioconv.publish"),
         finalize=escape_markdown,
@@ -84,17 +96,12 @@ def card(
         keep_trailing_newline=True,
     )
     environment.filters |= {"count": _count, "code": _code, "percent": _percent, "bits": _bits}
-    summary = facts.summary or {}
-    values = {
-        "facts": facts, "repo": repo, "plots": plots, "personas": personas, "variants": variants,
-        "has_licence_file": has_licence_file, "summary": summary, "questions": (summary.get("chat") or {}),
-        "continuations": summary.get("continuations") or {},
-        "tokens": sum(each.get("tokens", 0) for each in facts.progress.values()) or summary.get("tokens"),
-        "languages_ja": "と".join(LANGUAGES_JA.get(each, each) for each in facts.languages),
-        "languages_en": " and ".join(LANGUAGES_EN.get(each, each) for each in facts.languages),
-    }  # fmt: skip
-    body = environment.get_template("card.md").render(**values)
-    return f"---\n{metadata(facts, has_licence_file).to_yaml()}\n---\n\n{body}"
+    names = {
+        "languages_ja": "と".join(LANGUAGES_JA.get(each, each) for each in languages),
+        "languages_en": " and ".join(LANGUAGES_EN.get(each, each) for each in languages),
+    }
+    body = environment.get_template(template).render(**names, **values)
+    return f"---\n{data.to_yaml()}\n---\n\n{body}"
 
 
 LANGUAGES_JA = {"ja": "日本語", "en": "英語"}

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sioconv.checksums import check_sums, checksums, write_sums
+from sioconv.data.tokenizer.tokenizer import load_tokenizer
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder, atomic_write, shown
 from sioconv.model.folder_code import FILE, write_code
 from sioconv.publish.folder import CARD, CODE_LICENCE, PROVENANCE, RESULTS, package_text
+from sioconv.publish.tokenizer import check_loaded, is_tokenizer
 from sioconv.publish.verify import verify_folders
 
 THIS_COPY = "\n## This copy\n"  # the last part of the card of the package's model
@@ -28,7 +30,7 @@ PICTURE = re.compile(r"(?:Each dot is a head:[^\n]*\n\n)?!\[[^\]\n]*\]\((?P<file
 
 
 def copy_published(published: Path, out: Path, repo: str | None = None, links: bool = False) -> None:
-    """Writes a copy of a folder that `publish_folder` has written, after it was loaded as a stranger loads it.
+    """Writes a copy of what `publish_folder` or `publish_tokenizer` has written, after loading it as a stranger does.
 
     The example in its card loads `repo`. Code and its licence are added where they are missing, as in the model of the
     package; what is hidden but `.eval_results` stays behind.
@@ -50,20 +52,24 @@ def copy_published(published: Path, out: Path, repo: str | None = None, links: b
     with _in_place(out) if links else atomic_folder(out) as folder:
         copy = _link if links else shutil.copyfile
         shutil.copytree(published, folder, copy_function=copy, ignore=_left_out, dirs_exist_ok=True)
-        models = [folder, *sorted(file.parent for file in folder.glob("*/config.json"))]
+        alone = is_tokenizer(folder)
+        models = [] if alone else [folder, *sorted(file.parent for file in folder.glob("*/config.json"))]
         _check_provenance(folder, published)
         for place in models:
             if not (place / FILE).exists():
                 write_code(place)
-        if not (folder / CODE_LICENCE).exists():
+        if not alone and not (folder / CODE_LICENCE).exists():
             _write(folder / CODE_LICENCE, package_text("LICENSE"))
         card = folder / CARD
         if not card.is_file():
             raise UserError(f"{shown(published)} has no {CARD}: publish the model again")
         _write(card, _card_of(card.read_text(encoding="utf-8"), repo or out.name, folder))
-        for place in models:
+        for place in models or [folder]:
             write_sums(place)
-        verify_folders(models)
+        if alone:
+            check_loaded(folder, load_tokenizer(published))
+        else:
+            verify_folders(models)
 
 
 def _card_of(text: str, repo: str, folder: Path) -> str:

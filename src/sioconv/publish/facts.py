@@ -118,7 +118,7 @@ def gather(model: Path, options: PublishConfig, parameters: int, weights: str) -
         weights: their fingerprint; the report's figures must be of these.
     """
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    run = _run_of(model, options)
+    run = run_of(model, options)
     if run is None and options.recipe is None:
         raise UserError(
             f"{shown(model)} is in no run: say what text it has read with --run RUN or --recipe RECIPE.yaml"
@@ -126,15 +126,15 @@ def gather(model: Path, options: PublishConfig, parameters: int, weights: str) -
     recipe = load_recipe([str(run / RECIPE) if run else str(options.recipe)])
     tuned = _is_tuned(model, run, recipe)
     base, base_model = _base_of(recipe, tuned, options)
-    sources = list(_sources(recipe, run, tuned, options))
-    licence, licence_name = _licence(options)
-    against = _check_licences(licence_name, sources, options)
+    sources = list(sources_of(recipe, run, tuned, options))
+    licence, licence_name = licence_of(options)
+    against = check_licences(licence_name, sources, options)
     summary = None if run is None else _summary(run, parameters, weights, "tuned" if tuned else "base")
     if not options.author or not options.author.strip():
         raise UserError("who publishes the model isn't known: give --author NAME, a person or an organisation")
     return Facts(
         name=options.name or recipe.name, author=options.author.strip(), licence=licence, licence_name=licence_name,
-        against=against, languages=_languages(sources), sources=sources, tuned=tuned, base=base,
+        against=against, languages=languages_of(sources), sources=sources, tuned=tuned, base=base,
         base_model=base_model, recipe=_without_places(as_values(recipe)), summary=summary, run=run,
         progress=_progress(run, tuned), config=config, parameters=parameters,
         versions={"sioconv": __version__} | _library_versions(), commit=_commit(),
@@ -153,7 +153,8 @@ def named(values: Iterable[str], option: str) -> dict[str, str]:
     return found
 
 
-def _run_of(model: Path, options: PublishConfig) -> Path | None:
+def run_of(model: Path, options: PublishConfig) -> Path | None:
+    """The run's folder of a model or a tokenizer; None where it is in none. Raises UserError where --run names none."""
     if options.run is not None:
         run = Path(options.run)
         if not (run / RECIPE).is_file():
@@ -185,7 +186,7 @@ def _base_of(recipe: Recipe, tuned: bool, options: PublishConfig) -> tuple[str |
     return (given or start, given or start)
 
 
-def _sources(recipe: Recipe, run: Path | None, tuned: bool, options: PublishConfig) -> Iterable[Source]:
+def sources_of(recipe: Recipe, run: Path | None, tuned: bool, options: PublishConfig) -> Iterable[Source]:
     """The sources of all stages that the model went through. Raises UserError where a licence isn't known."""
     said = named(options.source_license, "source-license")
     stages: dict[str, DataConfig] = {}
@@ -242,7 +243,7 @@ def _place(source: SourceConfig) -> str:
     return Path(source.path).name if source.origin == "files" else source.path
 
 
-def _licence(options: PublishConfig) -> tuple[str, str]:
+def licence_of(options: PublishConfig) -> tuple[str, str]:
     """The Hub's identifier and the name of the weights' licence."""
     given = (options.license or "").strip()
     if not given or is_unknown(given):
@@ -259,7 +260,8 @@ def _licence(options: PublishConfig) -> tuple[str, str]:
     return "other", given
 
 
-def _check_licences(licence: str, sources: Iterable[Source], options: PublishConfig) -> list[str]:
+def check_licences(licence: str, sources: Iterable[Source], options: PublishConfig) -> list[str]:
+    """What the texts' licences say against `licence`. Raises UserError where that isn't confirmed."""
     texts = list(dict.fromkeys(TextLicence(source.name, source.licence) for source in sources))
     against = conflicts(licence, texts)
     if against and not options.license_confirmed:
@@ -303,7 +305,8 @@ def _summary(run: Path, parameters: int, weights: str, stage: str) -> dict[str, 
     return dict(summary)
 
 
-def _languages(sources: Iterable[Source]) -> list[str]:
+def languages_of(sources: Iterable[Source]) -> list[str]:
+    """The sources' languages, each once. Raises UserError for one that the Hub doesn't know."""
     languages = list(dict.fromkeys(source.language.split("-")[0].lower() for source in sources))
     for language in languages:
         if not LANGUAGE.fullmatch(language):

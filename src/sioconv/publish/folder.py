@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from importlib import metadata
@@ -20,7 +20,7 @@ from sioconv.model.folder_code import FILE, write_code
 from sioconv.progress import say
 from sioconv.publish.card import benchmark_results, card
 from sioconv.publish.config import PublishConfig
-from sioconv.publish.facts import HUB_ID, Facts, gather, named, provenance
+from sioconv.publish.facts import HUB_ID, Facts, Source, gather, named, provenance
 from sioconv.publish.verify import verify_folders
 from sioconv.recipe.files import write_yaml
 from sioconv.run.folder import REPORT
@@ -176,7 +176,7 @@ def _write_texts(
     if options.license_file is not None:
         _copy(Path(options.license_file), folder / LICENCE)
     _write(folder / CODE_LICENCE, package_text("LICENSE"))
-    _write(folder / NOTICE, _notices(facts))
+    _write(folder / NOTICE, notices(f"{facts.name}, a language model", facts.author, facts.sources))
     if options.benchmark is not None:
         (folder / RESULTS).mkdir()
         results = yaml.safe_dump(benchmark_results(facts, options.benchmark), sort_keys=False)
@@ -184,12 +184,12 @@ def _write_texts(
     _write(folder / CARD, card(facts, repo, plots, personas, variants, options.license_file is not None))
 
 
-def _notices(facts: Facts) -> str:
+def notices(title: str, author: str, sources: Iterable[Source]) -> str:
     """The notices of the text: what each source's licence is, and the package's own NOTICE where its text was read."""
-    lines = [f"{facts.name}, a language model", f"Copyright {facts.author}", "", "The text that it has read:", ""]
-    lines += [f"{source.name} ({source.stage}): {source.path}, {source.licence}" for source in facts.sources]
+    lines = [title, f"Copyright {author}", "", "The text that it has read:", ""]
+    lines += [f"{source.name} ({source.stage}): {source.path}, {source.licence}" for source in sources]
     text = "\n".join(lines) + "\n"
-    if any(source.path.startswith(("bundled:", "identity:")) for source in facts.sources):
+    if any(source.path.startswith(("bundled:", "identity:")) for source in sources):
         text += "\nOf the package sioconv, whose text and code are in it:\n\n" + package_text("NOTICE")
     return text
 

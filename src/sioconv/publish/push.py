@@ -3,7 +3,7 @@
 import hashlib
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -15,6 +15,7 @@ from sioconv.publish.folder import files_of
 
 # What its HTTP client raises where no answer comes; older versions use httpx, newer ones httpx2.
 NO_ANSWER: Any = HfHubHTTPError.__bases__[0]
+Kind = Literal["model", "space"]
 ATTRIBUTES = ".gitattributes"  # the Hub's own
 MESSAGE = "Publish with sioconv"
 SHOWN = 3  # files in a message
@@ -65,20 +66,22 @@ def push_folder(
     update: bool = False,
     api: HfApi | None = None,
     again: str | None = None,
+    kind: Kind = "model",
 ) -> str:
-    """Pushes a folder as one model repository; returns its address.
+    """Pushes a folder as one repository; returns its address.
 
     What an earlier push that was cut off has sent isn't sent again. At the end each file on the Hub is compared with
     the folder's.
 
     Args:
-        folder: what `publish_folder` has written.
+        folder: what `publish_folder`, `publish_tokenizer` or `export_page` has written.
         repo: OWNER/NAME, or NAME for one's own.
         public: make a new repository that everybody can read; an existing one keeps its visibility, and a public one
             is refused without this.
         update: let the folder take the place of what an existing repository holds.
         api: the client; the one for HF_ENDPOINT and the user's token by default.
         again: the command line that goes on with a push that was cut off; by default one that names `folder`.
+        kind: of the repository; a Space is a static one.
 
     Raises:
         UserError: no token, no rights, offline, a repository with other content, or a push that was cut off.
@@ -88,12 +91,14 @@ def push_folder(
     full = repo
     again = again or push_line(folder, repo, public, update)
     try:
-        full, exists = _create(api, repo, public)
+        full, exists = _create(api, repo, public, kind)
         if exists:
-            _check_existing(api, full, folder, public, update)
+            _check_existing(api, full, folder, public, update, kind)
         stale = "*" if update else None
-        api.upload_folder(repo_id=full, folder_path=folder, commit_message=MESSAGE, delete_patterns=stale)
-        missing = _unlike(_remote(api, full), folder)
+        api.upload_folder(
+            repo_id=full, folder_path=folder, commit_message=MESSAGE, delete_patterns=stale, repo_type=kind
+        )
+        missing = _unlike(_remote(api, full, kind), folder)
     except UserError:
         raise
     except OfflineModeIsEnabled as error:
@@ -106,7 +111,7 @@ def push_folder(
         raise UserError(f"the Hub refuses the card of {full}: {' '.join(str(error).split())[:200]}") from error
     if missing:
         raise UserError(f"{full} holds not what was pushed: {missing[0]} differs: run again: {again}")
-    return f"{api.endpoint}/{full}"
+    return f"{api.endpoint}/{'spaces/' if kind == 'space' else ''}{full}"
 
 
 def _token(api: HfApi) -> str | None:
@@ -115,24 +120,25 @@ def _token(api: HfApi) -> str | None:
     return api.token if isinstance(api.token, str) else get_token()
 
 
-def _create(api: HfApi, repo: str, public: bool) -> tuple[str, bool]:
+def _create(api: HfApi, repo: str, public: bool, kind: Kind) -> tuple[str, bool]:
     """The full name, and whether the repository was there already."""
     try:
-        return api.create_repo(repo, private=not public, repo_type="model").repo_id, False
+        sdk = "static" if kind == "space" else None
+        return api.create_repo(repo, private=not public, repo_type=kind, space_sdk=sdk).repo_id, False
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code == 409:
             return repo if "/" in repo else f"{api.whoami()['name']}/{repo}", True
         raise
 
 
-def _check_existing(api: HfApi, repo: str, folder: Path, public: bool, update: bool) -> None:
+def _check_existing(api: HfApi, repo: str, folder: Path, public: bool, update: bool, kind: Kind) -> None:
     try:
-        private = api.model_info(repo).private
+        private = api.repo_info(repo, repo_type=kind).private
     except RepositoryNotFoundError as error:
         raise UserError(f"{repo} exists, but this token may not see it: choose another --repo or token") from error
     if not private and not public:
         raise UserError(f"{repo} exists and is public: give --public to push there, or choose another --repo")
-    remote = _remote(api, repo)
+    remote = _remote(api, repo, kind)
     local = {name for name, _ in files_of(folder)}
     changed = set(_unlike(remote, folder))
     other = sorted(name for name in remote if name not in local or name in changed)
@@ -140,14 +146,14 @@ def _check_existing(api: HfApi, repo: str, folder: Path, public: bool, update: b
         more = " …" if len(other) > SHOWN else ""
         raise UserError(
             f"{repo} exists and holds other content ({', '.join(other[:SHOWN])}{more}): choose another --repo, "
-            "or give --update to put this model in its place"
+            "or give --update to put what is here in its place"
         )
 
 
-def _remote(api: HfApi, repo: str) -> dict[str, tuple[str, bool]]:
+def _remote(api: HfApi, repo: str, kind: Kind) -> dict[str, tuple[str, bool]]:
     """File → its hash on the Hub, and whether that is the SHA-256 of a large file (else the one that git takes)."""
     found: dict[str, tuple[str, bool]] = {}
-    for entry in api.list_repo_tree(repo, recursive=True):
+    for entry in api.list_repo_tree(repo, recursive=True, repo_type=kind):
         values: Any = entry
         if hasattr(values, "blob_id") and values.path != ATTRIBUTES:
             found[values.path] = (values.lfs.sha256, True) if values.lfs else (values.blob_id, False)

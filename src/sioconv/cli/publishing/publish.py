@@ -13,6 +13,8 @@ from sioconv.terminal import show, show_json, tell
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from sioconv.publish.push import Kind
+
 # Options that may be given several times, or as a list in brackets, which is all that the parser would take by itself.
 SEVERAL = {
     "source_license": "SOURCE=LICENCE for a source whose licence the recipe doesn't name; may be given several times",
@@ -20,12 +22,14 @@ SEVERAL = {
     "variant": "NAME=FOLDER for a quantised form of this model; may be given several times",
 }
 
+MODEL = "folder of a model or a tokenizer; to push as it is, what this verb or sioconv export page has written"
+
 
 def options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
     from sioconv.publish.config import PublishConfig
 
-    parser.add_argument("model", type=str, help="a model folder, or a folder that this verb has written")
+    parser.add_argument("model", type=str, help=MODEL)
     parser.add_argument("out", type=str | None, nargs="?", default=None, help="the new folder; not needed with --repo")
     parser.add_argument(
         "--repo", type=str | None, default=None, help="push to OWNER/NAME on the Hub; a new one is private"
@@ -51,14 +55,18 @@ def publish(arguments: "Namespace") -> None:
     from sioconv.publish.config import PublishConfig
     from sioconv.publish.copies import copy_published
     from sioconv.publish.folder import in_temporary_place, is_published, publish_folder
+    from sioconv.publish.page.space import check_page, is_page
     from sioconv.publish.push import check_name, check_target, full_name
+    from sioconv.publish.tokenizer import is_tokenizer, publish_tokenizer
 
     several = {name: strings_of(arguments[name]) for name in SEVERAL}
     given = PublishConfig(**{item.name: arguments[item.name] for item in fields(PublishConfig)} | several)
     if arguments.repo is not None:
         check_name(arguments.repo)
     model = Path(arguments.model)
-    published = is_published(model)
+    page, published = is_page(model), is_published(model)
+    if page and (arguments.out is not None or given != PublishConfig()):
+        raise UserError(f"{model} is a page: give it --repo OWNER/NAME alone, to push it as it is")
     if published and given != PublishConfig():
         raise UserError(f"{model} is published already, with its facts: give only OUT or --repo OWNER/NAME")
     if _pushes(arguments):  # before the work, not after it
@@ -67,11 +75,15 @@ def publish(arguments: "Namespace") -> None:
         api = HfApi()
         check_target(arguments.repo, api)
         arguments.repo = full_name(arguments.repo, api, arguments.line)
+    if page:
+        check_page(model)
+        _finish(model, arguments, "space")
+        return
     with in_temporary_place(None if arguments.out is None else Path(arguments.out)) as folder:
         if published:
             copy_published(model, folder, arguments.repo, links=arguments.out is None)
         else:
-            publish_folder(model, folder, given, arguments.repo)
+            (publish_tokenizer if is_tokenizer(model) else publish_folder)(model, folder, given, arguments.repo)
         _finish(folder, arguments)
 
 
@@ -87,16 +99,17 @@ def list_files(files: Mapping[str, int]) -> None:
     tell(f"{total}  bytes in {len(files)} files")
 
 
-def _finish(folder: Path, arguments: "Namespace") -> None:
+def _finish(folder: Path, arguments: "Namespace", kind: "Kind" = "model") -> None:
     """Lists the files, then pushes them."""
     from sioconv.publish.folder import files_of
 
-    files = files_of(folder)
+    files, address = files_of(folder), None
     if not arguments.json:
         list_files(dict(files))
-    address = _push(folder, arguments) if _pushes(arguments) else None
+    if _pushes(arguments):
+        address = _push(folder, arguments, kind)
     if arguments.json:
-        place = arguments.out or (arguments.model if address is None and arguments.repo is None else None)
+        place = arguments.out or (arguments.model if arguments.repo is None else None)
         show_json({"folder": place, "files": dict(files), "repository": address})
     elif address is not None:
         tell(f"pushed: {address}")
@@ -104,7 +117,7 @@ def _finish(folder: Path, arguments: "Namespace") -> None:
         tell(f"dry run: nothing was pushed to {arguments.repo}")
 
 
-def _push(folder: Path, arguments: "Namespace") -> str:
+def _push(folder: Path, arguments: "Namespace", kind: "Kind") -> str:
     """Pushes the folder; an error names the line that goes on.
 
     That is the same line again, which makes the same bytes anew where the folder was a temporary one. Only where OUT
@@ -115,10 +128,10 @@ def _push(folder: Path, arguments: "Namespace") -> str:
     repo, public = arguments.repo, arguments.public
     update = arguments["update"]  # not .update, which is a method of every Namespace
     if arguments.out is None:
-        return push_folder(folder, repo, public, update, again=arguments.line)
+        return push_folder(folder, repo, public, update, again=arguments.line, kind=kind)
     again = push_line(folder, repo, public, update)
     try:
-        return push_folder(folder, repo, public, update, again=again)
+        return push_folder(folder, repo, public, update, again=again, kind=kind)
     except UserError as error:
         if again in str(error):
             raise
@@ -129,8 +142,10 @@ PUBLISH = OptionVerb(
     "publish",
     "MODEL OUT",
     "a model folder → a folder or repository for the Hub",
-    "Makes a folder for the Hub of a model: weights, code, card, provenance, licences. --repo pushes it.",
-    'sioconv publish runs/demo/model hub/demo --license apache-2.0 --author "Aoba Lab"',
+    "Makes a folder for the Hub of a model or a tokenizer, with its card and licences. --repo pushes it, or a page.",
+    'sioconv publish runs/demo/model hub/demo --license apache-2.0 --author "Aoba Lab"\n'
+    'sioconv publish runs/demo/tokenizer --repo aoba/tokens --license apache-2.0 --author "Aoba Lab" --dry-run\n'
+    "sioconv publish runs/demo/page --repo aoba/demo --dry-run",
     options,
     publish,
 )

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.checksums import write_sums
@@ -26,9 +25,9 @@ from sioconv.progress import say
 from sioconv.publish.onnx.folder import check_kind, fingerprints, to_int8, write_graph
 from sioconv.publish.onnx.graph import state_shapes
 from sioconv.publish.page.runtime import FILE, find_runtime
+from sioconv.publish.page.space import CARD, LIST, MANIFEST, MODEL, WORKER, space_card
 
 BUILT = Path(__file__).parent / "built"  # by `make page`
-MODEL, MANIFEST, CARD, WORKER = "model", "model.json", "README.md", "sw.js"
 PART = 8 * 2**20  # bytes: hosts refuse large files, or want them elsewhere
 MOST = 500_000_000  # parameters: a browser gives a page 4 GB, and the weights are there twice while they are loaded
 SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -78,7 +77,7 @@ def export_page(
         place.mkdir()
         say(f"export: {to}")
         done |= _write_model(loaded, tokenizer, place, name or _name(model))
-        _write(folder / CARD, _card(done["name"], licence))
+        _write(folder / CARD, space_card(done["name"], licence))
         _write_worker(folder)
         write_sums(place)
         write_sums(folder)
@@ -157,20 +156,8 @@ def _write_worker(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in (worker, folder / CARD))
     names = ["./", *(path.relative_to(folder).as_posix() for path in files)]
     version = hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()[:16]
-    head = f"const SIOCONV_FILES = {json.dumps(names)};\nconst SIOCONV_VERSION = {json.dumps(version)};\n"
+    head = f"{LIST}{json.dumps(names)};\nconst SIOCONV_VERSION = {json.dumps(version)};\n"
     _write(worker, head + worker.read_text(encoding="utf-8"))
-
-
-def _card(name: str, licence: str | None) -> str:
-    """The README.md of a static Space."""
-    facts = {"title": name, "emoji": "🌊", "colorFrom": "green", "colorTo": "blue", "sdk": "static", "pinned": False}
-    front = yaml.safe_dump(facts | ({"license": licence} if licence else {}), sort_keys=False, allow_unicode=True)
-    return (
-        f"---\n{front}---\n\n# {name}\n\n"
-        "A language model with a page to talk on. It runs in the browser: what is written stays there.\n\n"
-        "ページで話せる言語モデルです。ブラウザの中で動き、書いたことはどこにも送られません。\n\n"
-        "Made by `sioconv export page`. To try it here: `python -m http.server` in this folder.\n"
-    )
 
 
 def _name(model: Path) -> str:
