@@ -14,6 +14,7 @@ from sioconv.evaluate.parts.speed import measure_speed
 from sioconv.evaluate.parts.text import group_of, measure_bits, measure_frequency, measure_positions, read_texts
 from sioconv.evaluate.parts.writing import measure_writing
 from sioconv.evaluate.subject import Subject
+from sioconv.progress import say
 
 
 def measure(subject: Subject, data: DataConfig, texts: Texts, settings: Settings) -> dict[str, Any]:
@@ -48,6 +49,9 @@ def measure(subject: Subject, data: DataConfig, texts: Texts, settings: Settings
             found["context"] = measure_context(subject, tokens, settings.seed)
         if "copying" in settings.parts:
             found["copying"] = measure_copying(subject, tokens, settings.seed)
+        for part, shown in (("context", found.get("context")), ("copying", found.get("copying", {}).get("distances"))):
+            if part in settings.parts and not shown:
+                say(f"{part}: the text is too short to measure it on")
     if "pairs" in settings.parts:
         found["pairs"] = measure_pairs(subject, settings.pairs, settings.seed)
     if "writing" in settings.parts:
