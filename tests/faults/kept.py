@@ -11,7 +11,7 @@ from typing import Any
 from tests.faults.workplace import RUN, Answer, Server, copy, result
 
 PUBLISH = (
-    "--license", "mit", "--author", "a", "--license_confirmed", "true", "--source_license", "[rivers=mit,talks=mit]",
+    "--license", "mit", "--author", "a", "--license-confirmed", "--source_license", "[rivers=mit,talks=mit]",
 )  # fmt: skip
 KEPT = (
     "talk.state", "text.state", "states.db", "server.db", "small8", "hub", "runs/old/sources", "runs/old/answers.json",
