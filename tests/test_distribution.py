@@ -80,7 +80,7 @@ def test_wheel_and_sdist_are_whole_and_the_wheel_works_in_an_empty_environment(t
     # What reads files of the package: recipes, bundled text, templates, the licence beside it.
     code = "from sioconv.recipe.schema import load_recipe; print(load_recipe(['demo.yaml']).name)"
     assert run("-c", code) == "demo\n"
-    code = "from sioconv.publish.folder import _of_package; print(_of_package('NOTICE'), _of_package('LICENSE'))"
+    code = "from sioconv.publish.folder import package_text; print(package_text('NOTICE'), package_text('LICENSE'))"
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     assert run("-c", code).startswith(notice[:200])
     assert "シオ" in run("-m", "sioconv", "chat", "-p", "あなたの名前は？", "--temperature", "0")
