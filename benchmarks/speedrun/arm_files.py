@@ -52,6 +52,7 @@ def read_arms(path: Path, speeds: Path | None = SPEEDS) -> list[Arm]:
     _check(values, SHARED, {"arms"}, str(path))
     if not isinstance(values["arms"], list):
         raise UserError(f"{path}: arms: expected a list of mappings")
+    measured = [] if speeds is None else read_results(speeds)
     arms: list[Arm] = []
     for number, entry in enumerate(values["arms"]):
         _check(entry, KEYS, {"name"}, f"{path}: arm {number}")
@@ -64,7 +65,7 @@ def read_arms(path: Path, speeds: Path | None = SPEEDS) -> list[Arm]:
         seeds = entry.get("seeds", [0])
         found = [Arm(**{**common, **own}, track=track, seed=seed, settings=settings) for seed in seeds]
         if "minutes" in entry and speeds is not None:
-            found = [_with_minutes(arm, entry["minutes"], read_results(speeds), path) for arm in found]
+            found = [_with_minutes(arm, entry["minutes"], measured, path) for arm in found]
         arms += found
     return arms
 

@@ -58,20 +58,14 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Everything that the card and provenance.json are made from.
+class Origin:
+    """Whose it is and what it was made from, of a model or a tokenizer.
 
     Args:
         licence: identifier of the Hub, or `other`.
         licence_name: as it was given.
         against: what the texts' licences say against it; the author has confirmed it.
-        tuned: whether the model was tuned on conversations.
-        base: name of the model that another one was tuned from; None for one that began from nothing.
-        base_model: its identifier on the Hub.
-        recipe: the recipe's values without paths of the machine; None without a recipe.
-        summary: the report's figures; None where the model comes from no run.
-        run: the run's folder.
-        progress: how training ended, by stage: tokens, steps, seconds, versions.
+        sources: text that it was trained on.
     """
 
     name: str
@@ -81,6 +75,22 @@ class Facts:
     against: list[str]
     languages: list[str]
     sources: list[Source]
+
+
+@dataclass(frozen=True)
+class Facts(Origin):
+    """Everything that the card and provenance.json of a model are made from.
+
+    Args:
+        tuned: whether the model was tuned on conversations.
+        base: name of the model that another one was tuned from; None for one that began from nothing.
+        base_model: its identifier on the Hub.
+        recipe: the recipe's values without paths of the machine; None without a recipe.
+        summary: the report's figures; None where the model comes from no run.
+        run: the run's folder.
+        progress: how training ended, by stage: tokens, steps, seconds, versions.
+    """
+
     tuned: bool
     base: str | None
     base_model: str | None

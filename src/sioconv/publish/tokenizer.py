@@ -19,7 +19,7 @@ from sioconv.model.folder import vocabulary_fingerprint
 from sioconv.progress import say
 from sioconv.publish.card import render
 from sioconv.publish.config import PublishConfig
-from sioconv.publish.facts import HUB_ID, Source, check_licences, languages_of, licence_of, run_of, sources_of
+from sioconv.publish.facts import HUB_ID, Origin, Source, check_licences, languages_of, licence_of, run_of, sources_of
 from sioconv.publish.folder import CARD, LICENCE, NOTICE, PROVENANCE, notices
 from sioconv.publish.licences import is_unknown
 from sioconv.recipe.schema import load_recipe
@@ -30,26 +30,15 @@ SAMPLE = "こんにちは。The year 2024: 1,234 rivers 🌊\n\n  <|user|>"
 
 
 @dataclass(frozen=True)
-class TokenizerFacts:
-    """What the card of a tokenizer is made from.
+class TokenizerFacts(Origin):
+    """What the card of a tokenizer is made from; without sources where it was adopted, or no recipe says them.
 
     Args:
-        licence: identifier of the Hub, or `other`.
-        licence_name: as it was given.
-        against: what the texts' licences say against it; the author has confirmed it.
-        sources: text that it was trained on; empty where it was adopted, or no recipe says it.
         adopted: what it was adopted from; None for one that was trained here, or of which nothing is known.
         tokens: size of the vocabulary.
         report: what `write_tokenizer_report` has measured; empty where nothing was.
     """
 
-    name: str
-    author: str
-    licence: str
-    licence_name: str
-    against: list[str]
-    languages: list[str]
-    sources: list[Source]
     adopted: str | None
     tokens: int
     report: dict[str, Any]
