@@ -88,7 +88,6 @@ def test_a_whole_conversation_is_recognised_also_after_an_edit(server: Running, 
 def test_a_reply_that_was_cut_is_not_read_again(
     server: Running, blank: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert server.idle()  # nothing of the tests before is read aside
     served, read = server.service.models["tiny"], NativeDecoder.read
     count = 0
 
@@ -103,6 +102,7 @@ def test_a_reply_that_was_cut_is_not_read_again(
     names = [(token, served.vocabulary.bytes_of(token).decode("utf-8", "replace")) for token in range(384)]
     token = next(t for t, name in names if name.isalpha() and encode_texts(served.tokenizer, [name * 9]) == [[t] * 9])
     for turn, asked in enumerate([[ASK, SYSTEM], [MORE, ASK]]):
+        assert server.idle()  # nothing of the requests before is read aside while this one is counted
         count = 0
         answer = ask(server.url, asked, logit_bias={str(token): 1000})
         assert text_of(answer) == served.vocabulary.bytes_of(token).decode() * 10
