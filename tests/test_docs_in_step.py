@@ -9,7 +9,9 @@ import pytest
 from scripts import demo_figures
 from tests.pages import CODE, JAPANESE, PAGES, Section, sections
 
-PAIRS = [(page.with_name(page.name.replace(".ja.md", ".md")), page) for page in PAGES if page.name.endswith(".ja.md")]
+# What the verbs say of themselves is made by sioconv.cli.page, in lines of their own in each language.
+WRITTEN = [page for page in PAGES if page.name.endswith(".ja.md") and page.name != "cli.ja.md"]
+PAIRS = [(page.with_name(page.name.replace(".ja.md", ".md")), page) for page in WRITTEN]
 COMMENT = re.compile(r"(^|\s+)#(?!!).*", re.MULTILINE)
 
 

@@ -57,7 +57,11 @@ class Verb(ABC):
     def help(self) -> str:
         """Its `--help`. The purpose isn't given to the parser, which would break the example's lines."""
         example = "\n".join(translated(f"Example: {example}") for example in self.example.splitlines())
-        return f"{translated(self.purpose)}\n\n{example}\n\n{_in_language(self.parser())}"
+        return f"{translated(self.purpose)}\n\n{example}\n\n{self.usage()}"
+
+    def usage(self) -> str:
+        """What its help says of operands and options."""
+        return _in_language(self.parser())
 
     def parts(self) -> Iterator[str]:
         """What its help says of the options, for translators."""
