@@ -149,6 +149,17 @@ def test_each_conversation_is_listed_and_told_before_a_push(
     assert "holds a conversation" not in capsys.readouterr().err
 
 
+def test_a_conversation_that_was_saved_in_the_models_folder_is_published_by_name_alone(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk(model, model / "river.safetensors")
+    capsys.readouterr()
+    assert run("publish", model, tmp_path / "hub" / "tiny", *GIVEN, "--json") == 0
+    said, err = capsys.readouterr()
+    assert [name for name in json.loads(said)["files"] if name.endswith(".safetensors")] == ["model.safetensors"]
+    assert "left out of" in err and "river.safetensors" in err and "holds a conversation" not in err
+
+
 def test_what_is_no_state_of_this_model_is_one_line(
     model: Path, poet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

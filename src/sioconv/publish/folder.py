@@ -17,6 +17,7 @@ from sioconv.files import atomic_folder, shown, work_folder
 from sioconv.model import SioConvForCausalLM, load_model_folder
 from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.folder_code import FILE, write_code
+from sioconv.model.tensor_file import kind_of
 from sioconv.progress import say
 from sioconv.publish.card import benchmark_results, card
 from sioconv.publish.config import PublishConfig
@@ -109,8 +110,9 @@ def files_of(folder: Path) -> list[tuple[str, int]]:
 
 
 def _copy_model(model: Path, folder: Path) -> None:
-    """The files of a model folder. Where it has no code, or the code of another version, this version's is written."""
-    files = sorted({file for pattern in MODEL_FILES for file in model.glob(pattern) if file.is_file()})
+    """The files of a model folder, without states that were saved there; this version's code where it has no such."""
+    found = {file for pattern in MODEL_FILES for file in model.glob(pattern) if file.is_file()}
+    files = sorted(file for file in found if kind_of(file) is None)
     for file in files:
         _copy(file, folder / file.name)
     write_code(folder)
