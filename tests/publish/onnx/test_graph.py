@@ -1,6 +1,7 @@
 """The ONNX graph in onnxruntime against the model in PyTorch."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from sioconv.errors import UserError
 from sioconv.generate.quantise import quantise_model
 from sioconv.model import SioConvForCausalLM, load_model_folder
 from sioconv.model.architecture import PRESETS
+from sioconv.model.in_package import packaged_model
+from sioconv.publish.onnx import folder
 from sioconv.publish.onnx.check import OnnxModel, compare
 from sioconv.publish.onnx.folder import export_onnx
 from sioconv.publish.onnx.graph import export_graph
@@ -158,6 +161,7 @@ def test_bad_input_is_one_line(
         (baseline / name).write_text("x")
     for arguments, why in (
         ([str(small_folder), str(exported)], "is already there"),
+        ([str(small_folder)], "is already there: give MODEL OUT, or OUT alone for a new folder"),
         ([str(tmp_path / "nowhere"), str(tmp_path / "out")], "no model folder at"),
         ([str(baseline), str(tmp_path / "out")], "holds a model of type 'llama'"),
         ([str(small_folder), str(tmp_path / "out"), "--to", "int2"], "int2"),
@@ -171,6 +175,19 @@ def test_bad_input_is_one_line(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llama"]
 
 
+def test_the_model_of_the_package_needs_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(folder, "write_graph", lambda *given: float(given[2].write_bytes(b"graph") < 0))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", "onnx", "--json", str(tmp_path / "out")])
+    said = capsys.readouterr()
+    assert ended.value.code == 0 and "export: sioconv-ja-en-7m, the small model of the package" in said.err
+    assert list(json.loads(said.out)["files"]) == ["onnx/model_quantized.onnx"]
+    for name in ("config.json", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (packaged_model() / name).read_bytes()
+
+
 def test_matrices_of_few_bits(small_folder: Path, model: SioConvForCausalLM, tmp_path: Path) -> None:
     from sioconv.model.folder import write_model_folder
 
@@ -179,7 +196,7 @@ def test_matrices_of_few_bits(small_folder: Path, model: SioConvForCausalLM, tmp
     quantise_model(eight, 8)
     write_model_folder(eight, tokenizer, tmp_path / "eight")
     with pytest.raises(UserError, match="have 8 bits: give --to int8"):
-        export_onnx(tmp_path / "eight", tmp_path / "out")
+        export_onnx(tmp_path / "eight", tmp_path / "out", ["fp32"])
     four = varied_model(384, intermediate_size=32)
     quantise_model(four, 4)
     write_model_folder(four, tokenizer, tmp_path / "four")

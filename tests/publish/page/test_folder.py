@@ -13,8 +13,10 @@ from sioconv.checksums import check_sums
 from sioconv.cli import main as cli
 from sioconv.errors import UserError
 from sioconv.model import load_model_folder
+from sioconv.model.in_package import packaged_model
 from sioconv.publish.page import folder as page
 from sioconv.publish.page import runtime as runtimes
+from sioconv.publish.page.space import check_page
 from tests.publish.page.conftest import manifest_of
 
 
@@ -49,6 +51,24 @@ def test_a_large_graph_is_cut(
     assert (tmp_path / "out/sw.js").read_bytes() != (page_folder / "sw.js").read_bytes()
 
 
+def test_the_model_of_the_package_needs_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its licence and the notices of its text go along."""
+    (tmp_path / "runtime").write_bytes(b"\0asm")
+    monkeypatch.setattr(page, "find_runtime", lambda _: tmp_path / "runtime")
+    monkeypatch.setattr(page, "write_graph", lambda *given: float(given[2].write_bytes(bytes(1000)) < 0))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", "page", str(tmp_path / "out"), "--json"])
+    said = capsys.readouterr()
+    assert ended.value.code == 0 and "export: sioconv-ja-en-7m, the small model of the package" in said.err
+    done = json.loads(said.out)
+    assert done["name"] == "sioconv-ja-en-7m" and "model/NOTICE" in done["files"]
+    assert "license: cc-by-sa-4.0\n" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert (tmp_path / "out/model/NOTICE").read_bytes() == (packaged_model() / "NOTICE").read_bytes()
+    check_page(tmp_path / "out")
+
+
 def test_the_runtime_is_downloaded_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(runtimes.sys, "platform", "linux")
@@ -81,6 +101,7 @@ def test_bad_input_is_one_line(
     out = str(tmp_path / "out")
     for arguments, why in (
         ([str(page_model), str(page_model)], "is already there"),
+        ([str(page_model)], "is already there: give MODEL OUT, or OUT alone for a new folder"),
         ([str(page_model), out, "--to", "fp32"], "have 8 bits: give --to int8"),
         ([str(page_model), out], "are too many for a browser"),
     ):

@@ -1,17 +1,41 @@
 """`sioconv export onnx` and `sioconv export page`."""
 
+from os.path import lexists
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sioconv.cli.options import json_option
 from sioconv.cli.publishing.publish import list_files
 from sioconv.cli.verb import OptionVerb
+from sioconv.errors import UserError
 from sioconv.files import shown
 from sioconv.language import translated
+from sioconv.progress import say
 from sioconv.terminal import show, show_json, tell
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+
+
+def _folders(parser: "ArgumentParser") -> None:
+    parser.add_argument(
+        "model", type=str | None, nargs="?", default=None,
+        help="a model folder; without it the small model of the package",
+    )  # fmt: skip
+    parser.add_argument("out", type=str, help="the new folder")
+
+
+def _model(arguments: "Namespace") -> Path:
+    """The model's folder. Raises UserError where the one folder given is there already: OUT may be missing."""
+    if arguments.model is not None:
+        return Path(arguments.model)
+    if lexists(arguments.out):
+        raise UserError(f"{shown(arguments.out)} is already there: give MODEL OUT, or OUT alone for a new folder")
+    from sioconv.model.in_package import packaged_model
+
+    model = packaged_model()
+    say(f"export: {model.name}, the small model of the package")
+    return model
 
 
 def _text_option(parser: "ArgumentParser") -> None:
@@ -25,13 +49,13 @@ def _text_option(parser: "ArgumentParser") -> None:
 
 def onnx_options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
-    parser.add_argument("model", type=str, help="a model folder")
-    parser.add_argument("out", type=str, help="the new folder")
+    _folders(parser)
     parser.add_argument(
         "--to",
-        type=Literal["fp32", "int8", "both"],
-        default="fp32",
-        help="what the matrices are: onnx/model.onnx in fp32, onnx/model_quantized.onnx in 8 bits",
+        type=Literal["fp32", "int8", "both"] | None,
+        default=None,
+        help="what the matrices are: onnx/model.onnx in fp32, onnx/model_quantized.onnx in 8 bits; by default fp32, or "
+        "8 bits of a model that has them",
     )
     _text_option(parser)
     json_option(parser)
@@ -41,8 +65,8 @@ def export_onnx(arguments: "Namespace") -> None:
     """Exports a model. Raises UserError where it can't be."""
     from sioconv.publish.onnx import folder
 
-    to = ("fp32", "int8") if arguments.to == "both" else (arguments.to,)
-    done = folder.export_onnx(Path(arguments.model), Path(arguments.out), to, arguments.text)
+    to = {None: (), "both": ("fp32", "int8")}.get(arguments.to, (arguments.to,))
+    done = folder.export_onnx(_model(arguments), Path(arguments.out), to, arguments.text)
     if arguments.json:
         show_json(done)
         return
@@ -65,7 +89,7 @@ def bits(done: dict[str, float]) -> str:
 
 EXPORT_ONNX = OptionVerb(
     "export onnx",
-    "MODEL OUT",
+    "[MODEL] OUT",
     "a model folder → ONNX files for other runtimes",
     "Writes a model as ONNX: one graph for prompts and single tokens, with its memory as inputs and outputs.",
     "sioconv export onnx runs/demo/model runs/demo/onnx --to both",
@@ -76,8 +100,7 @@ EXPORT_ONNX = OptionVerb(
 
 def page_options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
-    parser.add_argument("model", type=str, help="a model folder")
-    parser.add_argument("out", type=str, help="the new folder")
+    _folders(parser)
     parser.add_argument("--to", type=Literal["int8", "fp32"], default="int8", help="what the matrices are")
     parser.add_argument("--name", type=str | None, default=None, help="what the model is called; by default its run")
     _text_option(parser)
@@ -96,7 +119,7 @@ def export_page(arguments: "Namespace") -> None:
     from sioconv.publish.page import folder
 
     done = folder.export_page(
-        Path(arguments.model),
+        _model(arguments),
         Path(arguments.out),
         arguments.to,
         arguments.name,
@@ -116,10 +139,10 @@ def export_page(arguments: "Namespace") -> None:
 
 EXPORT_PAGE = OptionVerb(
     "export page",
-    "MODEL OUT",
+    "[MODEL] OUT",
     "a model folder → a page to talk on that needs no server",
     "Writes a folder for any static host, a Space too: the page, and a model that runs in the browser.",
-    "sioconv export page runs/demo/model runs/demo/page",
+    "sioconv export page runs/demo/model runs/demo/page\nsioconv export page my-page",
     page_options,
     export_page,
 )

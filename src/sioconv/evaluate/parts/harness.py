@@ -47,26 +47,49 @@ def measure_tasks(
     Raises:
         UserError: the harness isn't installed, a task isn't known, or its data can't be had.
     """
-    try:
-        import lm_eval
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise UserError("--tasks needs lm-evaluation-harness: pip install 'sioconv[eval]'") from error
+    import lm_eval
+
     with _quiet():
-        manager = TaskManager(include_path=include)
+        manager = _manager(include)
         names = [_known(ALIASES.get(name, name), manager) for name in tasks]
-        try:
+        with _one_line(names):
             found: Any = lm_eval.simple_evaluate(
                 _wrapped(subject), tasks=list(names), task_manager=manager, limit=limit, num_fewshot=shots,
                 random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
             )  # fmt: skip
-        except Exception as error:  # datasets and the Hub's client raise many types; the cause stays attached
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise UserError(
-                f"can't evaluate on {', '.join(names)}: {reason}: is its data on this machine or within reach? "
-                "--include FOLDER takes tasks with data of your own"
-            ) from error
     return {name: _result(found, name) for name in found["samples"]}
+
+
+def check_tasks(tasks: Sequence[str], include: str | None) -> None:
+    """Raises UserError as `measure_tasks` does, without a model: to be called before what takes minutes.
+
+    The tasks' data is fetched, so that `measure_tasks` finds it on this machine.
+    """
+    with _quiet():
+        manager = _manager(include)
+        names = [_known(ALIASES.get(name, name), manager) for name in tasks]
+        with _one_line(names):
+            manager.load(names)
+
+
+def _manager(include: str | None) -> Any:
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise UserError("--tasks needs lm-evaluation-harness: pip install 'sioconv[eval]'") from error
+    return TaskManager(include_path=include)
+
+
+@contextmanager
+def _one_line(names: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # datasets and the Hub's client raise many types; the cause stays attached
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"can't evaluate on {', '.join(names)}: {reason}: is its data on this machine or within reach? "
+            "--include FOLDER takes tasks with data of your own"
+        ) from error
 
 
 def _known(name: str, manager: Any) -> str:

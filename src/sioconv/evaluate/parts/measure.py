@@ -33,9 +33,8 @@ def measure(subject: Subject, data: DataConfig, texts: Texts, settings: Settings
     Raises:
         UserError: a part can't be measured; see each of them.
     """
+    check(settings)
     found: dict[str, Any] = {}
-    if "pairs" in settings.parts:
-        check_pairs(settings.pairs, settings.seed)
     if "text" in settings.parts:
         losses = read_texts(subject, data, texts)
         found |= measure_bits(losses, settings.seed)
@@ -59,7 +58,7 @@ def measure(subject: Subject, data: DataConfig, texts: Texts, settings: Settings
     if "speed" in settings.parts:
         found["speed"] = measure_speed(subject, settings.seed)
     if settings.tasks:
-        from sioconv.evaluate.parts.harness import measure_tasks  # brings lm-evaluation-harness, which is an extra
+        from sioconv.evaluate.parts.harness import measure_tasks
 
         found["tasks"] = measure_tasks(
             subject, settings.tasks, settings.include, settings.limit, settings.shots, settings.seed
@@ -69,6 +68,20 @@ def measure(subject: Subject, data: DataConfig, texts: Texts, settings: Settings
 
         found["pfgen"] = measure_pfgen(subject, settings.pfgen, settings.trials)
     return found
+
+
+def check(settings: Settings) -> None:
+    """Raises UserError where a part can't be measured for want of its data: before the others take minutes."""
+    if "pairs" in settings.parts:
+        check_pairs(settings.pairs, settings.seed)
+    if settings.tasks:
+        from sioconv.evaluate.parts.harness import check_tasks  # brings lm-evaluation-harness, which is an extra
+
+        check_tasks(settings.tasks, settings.include)
+    if settings.pfgen is not None:
+        from sioconv.evaluate.parts.pfgen import prompts_of
+
+        prompts_of(settings.pfgen, settings.trials)
 
 
 def _by_group(data: DataConfig, texts: Texts) -> Mapping[str, Sequence[str]]:

@@ -45,14 +45,7 @@ def measure_pfgen(subject: Subject, folder: str, trials: int) -> dict[str, Any]:
     Raises:
         UserError: it isn't a clone, or its program fails.
     """
-    clone = Path(folder)
-    for name in ("pfgen.py", "pfgen_eval.py", "data"):
-        if not (clone / name).exists():
-            raise UserError(f"no {name} in {folder}: give a clone of github.com/pfnet-research/pfgen-bench")
-    scored = {json.loads(path.read_text(encoding="utf-8"))["question"] for path in clone.glob("data/Q*.json")}
-    tasks = [task for task in json.loads(_run(clone, "-c", PROMPTS, str(trials))) if task["question"] in scored]
-    if not tasks:
-        raise UserError(f"no question in {folder}/data: copy its files Q01.json and so on again")
+    tasks, clone = prompts_of(folder, trials), Path(folder)
     with work_folder(Path(tempfile.gettempdir()) / "sioconv-pfgen") as temporary:
         answers = temporary / "trials.jsonl"
         answers.write_text("".join(_answers(subject, tasks)), encoding="utf-8")
@@ -65,6 +58,19 @@ def measure_pfgen(subject: Subject, folder: str, trials: int) -> dict[str, Any]:
         "helpfulness": scores["helpfulness"], "length": result["length"],
         "questions": len(result["questions"]), "trials": result["num_trials"],
     }  # fmt: skip
+
+
+def prompts_of(folder: str, trials: int) -> list[dict[str, Any]]:
+    """The prompts of its questions; raises UserError as `measure_pfgen` does, without a model."""
+    clone = Path(folder)
+    for name in ("pfgen.py", "pfgen_eval.py", "data"):
+        if not (clone / name).exists():
+            raise UserError(f"no {name} in {folder}: give a clone of github.com/pfnet-research/pfgen-bench")
+    scored = {json.loads(path.read_text(encoding="utf-8"))["question"] for path in clone.glob("data/Q*.json")}
+    tasks = [task for task in json.loads(_run(clone, "-c", PROMPTS, str(trials))) if task["question"] in scored]
+    if not tasks:
+        raise UserError(f"no question in {folder}/data: copy its files Q01.json and so on again")
+    return tasks
 
 
 def _answers(subject: Subject, tasks: Sequence[dict[str, Any]]) -> list[str]:

@@ -28,13 +28,13 @@ NAMES = {"fp32": "model.onnx", "int8": "model_quantized.onnx"}  # as transformer
 BESIDE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def export_onnx(model: Path, out: Path, to: Sequence[str] = ("fp32",), text: str | None = None) -> dict[str, Any]:
+def export_onnx(model: Path, out: Path, to: Sequence[str] = (), text: str | None = None) -> dict[str, Any]:
     """Writes a folder with the model as ONNX, whole or not at all, after it was compared with PyTorch.
 
     Args:
         model: a model folder.
         out: the new folder.
-        to: `fp32`, `int8` or both.
+        to: `fp32`, `int8` or both; none for what the model's matrices are.
         text: what the cost of 8 bits is measured on, a file, folder or glob; None takes the held-out text of the run.
 
     Returns:
@@ -45,6 +45,7 @@ def export_onnx(model: Path, out: Path, to: Sequence[str] = ("fp32",), text: str
     """
     refuse_existing(out)
     loaded, tokenizer = load_model_folder(str(model))
+    to = to or ("int8" if _is_quantised(loaded) else "fp32",)
     check_kind(loaded, to)
     done: dict[str, Any] = {"folder": str(out), "files": {}}
     with atomic_folder(out) as folder:
@@ -65,11 +66,15 @@ def export_onnx(model: Path, out: Path, to: Sequence[str] = ("fp32",), text: str
 def check_kind(model: Any, to: Sequence[str]) -> None:
     """Raises UserError where a model can't be exported as `to` says."""
     check_exportable(model)
-    quantised = getattr(model.config, "quantization_config", None) is not None
+    quantised = _is_quantised(model)
     if quantised and "fp32" in to:
         raise UserError("the model's matrices have 8 bits: give --to int8, or the model that it was made from")
     if not quantised:
         check_quantisable(model, 8)  # also for fp32: weights that are no numbers
+
+
+def _is_quantised(model: Any) -> bool:
+    return getattr(model.config, "quantization_config", None) is not None
 
 
 def to_int8(
@@ -79,7 +84,7 @@ def to_int8(
 
     A model that has them stays as it is. Where there is no text to measure on, that is said, and the figures are None.
     """
-    if getattr(model.config, "quantization_config", None) is not None:
+    if _is_quantised(model):
         return {}
     measured = _texts(name, text)
     before = None if measured is None else mean_bits(model, tokenizer, *measured, "export")

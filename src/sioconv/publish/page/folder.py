@@ -22,10 +22,11 @@ from sioconv.generate.vocabulary import Vocabulary
 from sioconv.model import SioConvForCausalLM
 from sioconv.model.folder import load_model_folder
 from sioconv.progress import say
+from sioconv.publish.folder import NOTICE
 from sioconv.publish.onnx.folder import check_kind, fingerprints, to_int8, write_graph
 from sioconv.publish.onnx.graph import state_shapes
 from sioconv.publish.page.runtime import FILE, find_runtime
-from sioconv.publish.page.space import CARD, LIST, MANIFEST, MODEL, WORKER, space_card
+from sioconv.publish.page.space import CARD, LIST, MANIFEST, MODEL, WORKER, front, space_card
 
 BUILT = Path(__file__).parent / "built"  # by `make page`
 PART = 8 * 2**20  # bytes: hosts refuse large files, or want them elsewhere
@@ -52,7 +53,7 @@ def export_page(
         name: what the model is called; None for the name of its run.
         text: what the cost of 8 bits is measured on; None takes the held-out text of the run.
         runtime: see `find_runtime`.
-        licence: of the weights, as the Hub calls it, for a Space's card.
+        licence: of the weights, as the Hub calls it, for a Space's card; None for that of the model's own card.
 
     Returns:
         What is printed.
@@ -77,7 +78,9 @@ def export_page(
         place.mkdir()
         say(f"export: {to}")
         done |= _write_model(loaded, tokenizer, place, name or _name(model))
-        _write(folder / CARD, space_card(done["name"], licence))
+        if (model / NOTICE).is_file():
+            shutil.copyfile(model / NOTICE, place / NOTICE)  # of the text: licences such as CC BY ask for it
+        _write(folder / CARD, space_card(done["name"], licence or front(model / CARD).get("license")))
         _write_worker(folder)
         write_sums(place)
         write_sums(folder)

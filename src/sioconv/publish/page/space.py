@@ -44,7 +44,7 @@ def check_page(folder: Path) -> None:
     for name, value in _parts(folder / MODEL / MANIFEST).items():
         if not (folder / MODEL / name).is_file() or sha256_file(folder / MODEL / name) != value:
             raise unlike(folder / MODEL / name)
-    facts = _front(folder / CARD)
+    facts = front(folder / CARD)
     if facts.get("sdk") != "static" or not isinstance(facts.get("title"), str) or not facts["title"].strip():
         raise UserError(f"{shown(folder / CARD)} is no card of a static Space: it needs a title, and sdk: static")
     licence = facts.get("license")
@@ -60,6 +60,16 @@ def check_page(folder: Path) -> None:
     if added := sorted(name for name in names if name not in known):
         more = " …" if len(added) > ADDED else ""
         say(f"warning: sioconv export page didn't write {', '.join(map(shown, added[:ADDED]))}{more}: it goes along")
+
+
+def front(card: Path) -> dict[str, Any]:
+    """The metadata that a card begins with; empty where there are none."""
+    try:
+        before, text, _ = card.read_text(encoding="utf-8").split("---\n", 2)
+        values = yaml.safe_load(text) if not before else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def space_card(name: str, licence: str | None) -> str:
@@ -90,13 +100,3 @@ def _parts(manifest: Path) -> dict[str, str]:
         return {part["file"]: part["sha256"] for part in json.loads(manifest.read_text(encoding="utf-8"))["parts"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise unlike(manifest) from error
-
-
-def _front(card: Path) -> dict[str, Any]:
-    """The metadata that a card begins with; empty where there are none."""
-    try:
-        before, text, _ = card.read_text(encoding="utf-8").split("---\n", 2)
-        values = yaml.safe_load(text) if not before else None
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return values if isinstance(values, dict) else {}
