@@ -24,7 +24,10 @@ from sioconv.data.batches.prefetch import prefetch
 from sioconv.data.tokenizer.tokenizer import load_tokenizer
 from sioconv.errors import UserError
 from sioconv.evaluate.heldout import language_totals, measure_text
+from sioconv.evaluate.parts.measure import measure
+from sioconv.evaluate.parts.settings import Settings
 from sioconv.evaluate.parts.speed import cache_bytes
+from sioconv.evaluate.subject import Subject
 from sioconv.hardware import pick_precision
 from sioconv.progress import say
 from sioconv.recipe.schema import Recipe
@@ -105,12 +108,15 @@ def train(arm: Arm, device: torch.device, commit: str, end: float = math.inf) ->
     stepper = Stepper(model, config, World(device), dtype, recipe.seed)
     seconds = _steps(recipe, stepper, end)
     with stepper.whole_model() as whole:
-        sources = measure_text(whole, tokenizer, recipe.data, read_heldout(recipe), arm.name)
+        texts = read_heldout(recipe)
+        sources = measure_text(whole, tokenizer, recipe.data, texts, arm.name)
+        subject = Subject(arm.name, whole, tokenizer)
+        copying = measure(subject, recipe.data, texts, Settings(parts=("copying",)))["copying"]
         ids = torch.zeros(1, config.sequence_length, dtype=torch.int64, device=device)
         sizes = {"parameters": stepper.parameters, "state_bytes": cache_bytes(whole, ids)}
     languages = {language: bits.base for language, bits in language_totals(sources).items()}
     every = {name: bits.base for name, bits in sources.items()}
-    return make_row(arm, commit, languages, every, seconds, str(dtype).removeprefix("torch."), 1, sizes)
+    return make_row(arm, commit, languages, every, seconds, str(dtype).removeprefix("torch."), 1, sizes, copying)
 
 
 def _steps(recipe: Recipe, stepper: Stepper, end: float) -> float:

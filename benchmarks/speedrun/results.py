@@ -58,6 +58,7 @@ def make_row(
     precision: str,
     threads: int,
     sizes: Mapping[str, int | None],
+    copying: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The row of an arm that was trained on this machine.
 
@@ -70,6 +71,7 @@ def make_row(
         precision: of the matrix products.
         threads: of the processor.
         sizes: `parameters` and `state_bytes`.
+        copying: what `measure_copying` found.
     """
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -78,6 +80,7 @@ def make_row(
         "bits_per_byte": {**languages, "mean": sum(languages.values()) / len(languages)},
         "sources": dict(sources),
         **sizes,
+        "recall": {str(each["tokens"]): each["gain"] for each in copying["distances"]},
         "seconds": round(seconds, 1),
         "tokens_per_second": round(arm.tokens / seconds),
         "precision": precision,

@@ -50,7 +50,8 @@ ENGLISH = Words(
 tokens by the speeds of benchmarks/speedrun/speeds.jsonl, which were measured in turns on an idle machine, so that noise
 ranks nobody. A track's text and held-out text are always the same; an arm that adds text trains its tokenizer on that
 as well, so it has other tokens of nearly the same length. *ja* and *en* leave out the templated gazetteer, and *mean*
-is the mean of the two.
+is the mean of the two. *recall* is how much better 16 spans of 32 tokens of the held-out text are predicted right after
+they were read once, in nats a token (rows of before 30 November 2026 don't have it).
 An arm's figures are the means of its seeds; from three seeds on, *±* is the 95 % interval of the mean by Student's t.
 *p* is of Welch's t-test against the next row below with five seeds or more: a record needs five seeds and p < 0.01
 against the one before; rows with fewer are results on the way. Tokens a second are of machines that did other work as
@@ -64,7 +65,7 @@ What was learnt is in [experiments.md](experiments.md).""",
     heading="Track *{track}*, {budget:,} tokens",
     heading_of_minutes="Track *{track}*, {budget:g} minutes on {machine}",
     columns=(
-        *("arm", "settings", "tokens", "parameters", "state bytes", "seeds", "ja", "en", "mean", "±", "p"),
+        *("arm", "settings", "tokens", "parameters", "state bytes", "seeds", "ja", "en", "mean", "±", "p", "recall"),
         *("tokens/s", "precision", "date", "commit"),
     ),
     commands="Commands",
@@ -78,6 +79,9 @@ JAPANESE = Words(
 分数は、空いている計算機で交互に測った速さ（benchmarks/speedrun/speeds.jsonl）でトークン数に直します。
 トラックごとに、文章と評価用の文章は常に同じです。文章を加えた学習では、トークナイザもそれを含めて学習するので、トークンが少し違います。
 *ja* と *en* は定型文の地名データを除いた値、*平均* は二つの平均です。
+*想起* は、評価用の文章の 32 トークンの区間 16 個を、一度読んだ直後にどれだけよく予測するかです
+（1 トークンあたりナット）。
+2026 年 11 月 30 日より前の行にはありません。
 各行の値はシードの平均です。シードが三つ以上なら、± は Student の t による平均の 95 % 信頼区間です。
 p は、シードが五つ以上ある次の行（下の行）に対する Welch の t 検定の値です。
 記録と認めるには、五つのシードと、前の記録に対する p < 0.01 が必要です。それより少ない行は途中の結果です。
@@ -94,7 +98,7 @@ GPU があれば `python -m benchmarks.speedrun many benchmarks/speedrun/queue.y
     heading="トラック *{track}*、{budget:,} トークン",
     heading_of_minutes="トラック *{track}*、{budget:g} 分（{machine}）",
     columns=(
-        *("名前", "設定", "トークン", "パラメータ", "状態のバイト数", "シード数", "ja", "en", "平均", "±", "p"),
+        *("名前", "設定", "トークン", "パラメータ", "状態のバイト数", "シード数", "ja", "en", "平均", "±", "p", "想起"),
         *("トークン/秒", "精度", "日付", "コミット"),
     ),
     commands="コマンド",
@@ -116,7 +120,7 @@ def page(rows: Sequence[dict[str, Any]], words: Words) -> str:
         track, machine, amount = budget
         here = [row for row in rows if _budget(row) == budget]
         arms = sorted(_arms(here), key=lambda arm: _mean(arm, "mean"))
-        right = [name in words.columns[2:12] for name in words.columns]
+        right = [name in words.columns[2:13] for name in words.columns]
         rule = "|".join("---:" if each else "---" for each in right)
         lines = [f"| {' | '.join(words.columns)} |", f"|{rule}|", *map(_line, arms, _against_the_next(arms))]
         commands = "\n".join(_command(arm[0]) for arm in arms)
@@ -187,12 +191,19 @@ def _line(arm: Sequence[dict[str, Any]], p: str) -> str:
         f"**{_mean(arm, 'mean'):.4f}**",
         _interval(means),
         p,
+        _recall(arm),
         f"{fmean(row['tokens_per_second'] for row in arm):,.0f}",
         last["precision"],
         last["date"],
         ", ".join(dict.fromkeys(row["commit"][:9] for row in arm)),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _recall(arm: Sequence[dict[str, Any]]) -> str:
+    """Nats a token that a span gains right after it was read; "" where no row of the arm has it."""
+    found = [row["recall"]["0"] for row in arm if "0" in row.get("recall", {})]
+    return f"{fmean(found):.2f}" if found else ""
 
 
 def _settings(settings: dict[str, Any]) -> str:

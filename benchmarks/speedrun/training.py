@@ -50,7 +50,7 @@ def train_arm(arm: Arm, work: Path, wait: bool) -> dict[str, Any] | None:
         code = _checkout(commit, work / "checkouts")
         _run(["pretrain", str(ROOT / TRACKS[arm.track]), f"--name={RUN}", *arm.words], code, folder, lock)
         # A commit from before there were parts measures text alone.
-        parts = ["--parts=text"] if (code / "sioconv" / "evaluate" / "parts").is_dir() else []
+        parts = ["--parts=text,copying"] if (code / "sioconv" / "evaluate" / "parts").is_dir() else []
         figures = json.loads(_run(["evaluate", f"runs/{RUN}/base", "--json", *parts], code, folder, lock))
         row = _row(arm, commit, figures, folder / "runs" / RUN)
         with atomic_write(done) as temporary:
@@ -148,4 +148,5 @@ def _row(arm: Arm, commit: str, figures: dict[str, Any], run: Path) -> dict[str,
         plan["precision"],
         arm.settings.get("train.threads", torch.get_num_threads()),
         {key: figures[key] for key in ("parameters", "state_bytes")},
+        figures.get("copying", {"distances": ()}),
     )

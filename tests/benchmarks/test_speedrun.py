@@ -185,6 +185,7 @@ def test_an_arm_is_trained_measured_and_then_skipped(tmp_path: Path, monkeypatch
     assert 2 < bits["ja"] < 9 and 2 < bits["en"] < 9 and bits["mean"] == pytest.approx((bits["ja"] + bits["en"]) / 2)
     assert set(row["sources"]) == {"sentences_ja", "gazetteer_ja", "sentences_en"}
     assert row["seconds"] > 0 and row["precision"] == "float32" and row["threads"] >= 1 and len(row["commit"]) == 40
+    assert "0" in row["recall"] and all(abs(gain) < 5 for gain in row["recall"].values())
     assert row["command"].startswith("sioconv pretrain") and "--model.trapezoid=true" in row["command"]
     assert (work / "checkouts" / row["commit"] / "src" / "sioconv").is_dir()
     before = results.read_bytes()
@@ -274,13 +275,19 @@ def test_the_committed_pages_are_those_of_the_committed_results(tmp_path: Path) 
 
 def test_a_page_ranks_the_means_of_seeds() -> None:
     other = {**ROW, "seed": 1, "bits_per_byte": {"ja": 1.2, "en": 2.2, "mean": 1.7}}
-    best = {**ROW, "name": "best", "state_bytes": 4096, "bits_per_byte": {"ja": 1.0, "en": 1.8, "mean": 1.4}}
+    best = {
+        **ROW,
+        "name": "best",
+        "state_bytes": 4096,
+        "recall": {"0": 0.25, "64": 0.1},
+        "bits_per_byte": {"ja": 1.0, "en": 1.8, "mean": 1.4},
+    }
     later = {**ROW, "tokens": 2048, "name": "longer"}
     text = table.page([ROW, best, later, other], table.ENGLISH)
     first, second, third = (line for line in text.splitlines() if line.startswith(("| best", "| sioconv", "| longer")))
-    assert first.startswith("| best") and "| 4,096 | 1 |" in first and "**1.4000**" in first
+    assert first.startswith("| best") and "| 4,096 | 1 |" in first and "**1.4000** |  |  | 0.25 |" in first
     assert "num_heads 4, embedding_max_norm null, train.lr 0.001 | 1,024 |" in second and "precision" not in second
-    assert "| 2 | 1.1000 | 2.1000 | **1.6000** |  |  |" in second and "012345678" in second
+    assert "| 2 | 1.1000 | 2.1000 | **1.6000** |  |  |  |" in second and "012345678" in second
     assert third.startswith("| longer") and text.index("2,048 tokens") > text.index("1,024 tokens")
     assert text.count("    sioconv pretrain benchmarks/speedrun/bundled.yaml --seed=0") == 3
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))

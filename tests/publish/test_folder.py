@@ -138,7 +138,7 @@ REFUSED = [
     ({"source_license": ["rivers=CC-BY-NC-4.0"]}, "rivers is CC-BY-NC-4.0: it forbids commercial use"),
     ({"source_license": ["rivers"]}, "give NAME=VALUE"),
     ({"state": ["a=none.safetensors"]}, "none.safetensors"),
-    ({"state": ["../a=x"]}, "give NAME=VALUE"),
+    ({"variant": ["../a=x"]}, "give NAME=VALUE"),
     ({"variant": ["int8=nowhere"]}, "no such folder"),
     ({"benchmark": "heldout"}, "give OWNER/NAME"),
     ({"base_model": "heldout"}, "give OWNER/NAME"),

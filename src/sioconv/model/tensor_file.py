@@ -193,7 +193,7 @@ def damage(origin: object, kind: Kind) -> Iterator[None]:
     """Turns what is raised over a file's content into a `UserError` that it is damaged."""
     try:
         yield
-    except (KeyError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"damaged {kind.name}: {origin}: {error}: restore it from a copy") from error
 
 

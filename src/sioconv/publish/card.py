@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from sioconv.evaluate.report import escape_markdown
 from sioconv.publish.facts import Facts
+from sioconv.publish.states import Conversation
 
 TAGS = ["sioconv", "recurrent", "linear-recurrence", "custom_code"]
 DIGITS = 4
@@ -64,6 +65,7 @@ def card(
     repo: str,
     plots: Sequence[str],
     personas: Sequence[str],
+    conversations: Mapping[str, Conversation],
     variants: Sequence[str],
     has_licence_file: bool,
 ) -> str:
@@ -72,12 +74,13 @@ def card(
     Args:
         facts: about the model.
         repo: what an example loads: OWNER/NAME, or the folder's name.
-        plots, personas, variants: what else is in the folder.
+        plots, personas, conversations, variants: what else is in the folder.
         has_licence_file: whether LICENSE is.
     """
     summary = facts.summary or {}
     values = {
-        "facts": facts, "repo": repo, "plots": plots, "personas": personas, "variants": variants,
+        "facts": facts, "repo": repo, "plots": plots, "personas": personas,
+        "conversations": list(conversations.values()), "variants": variants,
         "has_licence_file": has_licence_file, "summary": summary, "questions": (summary.get("chat") or {}),
         "continuations": summary.get("continuations") or {},
         "tokens": sum(each.get("tokens", 0) for each in facts.progress.values()) or summary.get("tokens"),

@@ -19,7 +19,7 @@ class PublishConfig:
         recipe: recipe whose sources the model has read, where there is no run.
         base_model: OWNER/NAME on the Hub, of the model that this one was tuned from.
         benchmark: OWNER/NAME of a benchmark on the Hub that holds the held-out text: its tasks are the sources.
-        state: NAME=FILE for a persona of this model; may be given several times.
+        state: FILE or NAME=FILE, a persona of this model or a saved conversation; may be given several times.
         variant: NAME=FOLDER for a quantised form of this model; may be given several times.
     """
 

@@ -25,7 +25,7 @@ from sioconv.run.folder import BASE, DATA, RECIPE, REPORT, made_by, why_no_run
 SUMMARY = "summary.json"
 KEPT = ("tokens", "step", "seconds", "versions")  # of a checkpoint's progress
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-NAME = re.compile(r"[^\s/\\\x00-\x1f]+")  # of a persona or a variant: a file's name
+NAME = re.compile(r"[^\s/\\\x00-\x1f]+")  # of a variant: a folder's name
 LANGUAGE = re.compile(r"[a-z]{2,3}")
 OWN_LICENCES = {"identity": "Apache-2.0"}  # turns that the package itself makes
 

@@ -1,9 +1,9 @@
-"""The folder that goes to the Hub: model, card, provenance, plots, licences, personas, quantised forms, checksums."""
+"""The folder that goes to the Hub: model, card, provenance, plots, licences, states, quantised forms, checksums."""
 
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from importlib import metadata
@@ -17,17 +17,19 @@ from sioconv.files import atomic_folder, shown, work_folder
 from sioconv.model import SioConvForCausalLM, load_model_folder
 from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.folder_code import FILE, write_code
+from sioconv.model.tensor_file import kind_of
 from sioconv.progress import say
 from sioconv.publish.card import benchmark_results, card
 from sioconv.publish.config import PublishConfig
 from sioconv.publish.facts import HUB_ID, Facts, Source, gather, named, provenance
+from sioconv.publish.states import PERSONAS, STATES, Conversation, conversations_of, given_states
 from sioconv.publish.verify import verify_folders
 from sioconv.recipe.files import write_yaml
 from sioconv.run.folder import REPORT
 
 PROVENANCE = "provenance.json"
 CARD, RECIPE, LICENCE, CODE_LICENCE, NOTICE = "README.md", "recipe.yaml", "LICENSE", "LICENSE-code", "NOTICE"
-RESULTS, PERSONAS = ".eval_results", "personas"
+RESULTS = ".eval_results"
 PLOTS = ("loss.svg", "timescales.svg")
 # What belongs to a model folder; other files beside it stay where they are.
 MODEL_FILES = (
@@ -36,7 +38,7 @@ MODEL_FILES = (
 )  # fmt: skip
 # What a folder that is published may hold besides: no quantised form can have such a name.
 OWN_NAMES = (
-    *MODEL_FILES, CARD, RECIPE, LICENCE, CODE_LICENCE, NOTICE, PROVENANCE, SUMS, RESULTS, PERSONAS, *PLOTS,
+    *MODEL_FILES, CARD, RECIPE, LICENCE, CODE_LICENCE, NOTICE, PROVENANCE, SUMS, RESULTS, PERSONAS, STATES, *PLOTS,
 )  # fmt: skip
 SAME = ("hidden_size", "num_hidden_layers", "vocab_size", "tokenizer_fingerprint")
 
@@ -58,7 +60,7 @@ def publish_folder(model: Path, out: Path, options: PublishConfig, repo: str | N
     Args:
         model: a model folder.
         out: the folder; must not be there yet.
-        options: facts that no file knows, personas, quantised forms.
+        options: facts that no file knows, states, quantised forms.
         repo: OWNER/NAME on the Hub, for the card's examples; without it they load `out` from the folder it is in.
 
     Returns:
@@ -74,6 +76,7 @@ def publish_folder(model: Path, out: Path, options: PublishConfig, repo: str | N
         raise UserError(f"no model folder at {shown(model)}: give a folder with config.json, such as runs/demo/model")
     if options.benchmark is not None and not HUB_ID.fullmatch(options.benchmark):
         raise UserError(f"--benchmark {options.benchmark!r} is no identifier of the Hub: give OWNER/NAME")
+    personas, saved = given_states(options.state)
     loaded, _ = load_model_folder(model)
     if getattr(loaded.config, "quantization_config", None) is not None:
         raise UserError(
@@ -82,20 +85,19 @@ def publish_folder(model: Path, out: Path, options: PublishConfig, repo: str | N
         )
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
     facts = gather(model, options, parameters, weights_fingerprint(loaded))
-    personas = _personas(model, options)
+    for file in personas.values():
+        load_model_folder(model, state=file)  # refuses one that wasn't tuned from this very model
     variants = _variants(model, loaded, options)
+    conversations = conversations_of(model, saved, personas, variants)
     with atomic_folder(out) as folder:
         _copy_model(model, folder)
-        for name, file in personas.items():
-            (folder / PERSONAS).mkdir(exist_ok=True)
-            _copy(file, folder / PERSONAS / f"{name}.safetensors")
+        for place, files in ((folder / PERSONAS, personas), (folder / STATES, saved)):
+            _copy_states(files, place)
         for name, place in variants.items():
             (folder / name).mkdir()
             _copy_model(place, folder / name)
             write_sums(folder / name)
-        if personas:
-            write_sums(folder / PERSONAS)
-        _write_texts(folder, facts, options, repo or out.name, sorted(personas), sorted(variants))
+        _write_texts(folder, facts, options, repo or out.name, sorted(personas), conversations, sorted(variants))
         write_sums(folder)
         verify_folders([folder, *(folder / name for name in variants)])
     return facts
@@ -108,8 +110,9 @@ def files_of(folder: Path) -> list[tuple[str, int]]:
 
 
 def _copy_model(model: Path, folder: Path) -> None:
-    """The files of a model folder. Where it has no code, or the code of another version, this version's is written."""
-    files = sorted({file for pattern in MODEL_FILES for file in model.glob(pattern) if file.is_file()})
+    """The files of a model folder, without states that were saved there; this version's code where it has no such."""
+    found = {file for pattern in MODEL_FILES for file in model.glob(pattern) if file.is_file()}
+    files = sorted(file for file in found if kind_of(file) is None)
     for file in files:
         _copy(file, folder / file.name)
     write_code(folder)
@@ -122,12 +125,12 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _personas(model: Path, options: PublishConfig) -> dict[str, Path]:
-    """Name → file of each persona, which was tuned from this very model."""
-    found = {name: Path(file) for name, file in named(options.state, "state").items()}
-    for file in found.values():
-        load_model_folder(model, state=file)
-    return found
+def _copy_states(files: Mapping[str, Path], place: Path) -> None:
+    if files:
+        place.mkdir()
+        for name, file in files.items():
+            _copy(file, place / f"{name}.safetensors")
+        write_sums(place)
 
 
 def _variants(model: Path, own: SioConvForCausalLM, options: PublishConfig) -> dict[str, Path]:
@@ -161,7 +164,13 @@ def _variants(model: Path, own: SioConvForCausalLM, options: PublishConfig) -> d
 
 
 def _write_texts(
-    folder: Path, facts: Facts, options: PublishConfig, repo: str, personas: list[str], variants: list[str]
+    folder: Path,
+    facts: Facts,
+    options: PublishConfig,
+    repo: str,
+    personas: list[str],
+    conversations: Mapping[str, Conversation],
+    variants: list[str],
 ) -> None:
     """Card, recipe, provenance, plots, licences, results for a benchmark."""
     assert facts.recipe is not None
@@ -181,7 +190,8 @@ def _write_texts(
         (folder / RESULTS).mkdir()
         results = yaml.safe_dump(benchmark_results(facts, options.benchmark), sort_keys=False)
         _write(folder / RESULTS / "bits_per_byte.yaml", results)
-    _write(folder / CARD, card(facts, repo, plots, personas, variants, options.license_file is not None))
+    has_licence_file = options.license_file is not None
+    _write(folder / CARD, card(facts, repo, plots, personas, conversations, variants, has_licence_file))
 
 
 def notices(title: str, author: str, sources: Iterable[Source]) -> str:

@@ -287,6 +287,8 @@ def test_another_version_is_refused(tiny_model: TinyModel, saved: Path, tmp_path
         {"prefix_chain": "00" * 32},
         {"prefix_chain": "zz"},
         {"prefix_tail": "01000000"},
+        {"transcript": "5"},
+        {"document": "5"},
     ],
 )
 def test_metadata_that_was_tampered_with_is_refused(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Options that may be given several times, or as a list in brackets, which is all that the parser would take by itself.
 SEVERAL = {
     "source_license": "SOURCE=LICENCE for a source whose licence the recipe doesn't name; may be given several times",
-    "state": "NAME=FILE for a persona of this model; may be given several times",
+    "state": "FILE or NAME=FILE, a persona of this model or a saved conversation; may be given several times",
     "variant": "NAME=FOLDER for a quantised form of this model; may be given several times",
 }
 
@@ -102,10 +102,12 @@ def list_files(files: Mapping[str, int]) -> None:
 def _finish(folder: Path, arguments: "Namespace", kind: "Kind" = "model") -> None:
     """Lists the files, then pushes them."""
     from sioconv.publish.folder import files_of
+    from sioconv.publish.states import warn_of_conversations
 
     files, address = files_of(folder), None
     if not arguments.json:
         list_files(dict(files))
+    warn_of_conversations(folder)
     if _pushes(arguments):
         address = _push(folder, arguments, kind)
     if arguments.json:

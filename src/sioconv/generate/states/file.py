@@ -2,11 +2,13 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -158,6 +160,16 @@ def unpack_state(format: StateFormat, data: bytes, origin: object) -> State:
     """What `pack_state` was given. Raises UserError as `StateFormat.unpack` does."""
     session, tensors = format.unpack(data, origin)
     return State(tensors, session.tokens_seen, session.prefix)
+
+
+def read_session(path: Path) -> tuple[SessionState, str | None]:
+    """What the state file of any model says besides the memory, and the hash of the weights that it names.
+
+    The tensors aren't read, nor compared with the checksum. Raises UserError where what it says can't be.
+    """
+    with damage(path, SESSION), safe_open(path, framework="pt") as file:
+        metadata: dict[str, str] = file.metadata()
+        return _parse(metadata, sys.maxsize), metadata.get("weights")
 
 
 def _parse(metadata: dict[str, str], vocab_size: int) -> SessionState:
