@@ -1,5 +1,6 @@
 """The command line: every verb's help, every bad input in one line, and what goes to which stream."""
 
+import gc
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from transformers.utils import logging
 from sioconv.cli import main as cli
 from sioconv.data.config import TokenizerConfig
 from sioconv.data.tokenizer.tokenizer import train_tokenizer
+from sioconv.errors import UserError
 from sioconv.model import load_model_folder, save_initial_state
 from sioconv.model.initial_state import initial_states
 from sioconv.terminal import visible
@@ -801,3 +803,17 @@ def test_a_locale_that_cannot_say_an_argument_is_named(tmp_path: Path) -> None:
 def test_a_nul_character_is_refused(verb: str, main: Main) -> None:
     code, out, err = main(*verb.split(), "runs/\0")
     assert (code, out) == (2, "") and "an argument holds a NUL character" in err
+
+
+def test_nothing_is_collected_while_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all is as before where that ends with an error."""
+    seen: list[bool] = []
+
+    def load(*_: Any, **__: Any) -> None:
+        seen.append(gc.isenabled())
+        raise UserError("no model")
+
+    monkeypatch.setattr("sioconv.model.load_model_folder", load)
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "nowhere", "宮城県"])
+    assert seen == [False] and gc.isenabled()

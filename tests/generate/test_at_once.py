@@ -59,7 +59,9 @@ def test_a_text_may_be_written_by_both(steps: int) -> None:
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_it_compiles_when_the_first_text_is_written_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_it_compiles_when_the_first_text_is_written_and_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with caplog.at_level(logging.INFO, logger="sioconv"):
         engine = Engine(build(), at_once=True)
         engine.submit(REQUEST, lambda _: None)
@@ -69,11 +71,20 @@ def test_it_compiles_when_the_first_text_is_written_and_says_so(caplog: pytest.L
             engine.step()
         assert compilation._thread.ident is not None
         engine.finish()
+        monkeypatch.setattr(NativeDecoder, "is_kept", lambda _: True)
         list(engine.stream(REQUEST))
     said = [record.message for record in caplog.records if record.message.startswith("decoding")]
     assert said == [
         "decoding: torch, until the kernel is compiled: once, half a minute", "decoding: the compiled kernel"
     ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_who_waits_for_the_kernel_is_told_why(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="sioconv"):
+        list(Engine(build()).stream(REQUEST))
+    said = [record.message for record in caplog.records if record.message.startswith("decoding")]
+    assert said == ["decoding: the compiled kernel", "decoding: the kernel is compiled first: once, half a minute"]
 
 
 @pytest.mark.usefixtures("uncompiled")

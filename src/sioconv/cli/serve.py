@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sioconv.cli.options import device_option
+from sioconv.cli.options import device_option, without_collector
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
 from sioconv.terminal import show
@@ -47,10 +47,11 @@ def serve(arguments: "Namespace") -> None:
         raise UserError(f"port out of range: {arguments.port}: give a number from 0 to 65535")
     if arguments.no_store and arguments.store is not None:
         raise UserError("--store and --no-store contradict each other: give one")
-    from sioconv.serve.access.keys import read_keys
-    from sioconv.serve.config import ServeConfig
-    from sioconv.serve.server import run_server
-    from sioconv.serve.start import make_service
+    with without_collector():
+        from sioconv.serve.access.keys import read_keys
+        from sioconv.serve.config import ServeConfig
+        from sioconv.serve.server import run_server
+        from sioconv.serve.start import make_service
 
     config = ServeConfig(**{item.name: arguments[item.name] for item in fields(ServeConfig)})
     keys = None if arguments["keys"] is None else read_keys(Path(arguments["keys"]))

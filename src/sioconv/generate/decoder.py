@@ -150,10 +150,15 @@ class Compilation:
 
 
 def pick_decoder(model: Any) -> Decoder:
-    """The fastest decoder that the model can take; which one, and why, is said once."""
+    """The fastest decoder that the model can take; which one, and why, is said once, and that there will be a wait."""
     reason = why_not_native(model)
     _tell_once(f"decoding: {'the compiled kernel' if reason is None else f'torch, because {reason}'}")
-    return NativeDecoder(model) if reason is None else TorchDecoder(model)
+    if reason is not None:
+        return TorchDecoder(model)
+    decoder = NativeDecoder(model)
+    if not decoder.is_kept():
+        _tell_once("decoding: the kernel is compiled first: once, half a minute")
+    return decoder
 
 
 def begin_decoding(model: Any) -> tuple[Decoder, Compilation | None]:
