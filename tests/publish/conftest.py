@@ -15,7 +15,7 @@ from sioconv.checksums import write_sealed
 from sioconv.model import load_model_folder
 from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.recipe.schema import build, save_recipe
-from tests.publish.hub import Hub
+from tests.publish.hub import WRITER, Hub
 
 SOURCES = {
     "rivers": {"path": "/home/someone/text/rivers.jsonl", "language": "ja", "licence": "CC0-1.0", "weight": 3.0},
@@ -76,3 +76,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     server = Hub()
     yield server
     server.close()
+
+
+@pytest.fixture
+def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The server, where the client looks for it with a token that may write."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    return hub

@@ -37,14 +37,6 @@ def published(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return tmp_path / "out"
 
 
-@pytest.fixture
-def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """The server, where the client looks for it with a token that may write."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setenv("HF_TOKEN", WRITER)
-    return hub
-
-
 def test_bad_arguments_are_one_line(
     published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

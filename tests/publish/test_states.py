@@ -17,7 +17,7 @@ from sioconv.model.folder import write_model_folder
 from sioconv.model.initial_state import initial_states
 from sioconv.model.tensor_file import SESSION, pack, read_tensors
 from tests.publish.conftest import MakeRun
-from tests.publish.hub import WRITER, Hub
+from tests.publish.hub import Hub
 
 GIVEN = ["--license", "apache-2.0", "--author", "Aoba Lab"]
 SAID = "わたしの秘密の川"
@@ -64,14 +64,6 @@ def poet(model: Path, tmp_path: Path) -> Path:
         value.data += 1
     save_initial_state(tmp_path / "poet.safetensors", loaded, before)
     return tmp_path / "poet.safetensors"
-
-
-@pytest.fixture
-def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """The server, where the client looks for it with a token that may write."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setenv("HF_TOKEN", WRITER)
-    return hub
 
 
 def test_the_cards_commands_go_on_with_what_is_published(
