@@ -18,6 +18,7 @@ from sioconv.model.folder import write_model_folder
 from sioconv.publish.config import PublishConfig
 from sioconv.publish.folder import files_of, is_published, publish_folder
 from sioconv.publish.verify import verify_folder
+from sioconv.recipe.schema import load_recipe, save_recipe
 from tests.publish.conftest import SOURCES, MakeRun
 
 GIVEN = PublishConfig(license="apache-2.0", author="Aoba *Lab*")
@@ -64,6 +65,35 @@ def test_a_stranger_can_load_it_and_it_computes_the_same(
     assert [source["licence"] for source in origin["sources"]] == ["CC0-1.0", "MIT", "BSD-3-Clause and Apache-2.0"]
     assert origin["sources"][0]["share"] == 0.75 and origin["sources"][0]["tokens"] == 1200
     assert set(origin["weights_sha256"]) == {"model.safetensors"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_of_relative_paths_only_the_last_part_is_published(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a customer's folder, nor the names of a cluster; identifiers of the Hub stay whole."""
+    monkeypatch.chdir(tmp_path)
+    ways = {"deep": "customer A/社内 文書.jsonl", "above": "../customer B/*.jsonl", "here": "."}
+    sources = {name: SOURCES["rivers"] | {"path": path} for name, path in ways.items()} | {"books": SOURCES["books"]}
+    run = make_run(sources, tuned=False)
+    recipe = load_recipe([str(run / "recipe.yaml")])
+    (tmp_path / "customer_c").mkdir()
+    recipe.tokenizer.path = "customer_c/words"
+    recipe.tokenizer.compare = ["rwkv", "owner/words@main", "../customer_d/spm.model"]
+    recipe.data.executor, recipe.data.cluster.partition = "slurm", "customer_e"
+    recipe.data.cluster.setup = ". customer_f/activate"
+    save_recipe(recipe, run / "recipe.yaml")
+    monkeypatch.chdir("/")  # what was a path for the run stays one
+    publish(run / "base", tmp_path / "out")
+    texts = {
+        file.name: file.read_text("utf-8") for file in (tmp_path / "out").iterdir() if file.suffix != ".safetensors"
+    }
+    assert [name for name, text in texts.items() if "customer" in text] == []
+    published = load_recipe([str(tmp_path / "out" / "recipe.yaml")])
+    paths = {name: source.path for name, source in published.data.sources.items()}
+    assert paths == {"deep": "社内 文書.jsonl", "above": "*.jsonl", "here": ".", "books": "hf:owner/books"}
+    assert published.tokenizer.path == "words"
+    assert published.tokenizer.compare == ["rwkv", "owner/words@main", "spm.model"]
 
 
 @pytest.mark.usefixtures("quick")
