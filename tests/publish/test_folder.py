@@ -56,6 +56,7 @@ def test_a_stranger_can_load_it_and_it_computes_the_same(
     entries = parse_eval_result_entries(yaml.safe_load((out / ".eval_results/bits_per_byte.yaml").read_text()))
     assert (entries[0].dataset_id, entries[0].task_id, entries[0].value) == ("aoba/heldout", "ja", 1.5)
     text = (out / "README.md").read_text(encoding="utf-8")
+    assert "AutoTokenizer.from_pretrained(name, trust_remote_code=True)" in text  # else transformers asks on a terminal
     assert "More Information Needed" not in text and "## 日本語" in text and "None" not in text
     assert r"a\|b<br>\`c\`" in text and r"Aoba \*Lab\*" in text and "personas/poet.safetensors" in text
     everything = "".join(path.read_text("utf-8", "replace") for path in out.rglob("*") if path.is_file())
@@ -165,7 +166,7 @@ REFUSED = [
     ({"license": "Foo"}, "no licence that the Hub knows"),
     ({"author": " "}, "give --author"),
     ({"source_license": ["seas=MIT"]}, "no such source: there are books, rivers, talks"),
-    ({"source_license": ["rivers=CC-BY-NC-4.0"]}, "rivers is CC-BY-NC-4.0: it forbids commercial use"),
+    ({"source_license": ["rivers=MIT"]}, "rivers=MIT: the recipe says CC0-1.0: leave the option out"),
     ({"source_license": ["rivers"]}, "give NAME=VALUE"),
     ({"state": ["a=none.safetensors"]}, "none.safetensors"),
     ({"variant": ["../a=x"]}, "give NAME=VALUE"),
@@ -205,7 +206,7 @@ def test_an_unknown_or_forbidding_licence_of_a_text(make_run: MakeRun, tmp_path:
     said = ["rivers=CC0-1.0"]
     with pytest.raises(UserError, match=r"wiki is CC-BY-SA-3.0: it demands .* --license-confirmed"):
         publish(run / "model", tmp_path / "out", source_license=said)
-    publish(run / "model", tmp_path / "shared", source_license=said, license="cc-by-sa-4.0")
+    publish(run / "model", tmp_path / "shared", source_license=[*said, "wiki=cc by-sa 3.0"], license="cc-by-sa-4.0")
     publish(run / "model", tmp_path / "out", source_license=said, license_confirmed=True)
     assert "has confirmed the right" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 

@@ -218,7 +218,13 @@ def sources_of(recipe: Recipe, run: Path | None, tuned: bool, options: PublishCo
         total = sum(shares.values()) or 1.0
         for name, source in data.sources.items():
             manifest = _manifest(run, name)
-            licence = said.get(name) or source.licence or manifest.get("licence") or _own_licence(source)
+            licence = source.licence or manifest.get("licence") or _own_licence(source)
+            if name in said and not is_unknown(licence) and plain(said[name]) != plain(licence):
+                raise UserError(
+                    f"--source-license {name}={said[name]}: the recipe says {licence}: leave the option out, or, if "
+                    "the recipe is wrong, correct it there"
+                )
+            licence = said.get(name, licence)
             if is_unknown(licence):
                 raise UserError(
                     f"the licence of the text {name} ({_place(source)}) isn't known: "
