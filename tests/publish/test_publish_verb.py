@@ -230,6 +230,26 @@ def test_what_is_pushed_was_loaded_before_as_a_stranger_does(
     assert "can't be loaded without the package" in capsys.readouterr().err and not online.repositories
 
 
+@pytest.mark.usefixtures("quick")
+def test_results_for_a_benchmark_are_under_checksums(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy's too, also of a folder whose version wrote none for them."""
+    options = PublishConfig(license="mit", author="Aoba Lab", benchmark="aoba/bench")
+    publish_folder(make_run() / "model", tmp_path / "out", options)
+    (tmp_path / "out" / ".eval_results" / "SHA256SUMS").rename(tmp_path / "sums")
+    assert run(str(tmp_path / "out"), str(tmp_path / "old")) == 0
+    (tmp_path / "sums").rename(tmp_path / "out" / ".eval_results" / "SHA256SUMS")
+    capsys.readouterr()
+    for folder in (tmp_path / "out", tmp_path / "old"):
+        assert run(str(folder), "--repo", "aoba/tiny", "--dry-run") == 0
+        assert "warning" not in capsys.readouterr().err
+        with (folder / ".eval_results" / "bits_per_byte.yaml").open("a") as file:
+            file.write("- garbage: 1\n")
+        assert run(str(folder), "--repo", "aoba/tiny", "--dry-run") == 2
+        assert "bits_per_byte.yaml isn't what was written" in capsys.readouterr().err
+
+
 def test_other_weights_than_the_provenance_names_are_refused(
     published: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,7 +47,7 @@ def copy_published(published: Path, out: Path, repo: str | None = None, links: b
     """
     if os.path.lexists(out):
         raise UserError(f"{out} is there already: choose another folder or remove it")
-    for place in (published, *sorted(path for path in published.iterdir() if path.is_dir() and path.name[0] != ".")):
+    for place in _folders(published):
         check_sums(place)
     with _in_place(out) if links else atomic_folder(out) as folder:
         copy = _link if links else shutil.copyfile
@@ -64,12 +64,19 @@ def copy_published(published: Path, out: Path, repo: str | None = None, links: b
         if not card.is_file():
             raise UserError(f"{shown(published)} has no {CARD}: publish the model again")
         _write(card, _card_of(card.read_text(encoding="utf-8"), repo or out.name, folder))
-        for place in models or [folder]:
+        for place in (*(models or [folder]), *folder.glob(RESULTS)):
             write_sums(place)
         if alone:
             check_loaded(folder, load_tokenizer(published))
         else:
             verify_folders(models)
+
+
+def _folders(published: Path) -> Iterator[Path]:
+    """A published folder and those in it that go along, each before what is in it."""
+    for place, names, _ in os.walk(published, followlinks=True):
+        names[:] = sorted(set(names) - _left_out(place, names))
+        yield Path(place)
 
 
 def _card_of(text: str, repo: str, folder: Path) -> str:
