@@ -73,6 +73,21 @@ def test_pickled_weights_and_missing_ones_are_refused(tmp_path: Path, strangers_
         load_subject(str(folder), CPU)
 
 
+def test_code_in_a_folder_is_not_run_nor_asked_about(
+    tmp_path: Path, strangers_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(strangers_folder, folder)
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    code = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+    (folder / "config.json").write_text(json.dumps(values | {"model_type": "odd", "auto_map": code}), encoding="utf-8")
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on the terminal"))
+    with pytest.raises(UserError, match="can't load a model from"):
+        load_subject(str(folder), CPU)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_windows_line_ends_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, end in (("lf.txt", b"\n"), ("crlf.txt", b"\r\n")):
         (tmp_path / name).write_bytes("川は海へ流れる。".encode() + end)

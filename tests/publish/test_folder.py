@@ -18,6 +18,7 @@ from sioconv.model.folder import write_model_folder
 from sioconv.publish.config import PublishConfig
 from sioconv.publish.folder import files_of, is_published, publish_folder
 from sioconv.publish.verify import verify_folder
+from sioconv.recipe.schema import load_recipe, save_recipe
 from tests.publish.conftest import SOURCES, MakeRun
 
 GIVEN = PublishConfig(license="apache-2.0", author="Aoba *Lab*")
@@ -55,6 +56,7 @@ def test_a_stranger_can_load_it_and_it_computes_the_same(
     entries = parse_eval_result_entries(yaml.safe_load((out / ".eval_results/bits_per_byte.yaml").read_text()))
     assert (entries[0].dataset_id, entries[0].task_id, entries[0].value) == ("aoba/heldout", "ja", 1.5)
     text = (out / "README.md").read_text(encoding="utf-8")
+    assert "AutoTokenizer.from_pretrained(name, trust_remote_code=True)" in text  # else transformers asks on a terminal
     assert "More Information Needed" not in text and "## 日本語" in text and "None" not in text
     assert r"a\|b<br>\`c\`" in text and r"Aoba \*Lab\*" in text and "personas/poet.safetensors" in text
     everything = "".join(path.read_text("utf-8", "replace") for path in out.rglob("*") if path.is_file())
@@ -64,6 +66,35 @@ def test_a_stranger_can_load_it_and_it_computes_the_same(
     assert [source["licence"] for source in origin["sources"]] == ["CC0-1.0", "MIT", "BSD-3-Clause and Apache-2.0"]
     assert origin["sources"][0]["share"] == 0.75 and origin["sources"][0]["tokens"] == 1200
     assert set(origin["weights_sha256"]) == {"model.safetensors"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_of_relative_paths_only_the_last_part_is_published(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a customer's folder, nor the names of a cluster; identifiers of the Hub stay whole."""
+    monkeypatch.chdir(tmp_path)
+    ways = {"deep": "customer A/社内 文書.jsonl", "above": "../customer B/*.jsonl", "here": "."}
+    sources = {name: SOURCES["rivers"] | {"path": path} for name, path in ways.items()} | {"books": SOURCES["books"]}
+    run = make_run(sources, tuned=False)
+    recipe = load_recipe([str(run / "recipe.yaml")])
+    (tmp_path / "customer_c").mkdir()
+    recipe.tokenizer.path = "customer_c/words"
+    recipe.tokenizer.compare = ["rwkv", "owner/words@main", "../customer_d/spm.model"]
+    recipe.data.executor, recipe.data.cluster.partition = "slurm", "customer_e"
+    recipe.data.cluster.setup = ". customer_f/activate"
+    save_recipe(recipe, run / "recipe.yaml")
+    monkeypatch.chdir("/")  # what was a path for the run stays one
+    publish(run / "base", tmp_path / "out")
+    texts = {
+        file.name: file.read_text("utf-8") for file in (tmp_path / "out").iterdir() if file.suffix != ".safetensors"
+    }
+    assert [name for name, text in texts.items() if "customer" in text] == []
+    published = load_recipe([str(tmp_path / "out" / "recipe.yaml")])
+    paths = {name: source.path for name, source in published.data.sources.items()}
+    assert paths == {"deep": "社内 文書.jsonl", "above": "*.jsonl", "here": ".", "books": "hf:owner/books"}
+    assert published.tokenizer.path == "words"
+    assert published.tokenizer.compare == ["rwkv", "owner/words@main", "spm.model"]
 
 
 @pytest.mark.usefixtures("quick")
@@ -135,7 +166,7 @@ REFUSED = [
     ({"license": "Foo"}, "no licence that the Hub knows"),
     ({"author": " "}, "give --author"),
     ({"source_license": ["seas=MIT"]}, "no such source: there are books, rivers, talks"),
-    ({"source_license": ["rivers=CC-BY-NC-4.0"]}, "rivers is CC-BY-NC-4.0: it forbids commercial use"),
+    ({"source_license": ["rivers=MIT"]}, "rivers=MIT: the recipe says CC0-1.0: leave the option out"),
     ({"source_license": ["rivers"]}, "give NAME=VALUE"),
     ({"state": ["a=none.safetensors"]}, "none.safetensors"),
     ({"variant": ["../a=x"]}, "give NAME=VALUE"),
@@ -175,7 +206,7 @@ def test_an_unknown_or_forbidding_licence_of_a_text(make_run: MakeRun, tmp_path:
     said = ["rivers=CC0-1.0"]
     with pytest.raises(UserError, match=r"wiki is CC-BY-SA-3.0: it demands .* --license-confirmed"):
         publish(run / "model", tmp_path / "out", source_license=said)
-    publish(run / "model", tmp_path / "shared", source_license=said, license="cc-by-sa-4.0")
+    publish(run / "model", tmp_path / "shared", source_license=[*said, "wiki=cc by-sa 3.0"], license="cc-by-sa-4.0")
     publish(run / "model", tmp_path / "out", source_license=said, license_confirmed=True)
     assert "has confirmed the right" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 

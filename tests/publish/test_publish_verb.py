@@ -230,6 +230,60 @@ def test_what_is_pushed_was_loaded_before_as_a_stranger_does(
     assert "can't be loaded without the package" in capsys.readouterr().err and not online.repositories
 
 
+@pytest.mark.usefixtures("quick")
+def test_results_for_a_benchmark_are_under_checksums(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy's too, also of a folder whose version wrote none for them."""
+    options = PublishConfig(license="mit", author="Aoba Lab", benchmark="aoba/bench")
+    publish_folder(make_run() / "model", tmp_path / "out", options)
+    (tmp_path / "out" / ".eval_results" / "SHA256SUMS").rename(tmp_path / "sums")
+    assert run(str(tmp_path / "out"), str(tmp_path / "old")) == 0
+    (tmp_path / "sums").rename(tmp_path / "out" / ".eval_results" / "SHA256SUMS")
+    capsys.readouterr()
+    for folder in (tmp_path / "out", tmp_path / "old"):
+        assert run(str(folder), "--repo", "aoba/tiny", "--dry-run") == 0
+        assert "warning" not in capsys.readouterr().err
+        with (folder / ".eval_results" / "bits_per_byte.yaml").open("a") as file:
+            file.write("- garbage: 1\n")
+        assert run(str(folder), "--repo", "aoba/tiny", "--dry-run") == 2
+        assert "bits_per_byte.yaml isn't what was written" in capsys.readouterr().err
+
+
+def test_files_that_the_command_did_not_write_are_named(
+    online: Hub, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(str(published), "--repo", "aoba/tiny", "--dry-run") == 0
+    assert "warning" not in capsys.readouterr().err
+    (published / "秘密.txt").write_text("mine")
+    (published / ".hidden").write_text("stays here")
+    shutil.copytree(published, tmp_path / "copy")
+    (tmp_path / "copy").rename(published / "sub")  # another published folder, with checksums of its own
+    assert run(str(published), "--repo", "aoba/tiny", "--dry-run") == 0
+    said = capsys.readouterr().err
+    assert "warning: no SHA256SUMS that sioconv publish has written names sub/LICENSE-code, sub/NOTICE, " in said
+    shutil.rmtree(published / "sub")
+    (published / "notes").mkdir()
+    (published / "notes" / "a.txt").write_text("mine")
+    assert run(str(published), str(tmp_path / "copy")) == 0
+    assert "has written names notes/a.txt, 秘密.txt: it goes along as it is" in capsys.readouterr().err
+    assert run(str(published), "--repo", "aoba/tiny") == 0
+    assert "has written names notes/a.txt, 秘密.txt" in capsys.readouterr().err
+    assert "秘密.txt" in online.repositories["aoba/tiny"].files
+
+
+def test_a_copy_inside_of_what_is_copied_is_refused(
+    published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(published)
+    for model, out in ((str(published), str(published / "sub")), (".", "deep/sub"), (".", "../out/sub")):
+        assert run(model, out) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and f"{out} is inside {model}, whose next copy would hold it" in said
+    assert not [path for path in published.iterdir() if path.is_dir()]
+    assert run(".", "../beside") == 0
+
+
 def test_other_weights_than_the_provenance_names_are_refused(
     published: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

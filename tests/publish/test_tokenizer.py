@@ -95,7 +95,9 @@ def test_what_is_refused_is_one_line_and_leaves_nothing(
     refused("the licence of the tokenizer isn't known: give --license", "--author", "Aoba")
     refused("who publishes the tokenizer isn't known: give --author", "--license", "mit")
     refused("--state is of models", *GIVEN, "--state", "a=b")
-    refused("books is CC-BY-NC-4.0: it forbids commercial use", *GIVEN, "--source-license", "books=CC-BY-NC-4.0")
+    recipe = tokenizer.parent / "recipe.yaml"
+    recipe.write_text(recipe.read_text("utf-8").replace("licence: MIT", "licence: CC-BY-NC-4.0"), "utf-8")
+    refused("books is CC-BY-NC-4.0: it forbids commercial use", *GIVEN)
     data = (tokenizer / "tokenizer.json").read_bytes()
     (tokenizer / "tokenizer.json").write_bytes(data[:-1])
     refused("tokenizer.json isn't what was written", *GIVEN)

@@ -55,7 +55,8 @@ def load_subject(
 ) -> Subject:
     """Loads a model: a folder of this project, any folder of transformers' form, or a Hub id of either.
 
-    Of a stranger's folder weights are read from safetensors alone, and no code that lies in it is run.
+    Of a stranger's folder weights are read from safetensors alone. No code that lies in it is run, and nobody is asked
+    whether it may be.
 
     Raises:
         UserError: there is no such model, it can't be loaded, or `state` isn't of this model.
@@ -67,9 +68,9 @@ def load_subject(
         raise UserError(f"{name} is no sioconv model: it has no initial states that --state could replace")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, output_loading_info=True
+            name, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
-        other: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+        other: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # transformers raises many types; the cause stays attached
         raise UserError(_why_not(name, error)) from error
     model, report = loaded
@@ -93,7 +94,7 @@ def _is_ours(name: str) -> bool:
     except (OSError, ValueError, AttributeError):
         return True
     try:
-        return bool(AutoConfig.from_pretrained(name).model_type == SioConvConfig.model_type)
+        return bool(AutoConfig.from_pretrained(name, trust_remote_code=False).model_type == SioConvConfig.model_type)
     except Exception as error:
         raise UserError(_why_not(name, error)) from error
 

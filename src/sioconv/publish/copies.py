@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sioconv.checksums import check_sums, checksums, write_sums
+from sioconv.checksums import SUMS, check_sums, checksums, read_sums, write_sums
 from sioconv.data.tokenizer.tokenizer import load_tokenizer
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder, atomic_write, shown
 from sioconv.model.folder_code import FILE, write_code
+from sioconv.progress import say
 from sioconv.publish.folder import CARD, CODE_LICENCE, PROVENANCE, RESULTS, package_text
+from sioconv.publish.states import PERSONAS, STATES
 from sioconv.publish.tokenizer import check_loaded, is_tokenizer
 from sioconv.publish.verify import verify_folders
 
@@ -25,6 +27,7 @@ byte before and after stand in `config.json` (`quantization_config`).
 この写しの行列は 8 か 4 ビットです(`sioconv quantize`)。上の測定はその前の fp32 のものです。前後の 1 バイトあたりの
 ビット数は `config.json`(`quantization_config`)にあります。
 """
+ADDED = 3  # files in a message
 EXAMPLE = re.compile(r'^name = "[^"\n]*"$', re.MULTILINE)
 PICTURE = re.compile(r"(?:Each dot is a head:[^\n]*\n\n)?!\[[^\]\n]*\]\((?P<file>[\w.-]+\.svg)\)\n\n?")
 
@@ -43,12 +46,13 @@ def copy_published(published: Path, out: Path, repo: str | None = None, links: b
 
     Raises:
         UserError: a file isn't what was written, the weights aren't those that its provenance names, `out` is there
-            already, or it can't be loaded without the package.
+            already or inside of `published`, or it can't be loaded without the package.
     """
     if os.path.lexists(out):
         raise UserError(f"{out} is there already: choose another folder or remove it")
-    for place in (published, *sorted(path for path in published.iterdir() if path.is_dir() and path.name[0] != ".")):
-        check_sums(place)
+    if published.resolve() in out.resolve().parents:
+        raise UserError(f"{out} is inside {shown(published)}, whose next copy would hold it: choose a folder outside")
+    _check_files(published)
     with _in_place(out) if links else atomic_folder(out) as folder:
         copy = _link if links else shutil.copyfile
         shutil.copytree(published, folder, copy_function=copy, ignore=_left_out, dirs_exist_ok=True)
@@ -64,12 +68,41 @@ def copy_published(published: Path, out: Path, repo: str | None = None, links: b
         if not card.is_file():
             raise UserError(f"{shown(published)} has no {CARD}: publish the model again")
         _write(card, _card_of(card.read_text(encoding="utf-8"), repo or out.name, folder))
-        for place in models or [folder]:
+        for place in (*(models or [folder]), *folder.glob(RESULTS)):
             write_sums(place)
         if alone:
             check_loaded(folder, load_tokenizer(published))
         else:
             verify_folders(models)
+
+
+def _check_files(published: Path) -> None:
+    """Compares every file with the checksums of its folder, and says which ones no such checksums name."""
+    added = []
+    for place in _folders(published):
+        check_sums(place)
+        known = {SUMS, *read_sums(place)} if _is_part(place, published) else set()
+        files = (file for file in place.iterdir() if file.is_file() and file.name[0] != ".")
+        added += [file.relative_to(published).as_posix() for file in files if file.name not in known]
+    if added:
+        more = " …" if len(added) > ADDED else ""
+        names = ", ".join(map(shown, sorted(added)[:ADDED]))
+        say(f"warning: no {SUMS} that sioconv publish has written names {names}{more}: it goes along as it is")
+
+
+def _is_part(place: Path, published: Path) -> bool:
+    """Whether a folder is one that `publish_folder` makes: not a published one inside of another."""
+    if place == published:
+        return True
+    alone = (place / "config.json").is_file() and not (place / PROVENANCE).exists()  # a quantised form
+    return place.parent == published and (place.name in (PERSONAS, STATES, RESULTS) or alone)
+
+
+def _folders(published: Path) -> Iterator[Path]:
+    """A published folder and those in it that go along, each before what is in it."""
+    for place, names, _ in os.walk(published, followlinks=True):
+        names[:] = sorted(set(names) - _left_out(place, names))
+        yield Path(place)
 
 
 def _card_of(text: str, repo: str, folder: Path) -> str:

@@ -5,14 +5,14 @@ import json
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sioconv import __version__
 from sioconv.checksums import read_sealed
 from sioconv.data.bundled import stem_of
-from sioconv.data.config import DataConfig, SourceConfig
+from sioconv.data.config import ClusterConfig, DataConfig, SourceConfig
 from sioconv.data.shards.shard_set import MANIFEST
 from sioconv.errors import UserError
 from sioconv.files import shown
@@ -135,7 +135,7 @@ def gather(model: Path, options: PublishConfig, parameters: int, weights: str) -
         )
     recipe = load_recipe([str(run / RECIPE) if run else str(options.recipe)])
     tuned = is_tuned(model, run, recipe)
-    base, base_model = _base_of(recipe, tuned, options)
+    base, base_model = _base_of(recipe, run, tuned, options)
     sources = list(sources_of(recipe, run, tuned, options))
     licence, licence_name = licence_of(options)
     against = check_licences(licence_name, sources, options)
@@ -145,7 +145,7 @@ def gather(model: Path, options: PublishConfig, parameters: int, weights: str) -
     return Facts(
         name=options.name or recipe.name, author=options.author.strip(), licence=licence, licence_name=licence_name,
         against=against, languages=languages_of(sources), sources=sources, tuned=tuned, base=base,
-        base_model=base_model, recipe=_without_places(as_values(recipe)), summary=summary, run=run,
+        base_model=base_model, recipe=_without_places(recipe, run), summary=summary, run=run,
         progress=_progress(run, tuned), config=config, parameters=parameters,
         versions={"sioconv": __version__} | _library_versions(), commit=_commit(),
     )  # fmt: skip
@@ -182,14 +182,14 @@ def is_tuned(model: Path, run: Path | None, recipe: Recipe) -> bool:
     return bool(recipe.finetune.data.sources) and model.name != BASE
 
 
-def _base_of(recipe: Recipe, tuned: bool, options: PublishConfig) -> tuple[str | None, str | None]:
+def _base_of(recipe: Recipe, run: Path | None, tuned: bool, options: PublishConfig) -> tuple[str | None, str | None]:
     """Name and identifier on the Hub of the model that this one was tuned from, where that isn't the run's own."""
     given, start = options.base_model, recipe.finetune.base if tuned else None
     if given is not None and not HUB_ID.fullmatch(given):
         raise UserError(f"--base-model {given!r} is no identifier of the Hub: give OWNER/NAME")
     if start is None:
         return (given, given)
-    if given is None and not (HUB_ID.fullmatch(start) and not Path(start).exists()):
+    if given is None and not (HUB_ID.fullmatch(start) and is_on_hub(start, run)):
         raise UserError(
             f"the model was tuned from {shown(start)}, a folder of this machine: give its --base-model OWNER/NAME"
         )
@@ -218,7 +218,13 @@ def sources_of(recipe: Recipe, run: Path | None, tuned: bool, options: PublishCo
         total = sum(shares.values()) or 1.0
         for name, source in data.sources.items():
             manifest = _manifest(run, name)
-            licence = said.get(name) or source.licence or manifest.get("licence") or _own_licence(source)
+            licence = source.licence or manifest.get("licence") or _own_licence(source)
+            if name in said and not is_unknown(licence) and plain(said[name]) != plain(licence):
+                raise UserError(
+                    f"--source-license {name}={said[name]}: the recipe says {licence}: leave the option out, or, if "
+                    "the recipe is wrong, correct it there"
+                )
+            licence = said.get(name, licence)
             if is_unknown(licence):
                 raise UserError(
                     f"the licence of the text {name} ({_place(source)}) isn't known: "
@@ -249,8 +255,8 @@ def _manifest(run: Path | None, name: str) -> dict[str, Any]:
 
 
 def _place(source: SourceConfig) -> str:
-    """Where a text comes from, without the folders of a machine."""
-    return Path(source.path).name if source.origin == "files" else source.path
+    """Where a text comes from, without the folders of a machine: what the card, NOTICE and the recipe say."""
+    return last_part(source.path) if source.origin == "files" else source.path
 
 
 def licence_of(options: PublishConfig) -> tuple[str, str]:
@@ -335,18 +341,42 @@ def _progress(run: Path | None, tuned: bool) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's values; of paths on the machine only the last part."""
+def _without_places(recipe: Recipe, run: Path | None) -> dict[str, Any]:
+    """A recipe's values; of paths, relative ones too, only the last part, and nothing of a cluster's tasks."""
 
-    def shorten(path: Any) -> Any:
-        return Path(path).name if isinstance(path, str) and Path(path).expanduser().is_absolute() else path
+    def shorten(name: str) -> str:
+        return name if is_on_hub(name, run) else last_part(name)
 
-    for data in (recipe["data"], recipe["finetune"]["data"]):
-        for source in data["sources"].values():
-            source["path"] = shorten(source["path"])
-    recipe["tokenizer"]["path"] = shorten(recipe["tokenizer"].get("path"))
-    recipe["finetune"]["from"] = shorten(recipe["finetune"]["from"])
-    return recipe
+    def without(data: DataConfig) -> DataConfig:
+        sources = {name: replace(source, path=_place(source)) for name, source in data.sources.items()}
+        return replace(data, sources=sources, executor="local", cluster=ClusterConfig())
+
+    cutting, tuning = recipe.tokenizer, recipe.finetune
+    path, base = cutting.path and shorten(cutting.path), tuning.base and shorten(tuning.base)
+    compare = [shorten(name) for name in cutting.compare]
+    return as_values(
+        replace(
+            recipe,
+            data=without(recipe.data),
+            tokenizer=replace(cutting, path=path, compare=compare),
+            finetune=replace(tuning, base=base, data=without(tuning.data)),
+        )
+    )
+
+
+def is_on_hub(name: str, run: Path | None) -> bool:
+    """Whether a name is an identifier on the Hub, OWNER/NAME or OWNER/NAME@REVISION, and no path of this machine.
+
+    A folder OWNER makes it a path: in the current folder, or in the one that the run was made from.
+    """
+    owner = name.partition("/")[0]
+    places = [Path(), *([] if run is None else [run.absolute().parent.parent])]
+    return HUB_ID.fullmatch(name.partition("@")[0]) is not None and not any((at / owner).is_dir() for at in places)
+
+
+def last_part(path: str) -> str:
+    """What of a path is published; of the current folder it is its dot."""
+    return Path(path).name or "."
 
 
 def _library_versions() -> dict[str, str]:

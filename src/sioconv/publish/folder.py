@@ -190,6 +190,7 @@ def _write_texts(
         (folder / RESULTS).mkdir()
         results = yaml.safe_dump(benchmark_results(facts, options.benchmark), sort_keys=False)
         _write(folder / RESULTS / "bits_per_byte.yaml", results)
+        write_sums(folder / RESULTS)
     has_licence_file = options.license_file is not None
     _write(folder / CARD, card(facts, repo, plots, personas, conversations, variants, has_licence_file))
 

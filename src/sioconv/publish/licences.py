@@ -43,20 +43,23 @@ NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)|non-?commercial|research-only|academi
 NO_DERIVATIVES = re.compile(r"(^|-)nd(-|$)|no-?deriv")
 # Families whose text must stay under the same licence; the first that matches.
 SHARE_ALIKE = {
-    "CC BY-SA": re.compile(r"(^|-)by-(nc-)?sa(-|$)|share-?alike"),
+    "CC BY-NC-SA": re.compile(r"(^|-)by-nc-sa(-|$)|non-?commercial-share-?alike"),
+    "CC BY-SA": re.compile(r"(^|-)by-sa(-|$)|share-?alike"),
     "GFDL": re.compile(r"gfdl|gnu-free-doc"),
     "AGPL": re.compile(r"agpl"),
     "LGPL": re.compile(r"lgpl"),
-    "GPL": re.compile(r"gpl"),
+    "GPL": re.compile(r"(?<![al])gpl"),
     "ODbL": re.compile(r"odbl"),
     "CDLA-Sharing": re.compile(r"cdla-sharing"),
     "OSL": re.compile(r"(^|-)osl(-|$)"),
     "EUPL": re.compile(r"eupl"),
 }
 FREE = re.compile(
-    r"^(apache|mit|bsd|cc0|cc-by|cc-pdm|isc|zlib|unlicense|0bsd|odc-by|pddl|wordnet|public-domain|pd$|cdla-permissive|"
-    r"etalab|mpl|python|psf|wtfpl|free$|us-gov|ncsa|artistic|postgresql|unicode)"
+    r"^((apache|mit|bsd|cc0|cc-pdm|isc|zlib|unlicense|0bsd|odc-by|pddl|wordnet|public-domain|cdla-permissive|etalab|mpl|"
+    r"python|psf|wtfpl|us-gov|ncsa|artistic|postgresql|unicode)(?![a-z])|cc-by(-\d|-intl|$)|(pd|free)$)"
 )
+THIS_VERSION = re.compile(r"-only(-|$)")
+OR_LATER = re.compile(r"[\s,(]+or\s+(any\s+)?later(\s+version)?\)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def conflicts(weights: str, texts: Iterable[TextLicence]) -> list[str]:
     """What in the licences of the text speaks against `weights` as the licence of the model, one sentence each."""
     found = []
     for text in texts:
-        choices = [_against(plain(weights), each) for each in re.split(r"\s+or\s+", text.licence, flags=re.IGNORECASE)]
+        named = re.split(r"\s+or\s+", OR_LATER.sub("-or-later", text.licence), flags=re.IGNORECASE)
+        choices = [_against(plain(weights), each) for each in named]
         if all(choices):
             found.append(f"{text.source} is {text.licence}: {choices[0]}")
     return found
@@ -93,7 +97,9 @@ def unfamiliar(texts: Iterable[TextLicence]) -> list[str]:
 
 
 def _parts(licence: str) -> list[str]:
-    return [plain(part) for part in re.split(r"\s+(?:and|or|&)\s+|[,;/]", licence, flags=re.IGNORECASE) if plain(part)]
+    """The licences that a text names, each as `plain` makes it; `cc-by-sa4.0` is read as `cc-by-sa-4.0`."""
+    found = re.split(r"\s+(?:and|or|&)\s+|[,;/]", OR_LATER.sub("-or-later", licence), flags=re.IGNORECASE)
+    return [re.sub(r"(?<=[a-z])(?=\d+\.\d)", "-", plain(part)) for part in found if plain(part)]
 
 
 def _is_familiar(licence: str) -> bool:
@@ -123,6 +129,8 @@ def _against(weights: str, text: str) -> str:
             return f"it demands a licence of its own kind ({family}), {weights} is another"
         if 0 < _version(weights) < _version(part):
             return f"it demands the same or a later version, {weights} is an older one"
+        if THIS_VERSION.search(part) and _version(weights) != _version(part):
+            return f"it demands this very version, {weights} is another"
     return ""
 
 

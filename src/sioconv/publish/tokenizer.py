@@ -19,7 +19,17 @@ from sioconv.model.folder import vocabulary_fingerprint
 from sioconv.progress import say
 from sioconv.publish.card import render
 from sioconv.publish.config import PublishConfig
-from sioconv.publish.facts import HUB_ID, Origin, Source, check_licences, languages_of, licence_of, run_of, sources_of
+from sioconv.publish.facts import (
+    Origin,
+    Source,
+    check_licences,
+    is_on_hub,
+    languages_of,
+    last_part,
+    licence_of,
+    run_of,
+    sources_of,
+)
 from sioconv.publish.folder import CARD, LICENCE, NOTICE, PROVENANCE, notices
 from sioconv.publish.licences import is_unknown
 from sioconv.recipe.schema import load_recipe
@@ -117,8 +127,7 @@ def _gather(place: Path, options: PublishConfig, tokens: int) -> TokenizerFacts:
     licence, licence_name = licence_of(options)
     against = check_licences(licence_name, sources, options)
     if adopted is not None:
-        on_hub = HUB_ID.fullmatch(adopted.partition("@")[0]) and not Path(adopted).exists()
-        adopted = adopted if on_hub else Path(adopted).name  # of a path on the machine only the last part
+        adopted = adopted if is_on_hub(adopted, run) else last_part(adopted)
         say(f"warning: the tokenizer was adopted from {adopted}: its licence decides which --license it may have")
     report = place / JSON_FILE
     try:

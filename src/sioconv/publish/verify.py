@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, given, result = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 assert len(tokenizer) <= model.config.vocab_size, "the tokenizer has more tokens than the model"
 with torch.no_grad():
     save_file({"logits": model(load_file(given)["ids"]).logits.contiguous()}, result)
