@@ -196,8 +196,11 @@ def _write_texts(
 
 
 def notices(title: str, author: str, sources: Iterable[Source]) -> str:
-    """The notices of the text: what each source's licence is, and the package's own NOTICE where its text was read."""
-    lines = [title, f"Copyright {author}", "", "The text that it has read:", ""]
+    """The notices of the text: what each source's licence is, and the package's own NOTICE where its text was read.
+
+    `author` may be empty: nobody has said then whose the model is.
+    """
+    lines = [title, *([f"Copyright {author}"] if author else []), "", "The text that it has read:", ""]
     lines += [f"{source.name} ({source.stage}): {source.path}, {source.licence}" for source in sources]
     text = "\n".join(lines) + "\n"
     if any(source.path.startswith(("bundled:", "identity:")) for source in sources):

@@ -1,6 +1,7 @@
-"""What goes along with an exported model: the licence of its weights, compared with those of the text it has read."""
+"""What goes along with an exported model: the licence of its weights, and the notices of the text it has read."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from sioconv.files import shown
 from sioconv.progress import say
 from sioconv.publish.config import OF_TEXT, PublishConfig
 from sioconv.publish.facts import Source, check_licences, is_tuned, licence_of, run_of, sources_of
-from sioconv.publish.folder import CARD, LICENCE, NOTICE, PROVENANCE, is_published
+from sioconv.publish.folder import CARD, LICENCE, NOTICE, PROVENANCE, is_published, notices
 from sioconv.publish.licences import plain
 from sioconv.recipe.schema import load_recipe
-from sioconv.run.folder import RECIPE
+from sioconv.run.folder import BASE, MODEL, RECIPE
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Terms:
         file: the licence's text, where it comes along.
         against: what speaks against the licence; `author` has confirmed it.
         author: who has; empty for whoever exports.
+        notice: the notices of the text; None where they can't be made, which was warned of.
     """
 
     licence: str | None
@@ -37,6 +39,14 @@ class Terms:
     file: Path | None
     against: list[str]
     author: str
+    notice: str | None
+
+    def write(self, folder: Path, beside: Path) -> None:
+        """Puts the licence's text into `folder`, and the notices into `beside`, where the weights are."""
+        if self.file is not None:
+            shutil.copyfile(self.file, folder / LICENCE)
+        if self.notice is not None:
+            (beside / NOTICE).write_text(self.notice, encoding="utf-8", newline="\n")
 
     def metadata(self) -> dict[str, str]:
         """What the metadata of a card say of the licence."""
@@ -63,6 +73,12 @@ def front(card: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def name_of(model: Path) -> str:
+    """What a model is called where nobody says it: as its run, else as its folder."""
+    place = model.resolve()
+    return place.parent.name if place.name in (MODEL, BASE) and place.parent.name else place.name
+
+
 def terms_of(model: Path, options: PublishConfig) -> Terms:
     """The terms of a model: what was said, else what its own card says.
 
@@ -85,18 +101,25 @@ def terms_of(model: Path, options: PublishConfig) -> Terms:
     card = front(place / CARD)
     own = {key: value for key, value in card.items() if key.startswith("license") and isinstance(value, str)}
     sources = _sources(model, options)
+    notice = None
+    if (place / NOTICE).is_file():
+        notice = (place / NOTICE).read_text(encoding="utf-8")
+    elif sources is not None:
+        notice = notices(f"{options.name or name_of(model)}, a language model", "", sources)
     if options.license is None and options.license_file is None:
         values = _provenance(published) if published is not None else {}
         file = place / LICENCE
         return Terms(
             licence=own.get("license"), name=own.get("license_name"), file=file if file.is_file() else None,
             against=list(values.get("license_confirmed_against") or []), author=str(values.get("author") or ""),
+            notice=notice,
         )  # fmt: skip
     licence, name = licence_of(options)
     against = _against_own(name, own, options) + check_licences(name, sources or [], options)
     return Terms(
         licence=licence, name=name.lower().replace(" ", "-") if licence == "other" else None,
         file=Path(options.license_file) if options.license_file is not None else None, against=against, author="",
+        notice=notice,
     )  # fmt: skip
 
 

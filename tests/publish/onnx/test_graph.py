@@ -45,7 +45,8 @@ def ids_of(rows: int, length: int, size: int = 384) -> Any:
 def test_the_folder_has_what_other_tools_look_for(exported: Path, small_folder: Path) -> None:
     names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
     files = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
-    assert names == files | {"SHA256SUMS", "onnx/SHA256SUMS", "onnx/model.onnx", "onnx/model_quantized.onnx"}
+    graphs = {"onnx/SHA256SUMS", "onnx/model.onnx", "onnx/model_quantized.onnx"}
+    assert names == files | graphs | {"README.md", "SHA256SUMS"}
     check_sums(exported)
     check_sums(exported / "onnx")
     for name in files:
@@ -184,8 +185,10 @@ def test_the_model_of_the_package_needs_no_name(
     said = capsys.readouterr()
     assert ended.value.code == 0 and "export: sioconv-ja-en-7m, the small model of the package" in said.err
     assert list(json.loads(said.out)["files"]) == ["onnx/model_quantized.onnx"]
-    for name in ("config.json", "tokenizer.json"):
+    for name in ("config.json", "tokenizer.json", "NOTICE"):
         assert (tmp_path / "out" / name).read_bytes() == (packaged_model() / name).read_bytes()
+    assert "\nlicense: cc-by-sa-4.0\n" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "README.md" in (tmp_path / "out/SHA256SUMS").read_text() and "warning" not in said.err
 
 
 def test_matrices_of_few_bits(small_folder: Path, model: SioConvForCausalLM, tmp_path: Path) -> None:

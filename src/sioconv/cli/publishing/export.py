@@ -49,6 +49,8 @@ def _text_option(parser: "ArgumentParser") -> None:
 
 def onnx_options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
+    from sioconv.publish.config import OPTIONS
+
     _folders(parser)
     parser.add_argument(
         "--to",
@@ -58,6 +60,7 @@ def onnx_options(parser: "ArgumentParser") -> None:
         "8 bits of a model that has them",
     )
     _text_option(parser)
+    fact_options(parser, OPTIONS)
     json_option(parser)
 
 
@@ -66,7 +69,8 @@ def export_onnx(arguments: "Namespace") -> None:
     from sioconv.publish.onnx import folder
 
     to = {None: (), "both": ("fp32", "int8")}.get(arguments.to, (arguments.to,))
-    done = folder.export_onnx(_model(arguments), Path(arguments.out), to, arguments.text)
+    given = given_facts(arguments)
+    done = folder.export_onnx(_model(arguments), Path(arguments.out), to, arguments.text, given)
     if arguments.json:
         show_json(done)
         return

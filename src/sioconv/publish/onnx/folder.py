@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import PreTrainedTokenizerFast
 
 from sioconv.checksums import write_sums
@@ -18,8 +19,11 @@ from sioconv.model import SioConvForCausalLM
 from sioconv.model.fingerprint import weights_fingerprint
 from sioconv.model.folder import load_model_folder, vocabulary_fingerprint
 from sioconv.progress import say
+from sioconv.publish.config import PublishConfig
+from sioconv.publish.folder import CARD
 from sioconv.publish.onnx.check import compare
 from sioconv.publish.onnx.graph import check_exportable, export_graph
+from sioconv.publish.terms import Terms, name_of, terms_of
 from sioconv.run.measure import data_of
 from sioconv.run.quantise import MEASURED
 
@@ -28,7 +32,9 @@ NAMES = {"fp32": "model.onnx", "int8": "model_quantized.onnx"}  # as transformer
 BESIDE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def export_onnx(model: Path, out: Path, to: Sequence[str] = (), text: str | None = None) -> dict[str, Any]:
+def export_onnx(
+    model: Path, out: Path, to: Sequence[str] = (), text: str | None = None, options: PublishConfig | None = None
+) -> dict[str, Any]:
     """Writes a folder with the model as ONNX, whole or not at all, after it was compared with PyTorch.
 
     Args:
@@ -36,17 +42,20 @@ def export_onnx(model: Path, out: Path, to: Sequence[str] = (), text: str | None
         out: the new folder.
         to: `fp32`, `int8` or both; none for what the model's matrices are.
         text: what the cost of 8 bits is measured on, a file, folder or glob; None takes the held-out text of the run.
+        options: what is said of the licence (see `terms_of`); without it the card has that of the model's own.
 
     Returns:
         What is printed: for each file its bytes and the largest difference of a logit; for 8 bits the bits per byte.
 
     Raises:
-        UserError: `out` is there, the model can't be exported, or a graph computes something else.
+        UserError: `out` is there, the model can't be exported, the licence given can't be, or a graph computes
+            something else.
     """
     refuse_existing(out)
     loaded, tokenizer = load_model_folder(str(model))
     to = to or ("int8" if _is_quantised(loaded) else "fp32",)
     check_kind(loaded, to)
+    terms = terms_of(model, options or PublishConfig())
     done: dict[str, Any] = {"folder": str(out), "files": {}}
     with atomic_folder(out) as folder:
         (folder / FOLDER).mkdir()
@@ -58,9 +67,23 @@ def export_onnx(model: Path, out: Path, to: Sequence[str] = (), text: str | None
             difference = write_graph(loaded, tokenizer, file)
             done["files"][f"{FOLDER}/{file.name}"] = {"bytes": _bytes(file), "logit_difference": difference}
         copy_beside(model, folder)
+        terms.write(folder, folder)
+        (folder / CARD).write_text(_card(name_of(model), terms), encoding="utf-8", newline="\n")
         write_sums(folder / FOLDER)
         write_sums(folder)
     return done
+
+
+def _card(name: str, terms: Terms) -> str:
+    """The README.md, with the licence of the weights."""
+    facts = {"pipeline_tag": "text-generation", "tags": ["onnx", "sioconv"]} | terms.metadata()
+    notice = terms.notice is not None
+    return (
+        f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n\n# {name}\n\n"
+        f"A language model as ONNX.{' `NOTICE` names the text that it has read.' if notice else ''}\n\n"
+        f"ONNX の言語モデルです。{'読んだ文章は `NOTICE` にあります。' if notice else ''}\n\n"
+        f"{terms.confirmed()}Made by `sioconv export onnx`.\n"
+    )
 
 
 def check_kind(model: Any, to: Sequence[str]) -> None:

@@ -23,12 +23,11 @@ from sioconv.model import SioConvForCausalLM
 from sioconv.model.folder import load_model_folder
 from sioconv.progress import say
 from sioconv.publish.config import PublishConfig
-from sioconv.publish.folder import LICENCE, NOTICE
 from sioconv.publish.onnx.folder import check_kind, fingerprints, to_int8, write_graph
 from sioconv.publish.onnx.graph import state_shapes
 from sioconv.publish.page.runtime import FILE, find_runtime
 from sioconv.publish.page.space import CARD, LIST, MANIFEST, MODEL, WORKER, space_card
-from sioconv.publish.terms import terms_of
+from sioconv.publish.terms import name_of, terms_of
 
 BUILT = Path(__file__).parent / "built"  # by `make page`
 PART = 8 * 2**20  # bytes: hosts refuse large files, or want them elsewhere
@@ -80,12 +79,9 @@ def export_page(
         place = folder / MODEL
         place.mkdir()
         say(f"export: {to}")
-        done |= _write_model(loaded, tokenizer, place, name or _name(model))
-        if (model / NOTICE).is_file():
-            shutil.copyfile(model / NOTICE, place / NOTICE)  # of the text: licences such as CC BY ask for it
+        done |= _write_model(loaded, tokenizer, place, name or name_of(model))
+        terms.write(folder, place)
         _write(folder / CARD, space_card(done["name"], terms))
-        if terms.file is not None:
-            shutil.copyfile(terms.file, folder / LICENCE)
         _write_worker(folder)
         write_sums(place)
         write_sums(folder)
@@ -166,11 +162,6 @@ def _write_worker(folder: Path) -> None:
     version = hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()[:16]
     head = f"{LIST}{json.dumps(names)};\nconst SIOCONV_VERSION = {json.dumps(version)};\n"
     _write(worker, head + worker.read_text(encoding="utf-8"))
-
-
-def _name(model: Path) -> str:
-    place = model.resolve()
-    return place.parent.name if place.name in ("model", "base") and place.parent.name else place.name
 
 
 def _write(path: Path, text: str) -> None:

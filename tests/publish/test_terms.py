@@ -1,4 +1,4 @@
-"""The licence that a page gives the weights: compared with the model's own card, and with what it has read."""
+"""Licence and notices of a page and of ONNX files: of the model's own card, and of what it has read."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sioconv.checksums import check_sums
 from sioconv.cli import main as cli
 from sioconv.model.in_package import packaged_model
 from sioconv.publish.config import PublishConfig
@@ -19,16 +20,21 @@ SHARED = SOURCES["rivers"] | {"licence": "CC-BY-SA-4.0"}
 
 @pytest.fixture
 def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Export:
-    """`export(model, *options)`: the exit code and what was said; the page is in `out`, without runtime and graph."""
+    """`export(model, *options)`: the exit code and what was said; the page is in `out`, without runtime and graph.
+
+    `kind` is `page` or `onnx`.
+    """
     (tmp_path / "runtime").write_bytes(b"\0asm")
     monkeypatch.setattr("sioconv.publish.page.folder.find_runtime", lambda _: tmp_path / "runtime")
-    monkeypatch.setattr("sioconv.publish.page.folder.write_graph", lambda *given: float(given[2].write_bytes(b"0") < 0))
+    for place in ("page", "onnx"):
+        graph = f"sioconv.publish.{place}.folder.write_graph"
+        monkeypatch.setattr(graph, lambda *given: float(given[2].write_bytes(b"0") < 0))
 
-    def run(model: Path, *options: str) -> tuple[int, str]:
+    def run(model: Path, *options: str, kind: str = "page") -> tuple[int, str]:
         text = tmp_path / "text.txt"
         text.write_text("A river flows to the sea.\n" * 20)
         with pytest.raises(SystemExit) as ended:
-            cli.main(["export", "page", str(model), str(tmp_path / "out"), "--text", str(text), *options])
+            cli.main(["export", kind, str(model), str(tmp_path / "out"), "--text", str(text), *options])
         assert isinstance(ended.value.code, int)
         return ended.value.code, capsys.readouterr().err
 
@@ -109,3 +115,36 @@ def test_the_base_that_a_model_was_tuned_from_counts(export: Export, make_run: M
     (run / "recipe.yaml").write_text(recipe, encoding="utf-8")
     code, said = export(run / "model", "--license", "apache-2.0")
     assert code == 2 and "sioconv-ja-en-7m is cc-by-sa-4.0: it demands a licence of its own kind" in said
+
+
+@pytest.mark.parametrize(("kind", "place"), [("page", "out/model"), ("onnx", "out")])
+def test_the_notices_are_made_of_the_runs_recipe(
+    export: Export, make_run: MakeRun, kind: str, place: str, tmp_path: Path
+) -> None:
+    code, said = export(make_run() / "model", kind=kind)
+    assert code == 0 and "NOTICE" not in said
+    lines = (tmp_path / place / "NOTICE").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "tiny, a language model" and "Copyright" not in lines[1]
+    assert "rivers (pretrain): rivers.jsonl, CC0-1.0" in lines and "books (pretrain): hf:owner/books, MIT" in lines
+    assert "talks (finetune): bundled:chat_smalltalk_ja.jsonl.gz, BSD-3-Clause and Apache-2.0" in lines
+    assert "Of the package sioconv, whose text and code are in it:" in lines
+    check_sums(tmp_path / place)
+    assert "NOTICE" in (tmp_path / place / "SHA256SUMS").read_text()
+
+
+@pytest.mark.parametrize(("kind", "place"), [("page", "out/model"), ("onnx", "out")])
+def test_a_published_models_papers_go_along(
+    export: Export, published: Path, kind: str, place: str, tmp_path: Path
+) -> None:
+    assert export(published, kind=kind)[0] == 0
+    assert (tmp_path / place / "NOTICE").read_bytes() == (published / "NOTICE").read_bytes()
+    assert (tmp_path / "out/LICENSE").read_text() == "Do as you like."
+    assert front(tmp_path / "out/README.md")["license_name"] == "own-1"
+
+
+def test_a_text_without_a_licence_is_warned_of(export: Export, make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run({"rivers": SHARED, "books": SOURCES["books"] | {"licence": ""}}, tuned=False)
+    code, said = export(run / "base", kind="onnx")
+    assert code == 0 and "no NOTICE of the text's licences is made: the licence of the text books (hf:" in said
+    assert not (tmp_path / "out/NOTICE").exists()
+    assert "NOTICE" not in (tmp_path / "out/README.md").read_text(encoding="utf-8")
