@@ -18,7 +18,8 @@ from sioconv.model.folder import write_model_folder
 from sioconv.publish.config import PublishConfig
 from sioconv.publish.folder import files_of, is_published, publish_folder
 from sioconv.publish.verify import verify_folder
-from sioconv.recipe.schema import load_recipe, save_recipe
+from sioconv.recipe.schema import Recipe, load_recipe, save_recipe
+from sioconv.train.budget import make_budget
 from tests.publish.conftest import SOURCES, MakeRun
 
 GIVEN = PublishConfig(license="apache-2.0", author="Aoba *Lab*")
@@ -249,6 +250,35 @@ def test_the_card_names_the_stage_that_makes_the_model(make_run: MakeRun, tmp_pa
     publish(make_run(tuned=False) / "base", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert text.count("`sioconv pretrain recipe.yaml`") == 2 and "sioconv finetune" not in text
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_recipe_has_the_tokens_that_were_read_in_its_minutes(make_run: MakeRun, tmp_path: Path) -> None:
+    """Of a stage that is done, so that training by it takes as many steps; else the card says what minutes mean."""
+    run = make_run()
+
+    def saved(stage: str, step: int, planned: int) -> None:
+        values = {"tokens": step * 4096, "step": step, "seconds": 60.0, "plan": {"steps": planned}}
+        folder = run / "checkpoints" / stage / f"step-{step:08d}"
+        folder.mkdir(parents=True)
+        write_sealed(folder / "progress.json", values)
+
+    def published(out: str) -> tuple[Recipe, str]:
+        publish(run / "model", tmp_path / out)
+        card = (tmp_path / out / "README.md").read_text(encoding="utf-8")
+        return load_recipe([str(tmp_path / out / "recipe.yaml")]), card
+
+    saved("pretrain", 4390, 4390)
+    saved("finetune", 9, 929)
+    recipe, card = published("early")
+    assert (recipe.train.tokens, recipe.finetune.train.minutes) == (4390 * 4096, 1.0)
+    assert "trains one like it" in card and "別のモデルになります" in card
+    assert "finetune" not in json.loads((tmp_path / "early" / "provenance.json").read_text("utf-8"))["training"]
+    saved("finetune", 929, 929)
+    recipe, card = published("late")
+    for train, steps in ((recipe.train, 4390), (recipe.finetune.train, 929)):
+        assert train.minutes is None and make_budget(train, torch.float32, 0.5).steps == steps
+    assert "trains it again" in card and "any machine reads as many" in card and "どのマシンでも同じ数" in card
 
 
 @pytest.mark.slow
