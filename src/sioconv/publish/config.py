@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 
+# Options that an export takes as well; what is in the first, a published folder says itself.
+OF_TEXT = ("source_license", "run", "recipe")
+OPTIONS = frozenset(("license", "license_file", "license_confirmed", *OF_TEXT))
+
 
 @dataclass(frozen=True)
 class PublishConfig:

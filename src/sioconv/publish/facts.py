@@ -146,7 +146,7 @@ def gather(model: Path, options: PublishConfig, parameters: int, weights: str) -
             f"{shown(model)} is in no run: say what text it has read with --run RUN or --recipe RECIPE.yaml"
         )
     recipe = load_recipe([str(run / RECIPE) if run else str(options.recipe)])
-    tuned = _is_tuned(model, run, recipe)
+    tuned = is_tuned(model, run, recipe)
     progress = _progress(run, tuned)
     counted = _with_tokens(recipe, progress)
     base, base_model = _base_of(recipe, run, tuned, options)
@@ -188,7 +188,7 @@ def run_of(model: Path, options: PublishConfig) -> Path | None:
     return parent if options.recipe is None and (parent / RECIPE).is_file() else None
 
 
-def _is_tuned(model: Path, run: Path | None, recipe: Recipe) -> bool:
+def is_tuned(model: Path, run: Path | None, recipe: Recipe) -> bool:
     """Whether tuning was the model's last stage: as the run noted it, else as the recipe and the folder's name say."""
     noted = made_by(run).get(model.name) if run else None
     if noted is not None:

@@ -19,6 +19,7 @@ from sioconv.errors import UserError
 from sioconv.generate.quantise import quantise_model
 from sioconv.model import SioConvForCausalLM, save_model_folder
 from sioconv.model.folder import load_model_folder, write_model_folder
+from sioconv.publish.config import PublishConfig
 from sioconv.publish.page.folder import export_page
 from sioconv.publish.page.runtime import find_runtime
 from tests.conftest import TEXTS
@@ -55,7 +56,7 @@ def page_model(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..
 def page_folder(page_model: Path, runtime: Path) -> Path:
     """What `sioconv export page` makes of it."""
     out = page_model.parent / "page"
-    done = export_page(page_model, out, runtime=runtime, licence="mit")
+    done = export_page(page_model, out, runtime=runtime, options=PublishConfig(license="mit"))
     assert done["name"] == "river" and done["logit_difference"] < 1e-4
     return out
 

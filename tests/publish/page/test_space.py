@@ -9,6 +9,7 @@ import yaml
 
 from sioconv.checksums import SUMS
 from sioconv.cli import main as cli
+from sioconv.publish.config import PublishConfig
 from sioconv.publish.page.folder import export_page
 from tests.publish.hub import WRITER, Hub
 
@@ -32,7 +33,7 @@ def exported(page_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         patch.setattr(
             "sioconv.publish.page.folder.write_graph", lambda *given: float(given[2].write_bytes(bytes(1000)) < 0)
         )
-        export_page(page_model, place / "page", licence="mit")
+        export_page(page_model, place / "page", options=PublishConfig(license="mit"))
     return place / "page"
 
 

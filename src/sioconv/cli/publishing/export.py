@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sioconv.cli.options import json_option
-from sioconv.cli.publishing.publish import list_files
+from sioconv.cli.publishing.publish import fact_options, given_facts, list_files
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
 from sioconv.files import shown
@@ -100,6 +100,8 @@ EXPORT_ONNX = OptionVerb(
 
 def page_options(parser: "ArgumentParser") -> None:
     """Adds the verb's options."""
+    from sioconv.publish.config import OPTIONS
+
     _folders(parser)
     parser.add_argument("--to", type=Literal["int8", "fp32"], default="int8", help="what the matrices are")
     parser.add_argument("--name", type=str | None, default=None, help="what the model is called; by default its run")
@@ -110,7 +112,7 @@ def page_options(parser: "ArgumentParser") -> None:
         default=None,
         help="onnxruntime-web's WASM file or the folder that it is in; by default downloaded once (14 MB)",
     )
-    parser.add_argument("--license", type=str | None, default=None, help="of the weights, for the card of a Space")
+    fact_options(parser, OPTIONS)
     json_option(parser)
 
 
@@ -125,7 +127,7 @@ def export_page(arguments: "Namespace") -> None:
         arguments.name,
         arguments.text,
         None if arguments.runtime is None else Path(arguments.runtime),
-        arguments.license,
+        given_facts(arguments),
     )
     if arguments.json:
         show_json(done)

@@ -1,6 +1,6 @@
 """`sioconv publish`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from sioconv.terminal import show, show_json, tell
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from sioconv.publish.config import PublishConfig
     from sioconv.publish.push import Kind
 
 # Options that may be given several times, or as a list in brackets, which is all that the parser would take by itself.
@@ -38,14 +39,32 @@ def options(parser: "ArgumentParser") -> None:
     parser.add_argument("--update", action="store_true", help="take the place of what the repository holds")
     parser.add_argument("--dry_run", action="store_true", help="list every file and its size, and push nothing")
     json_option(parser)
-    parser.add_class_arguments(PublishConfig, skip={*SEVERAL, "license_confirmed"})
-    parser.add_argument(
-        "--license_confirmed",
-        action="store_true",
-        help="publish although the licence of a text may forbid it; the card says so",
-    )
-    for name, words in SEVERAL.items():
-        parser.add_argument(f"--{name}", type=str, action="append", default=[], help=words)
+    fact_options(parser, {item.name for item in fields(PublishConfig)})
+
+
+def fact_options(parser: "ArgumentParser", names: Set[str]) -> None:
+    """Adds the options of `PublishConfig` that `names` holds."""
+    from sioconv.publish.config import PublishConfig
+
+    others = {item.name for item in fields(PublishConfig)} - names
+    parser.add_class_arguments(PublishConfig, skip={*others, *SEVERAL, "license_confirmed"})
+    if "license_confirmed" in names:
+        parser.add_argument(
+            "--license_confirmed",
+            action="store_true",
+            help="publish although the licence of a text may forbid it; the card says so",
+        )
+    for name in (name for name in SEVERAL if name in names):
+        parser.add_argument(f"--{name}", type=str, action="append", default=[], help=SEVERAL[name])
+
+
+def given_facts(arguments: "Namespace") -> "PublishConfig":
+    """What was said by these options."""
+    from sioconv.publish.config import PublishConfig
+
+    names = [item.name for item in fields(PublishConfig) if item.name in arguments]
+    several = {name: strings_of(arguments[name]) for name in names if name in SEVERAL}
+    return PublishConfig(**{name: arguments[name] for name in names} | several)
 
 
 def publish(arguments: "Namespace") -> None:
@@ -59,8 +78,7 @@ def publish(arguments: "Namespace") -> None:
     from sioconv.publish.push import check_name, check_target, full_name
     from sioconv.publish.tokenizer import is_tokenizer, publish_tokenizer
 
-    several = {name: strings_of(arguments[name]) for name in SEVERAL}
-    given = PublishConfig(**{item.name: arguments[item.name] for item in fields(PublishConfig)} | several)
+    given = given_facts(arguments)
     if arguments.repo is not None:
         check_name(arguments.repo)
     model = Path(arguments.model)

@@ -22,11 +22,13 @@ from sioconv.generate.vocabulary import Vocabulary
 from sioconv.model import SioConvForCausalLM
 from sioconv.model.folder import load_model_folder
 from sioconv.progress import say
-from sioconv.publish.folder import NOTICE
+from sioconv.publish.config import PublishConfig
+from sioconv.publish.folder import LICENCE, NOTICE
 from sioconv.publish.onnx.folder import check_kind, fingerprints, to_int8, write_graph
 from sioconv.publish.onnx.graph import state_shapes
 from sioconv.publish.page.runtime import FILE, find_runtime
-from sioconv.publish.page.space import CARD, LIST, MANIFEST, MODEL, WORKER, front, space_card
+from sioconv.publish.page.space import CARD, LIST, MANIFEST, MODEL, WORKER, space_card
+from sioconv.publish.terms import terms_of
 
 BUILT = Path(__file__).parent / "built"  # by `make page`
 PART = 8 * 2**20  # bytes: hosts refuse large files, or want them elsewhere
@@ -42,7 +44,7 @@ def export_page(
     name: str | None = None,
     text: str | None = None,
     runtime: Path | None = None,
-    licence: str | None = None,
+    options: PublishConfig | None = None,
 ) -> dict[str, Any]:
     """Writes the page, whole or not at all, after its graph was compared with PyTorch.
 
@@ -53,19 +55,20 @@ def export_page(
         name: what the model is called; None for the name of its run.
         text: what the cost of 8 bits is measured on; None takes the held-out text of the run.
         runtime: see `find_runtime`.
-        licence: of the weights, as the Hub calls it, for a Space's card; None for that of the model's own card.
+        options: what is said of the licence (see `terms_of`); without it a Space's card has that of the model's own.
 
     Returns:
         What is printed.
 
     Raises:
-        UserError: `out` is there, the model can't be exported, or the runtime can't be had.
+        UserError: `out` is there, the model can't be exported, the licence given can't be, or the runtime can't be had.
     """
     refuse_existing(out)
     loaded, tokenizer = load_model_folder(str(model))
     check_kind(loaded, (to,))
     if (count := sum(each.numel() for each in loaded.parameters())) > MOST:
         raise UserError(f"{count:,} parameters are too many for a browser: the page takes {MOST:,} at most")
+    terms = terms_of(model, options or PublishConfig())
     wasm = find_runtime(runtime)
     done: dict[str, Any] = {"folder": str(out)}
     if to == "int8":
@@ -80,7 +83,9 @@ def export_page(
         done |= _write_model(loaded, tokenizer, place, name or _name(model))
         if (model / NOTICE).is_file():
             shutil.copyfile(model / NOTICE, place / NOTICE)  # of the text: licences such as CC BY ask for it
-        _write(folder / CARD, space_card(done["name"], licence or front(model / CARD).get("license")))
+        _write(folder / CARD, space_card(done["name"], terms))
+        if terms.file is not None:
+            shutil.copyfile(terms.file, folder / LICENCE)
         _write_worker(folder)
         write_sums(place)
         write_sums(folder)

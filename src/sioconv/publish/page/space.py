@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -11,6 +10,7 @@ from sioconv.errors import UserError
 from sioconv.files import sha256_file, shown
 from sioconv.progress import say
 from sioconv.publish.licences import HUB_LICENCES
+from sioconv.publish.terms import Terms, front
 
 MODEL, MANIFEST, CARD, WORKER = "model", "model.json", "README.md", "sw.js"
 LIST = "const SIOCONV_FILES = "  # begins the worker of a page, which `export_page` has written
@@ -62,24 +62,15 @@ def check_page(folder: Path) -> None:
         say(f"warning: sioconv export page didn't write {', '.join(map(shown, added[:ADDED]))}{more}: it goes along")
 
 
-def front(card: Path) -> dict[str, Any]:
-    """The metadata that a card begins with; empty where there are none."""
-    try:
-        before, text, _ = card.read_text(encoding="utf-8").split("---\n", 2)
-        values = yaml.safe_load(text) if not before else None
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def space_card(name: str, licence: str | None) -> str:
-    """The README.md of a static Space; `licence` is that of the weights, as the Hub calls it."""
+def space_card(name: str, terms: Terms) -> str:
+    """The README.md of a static Space, with the licence of the weights."""
     facts = {"title": name, "emoji": "🌊", "colorFrom": "green", "colorTo": "blue", "sdk": "static", "pinned": False}
-    facts |= {"app_file": "index.html"} | ({"license": licence} if licence else {})
+    facts |= {"app_file": "index.html"} | terms.metadata()
     return (
         f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n\n# {name}\n\n"
         "A language model with a page to talk on. It runs in the browser: what is written stays there.\n\n"
         "ページで話せる言語モデルです。ブラウザの中で動き、書いたことはどこにも送られません。\n\n"
+        f"{terms.confirmed()}"
         "Made by `sioconv export page`. To try it here: `python -m http.server` in this folder.\n"
     )
 
