@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from sioconv.recipe.schema import Recipe, load_recipe, save_recipe
 from sioconv.train.budget import make_budget
 from tests.publish.conftest import SOURCES, MakeRun
 
+DOCS = Path(__file__).parents[2] / "docs"
 GIVEN = PublishConfig(license="apache-2.0", author="Aoba *Lab*")
 
 
@@ -125,6 +128,36 @@ def test_a_quantised_form_and_a_licence_of_its_own(make_run: MakeRun, tmp_path: 
     for name in ("NOTICE", "Readme.md", "personas", "x.safetensors"):
         with pytest.raises(UserError, match="of the published folder has that name: choose another"):
             publish(run / "model", tmp_path / "other", variant=[f"{name}={tmp_path / 'q8'}"])
+
+
+@pytest.mark.skipif(not (shutil.which("sha256sum") and shutil.which("find")), reason="no such commands")
+@pytest.mark.usefixtures("quick")
+def test_the_line_of_the_card_compares_every_file(make_run: MakeRun, tmp_path: Path) -> None:
+    """Those of folders below too: the pages of docs name the same line."""
+    run, out = make_run(), tmp_path / "out"
+    model, tokenizer = load_model_folder(run / "model")
+    save_initial_state(tmp_path / "poet.safetensors", model, model.fingerprint())
+    quantise_model(model, 8)
+    write_model_folder(model, tokenizer, tmp_path / "q8")
+    poet, int8 = [str(tmp_path / "poet.safetensors")], [f"int8={tmp_path / 'q8'}"]
+    publish(run / "model", out, variant=int8, state=poet, benchmark="aoba/heldout")
+    lines = re.findall(r"`(find .*?)`", (out / "README.md").read_text(encoding="utf-8"))
+    assert len(lines) == 2 and lines[0] == lines[1]
+    for name in ("publishing", "page"):
+        for end in ("md", "ja.md"):
+            assert f"`{lines[0]}`" in (DOCS / f"{name}.{end}").read_text(encoding="utf-8")
+
+    def check() -> int:
+        return subprocess.run(shlex.split(lines[0]), cwd=out, capture_output=True).returncode
+
+    assert check() == 0
+    folders = {path.parent.relative_to(out).as_posix() for path in out.rglob("SHA256SUMS")}
+    assert folders == {".", "int8", "personas", ".eval_results"}
+    for file in sorted(path for path in out.rglob("*") if path.is_file() and path.name != "SHA256SUMS"):
+        data = file.read_bytes()
+        file.write_bytes(data + b"x")
+        assert check() != 0, file
+        file.write_bytes(data)
 
 
 @pytest.mark.usefixtures("quick")
