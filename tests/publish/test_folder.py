@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,11 @@ from sioconv.model.folder import write_model_folder
 from sioconv.publish.config import PublishConfig
 from sioconv.publish.folder import files_of, is_published, publish_folder
 from sioconv.publish.verify import verify_folder
-from sioconv.recipe.schema import load_recipe, save_recipe
+from sioconv.recipe.schema import Recipe, load_recipe, save_recipe
+from sioconv.train.budget import make_budget
 from tests.publish.conftest import SOURCES, MakeRun
 
+DOCS = Path(__file__).parents[2] / "docs"
 GIVEN = PublishConfig(license="apache-2.0", author="Aoba *Lab*")
 
 
@@ -124,6 +128,36 @@ def test_a_quantised_form_and_a_licence_of_its_own(make_run: MakeRun, tmp_path: 
     for name in ("NOTICE", "Readme.md", "personas", "x.safetensors"):
         with pytest.raises(UserError, match="of the published folder has that name: choose another"):
             publish(run / "model", tmp_path / "other", variant=[f"{name}={tmp_path / 'q8'}"])
+
+
+@pytest.mark.skipif(not (shutil.which("sha256sum") and shutil.which("find")), reason="no such commands")
+@pytest.mark.usefixtures("quick")
+def test_the_line_of_the_card_compares_every_file(make_run: MakeRun, tmp_path: Path) -> None:
+    """Those of folders below too: the pages of docs name the same line."""
+    run, out = make_run(), tmp_path / "out"
+    model, tokenizer = load_model_folder(run / "model")
+    save_initial_state(tmp_path / "poet.safetensors", model, model.fingerprint())
+    quantise_model(model, 8)
+    write_model_folder(model, tokenizer, tmp_path / "q8")
+    poet, int8 = [str(tmp_path / "poet.safetensors")], [f"int8={tmp_path / 'q8'}"]
+    publish(run / "model", out, variant=int8, state=poet, benchmark="aoba/heldout")
+    lines = re.findall(r"`(find .*?)`", (out / "README.md").read_text(encoding="utf-8"))
+    assert len(lines) == 2 and lines[0] == lines[1]
+    for name in ("publishing", "page"):
+        for end in ("md", "ja.md"):
+            assert f"`{lines[0]}`" in (DOCS / f"{name}.{end}").read_text(encoding="utf-8")
+
+    def check() -> int:
+        return subprocess.run(shlex.split(lines[0]), cwd=out, capture_output=True).returncode
+
+    assert check() == 0
+    folders = {path.parent.relative_to(out).as_posix() for path in out.rglob("SHA256SUMS")}
+    assert folders == {".", "int8", "personas", ".eval_results"}
+    for file in sorted(path for path in out.rglob("*") if path.is_file() and path.name != "SHA256SUMS"):
+        data = file.read_bytes()
+        file.write_bytes(data + b"x")
+        assert check() != 0, file
+        file.write_bytes(data)
 
 
 @pytest.mark.usefixtures("quick")
@@ -249,6 +283,35 @@ def test_the_card_names_the_stage_that_makes_the_model(make_run: MakeRun, tmp_pa
     publish(make_run(tuned=False) / "base", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert text.count("`sioconv pretrain recipe.yaml`") == 2 and "sioconv finetune" not in text
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_recipe_has_the_tokens_that_were_read_in_its_minutes(make_run: MakeRun, tmp_path: Path) -> None:
+    """Of a stage that is done, so that training by it takes as many steps; else the card says what minutes mean."""
+    run = make_run()
+
+    def saved(stage: str, step: int, planned: int) -> None:
+        values = {"tokens": step * 4096, "step": step, "seconds": 60.0, "plan": {"steps": planned}}
+        folder = run / "checkpoints" / stage / f"step-{step:08d}"
+        folder.mkdir(parents=True)
+        write_sealed(folder / "progress.json", values)
+
+    def published(out: str) -> tuple[Recipe, str]:
+        publish(run / "model", tmp_path / out)
+        card = (tmp_path / out / "README.md").read_text(encoding="utf-8")
+        return load_recipe([str(tmp_path / out / "recipe.yaml")]), card
+
+    saved("pretrain", 4390, 4390)
+    saved("finetune", 9, 929)
+    recipe, card = published("early")
+    assert (recipe.train.tokens, recipe.finetune.train.minutes) == (4390 * 4096, 1.0)
+    assert "trains one like it" in card and "別のモデルになります" in card
+    assert "finetune" not in json.loads((tmp_path / "early" / "provenance.json").read_text("utf-8"))["training"]
+    saved("finetune", 929, 929)
+    recipe, card = published("late")
+    for train, steps in ((recipe.train, 4390), (recipe.finetune.train, 929)):
+        assert train.minutes is None and make_budget(train, torch.float32, 0.5).steps == steps
+    assert "trains it again" in card and "any machine reads as many" in card and "どのマシンでも同じ数" in card
 
 
 @pytest.mark.slow

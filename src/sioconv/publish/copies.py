@@ -21,11 +21,11 @@ from sioconv.publish.verify import verify_folders
 
 THIS_COPY = "\n## This copy\n"  # the last part of the card of the package's model
 QUANTISED = """
-Its matrices have 8 or 4 bits (`sioconv quantize`); what is measured above was measured before that, in fp32. Bits per
-byte before and after stand in `config.json` (`quantization_config`).
+Its matrices have 8 or 4 bits: what the recipe makes gets them by `sioconv quantize`. What is measured above was
+measured before that, in fp32. Bits per byte before and after stand in `config.json` (`quantization_config`).
 
-この写しの行列は 8 か 4 ビットです(`sioconv quantize`)。上の測定はその前の fp32 のものです。前後の 1 バイトあたりの
-ビット数は `config.json`(`quantization_config`)にあります。
+この写しの行列は 8 か 4 ビットです。レシピで作ったモデルを `sioconv quantize` でこの形にします。上の測定はその前の
+fp32 のものです。前後の 1 バイトあたりのビット数は `config.json`(`quantization_config`)にあります。
 """
 ADDED = 3  # files in a message
 EXAMPLE = re.compile(r'^name = "[^"\n]*"$', re.MULTILINE)

@@ -21,6 +21,7 @@ from sioconv.publish.config import PublishConfig
 from sioconv.publish.licences import BUNDLED, HUB_LICENCES, TextLicence, conflicts, is_unknown, plain, unfamiliar
 from sioconv.recipe.schema import Recipe, as_values, load_recipe
 from sioconv.run.folder import BASE, DATA, RECIPE, REPORT, made_by, why_no_run
+from sioconv.train.config import TrainConfig
 
 SUMMARY = "summary.json"
 KEPT = ("tokens", "step", "seconds", "versions")  # of a checkpoint's progress
@@ -86,6 +87,7 @@ class Facts(Origin):
         base: name of the model that another one was tuned from; None for one that began from nothing.
         base_model: its identifier on the Hub.
         recipe: the recipe's values without paths of the machine; None without a recipe.
+        counted: whether it has tokens that were trained on where the run's has minutes.
         summary: the report's figures; None where the model comes from no run.
         run: the run's folder.
         progress: how training ended, by stage: tokens, steps, seconds, versions.
@@ -95,6 +97,7 @@ class Facts(Origin):
     base: str | None
     base_model: str | None
     recipe: dict[str, Any] | None
+    counted: bool
     summary: dict[str, Any] | None
     run: Path | None
     progress: dict[str, dict[str, Any]]
@@ -107,6 +110,15 @@ class Facts(Origin):
     def datasets(self) -> list[str]:
         """Datasets of the Hub among the sources."""
         return sorted({source.hub for source in self.sources if source.hub})
+
+    @property
+    def timed(self) -> bool:
+        """Whether the recipe gives a stage of this model minutes, which are other tokens on another machine."""
+        assert self.recipe is not None
+        stages = [self.recipe["finetune"]["train"]] if self.tuned else []
+        if not (self.tuned and self.recipe["finetune"]["from"]):
+            stages.append(self.recipe["train"])
+        return any(train["minutes"] is not None for train in stages)
 
     @property
     def bits(self) -> dict[str, float]:
@@ -135,6 +147,8 @@ def gather(model: Path, options: PublishConfig, parameters: int, weights: str) -
         )
     recipe = load_recipe([str(run / RECIPE) if run else str(options.recipe)])
     tuned = is_tuned(model, run, recipe)
+    progress = _progress(run, tuned)
+    counted = _with_tokens(recipe, progress)
     base, base_model = _base_of(recipe, run, tuned, options)
     sources = list(sources_of(recipe, run, tuned, options))
     licence, licence_name = licence_of(options)
@@ -145,8 +159,8 @@ def gather(model: Path, options: PublishConfig, parameters: int, weights: str) -
     return Facts(
         name=options.name or recipe.name, author=options.author.strip(), licence=licence, licence_name=licence_name,
         against=against, languages=languages_of(sources), sources=sources, tuned=tuned, base=base,
-        base_model=base_model, recipe=_without_places(recipe, run), summary=summary, run=run,
-        progress=_progress(run, tuned), config=config, parameters=parameters,
+        base_model=base_model, recipe=_without_places(counted, run), counted=counted != recipe, summary=summary,
+        run=run, progress=progress, config=config, parameters=parameters,
         versions={"sioconv": __version__} | _library_versions(), commit=_commit(),
     )  # fmt: skip
 
@@ -331,14 +345,26 @@ def languages_of(sources: Iterable[Source]) -> list[str]:
 
 
 def _progress(run: Path | None, tuned: bool) -> dict[str, dict[str, Any]]:
-    """Tokens, steps, seconds and versions of each stage's last checkpoint."""
+    """Tokens, steps, seconds and versions of each stage's last checkpoint; without a stage that is at work still."""
     found: dict[str, dict[str, Any]] = {}
     for stage in ("pretrain", *(["finetune"] if tuned else [])):
         files = sorted(run.glob(f"checkpoints/{stage}/step-*/progress.json")) if run else []
         if files:
             values = read_sealed(files[-1])
-            found[stage] = {key: values[key] for key in KEPT if key in values}
+            if values.get("step", 0) >= values.get("plan", {}).get("steps", 0):
+                found[stage] = {key: values[key] for key in KEPT if key in values}
     return found
+
+
+def _with_tokens(recipe: Recipe, progress: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """A recipe that trains on any machine as long as the run did: where it gives minutes, the tokens read in them."""
+
+    def counted(train: TrainConfig, stage: str) -> TrainConfig:
+        tokens = progress.get(stage, {}).get("tokens")
+        return train if train.minutes is None or not tokens else replace(train, minutes=None, tokens=tokens)
+
+    tuning = replace(recipe.finetune, train=counted(recipe.finetune.train, "finetune"))
+    return replace(recipe, train=counted(recipe.train, "pretrain"), finetune=tuning)
 
 
 def _without_places(recipe: Recipe, run: Path | None) -> dict[str, Any]:
