@@ -100,7 +100,7 @@ def terms_of(model: Path, options: PublishConfig) -> Terms:
     place = published or model
     card = front(place / CARD)
     own = {key: value for key, value in card.items() if key.startswith("license") and isinstance(value, str)}
-    sources = _sources(model, options)
+    sources = _sources(model, published, options)
     notice = None
     if (place / NOTICE).is_file():
         notice = (place / NOTICE).read_text(encoding="utf-8")
@@ -146,12 +146,11 @@ def _provenance(published: Path) -> dict[str, Any]:
     return values
 
 
-def _sources(model: Path, options: PublishConfig) -> list[Source] | None:
+def _sources(model: Path, published: Path | None, options: PublishConfig) -> list[Source] | None:
     """The text that a model has read, with that of the model it was tuned from; None, and a warning, where unknown.
 
     Raises UserError where something was said of the text or the licence, and the text's own licence isn't known.
     """
-    published = _published(model)
     if published is not None:
         try:
             return [Source(**source) for source in _provenance(published)["sources"]]
@@ -186,4 +185,4 @@ def _of_base(base: str) -> Iterable[Source]:
             name=str(values.get("name")), stage="base", path=f"a model by {values.get('author')}", hub=None,
             kind="model", language="", licence=str(values.get("license")), share=1.0,
         )  # fmt: skip
-    yield from _sources(Path(base), PublishConfig()) or []
+    yield from _sources(Path(base), published, PublishConfig()) or []
