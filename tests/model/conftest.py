@@ -43,6 +43,13 @@ VARIANTS: dict[str, dict[str, object]] = {
         "linear_std": 0.05,
         "zero_out_projections": True,
     },
+    "trapezoid, conv 3 on z's gate": {"trapezoid": True, "conv_width": 3, "conv_on": "z_gate"},
+    "channel gates, variance, conv 2 on z's gate": {
+        "gate": "channel",
+        "input_scale": "variance",
+        "conv_width": 2,
+        "conv_on": "z_gate",
+    },
     "bigrams in few rows, bounded embedding, conv 2": {"bigram_rows": 2, "bigram_width": 5, "conv_width": 2},
     "bigrams in many rows, trapezoid, tied": {
         "bigram_rows": 50,

@@ -77,7 +77,8 @@ def assert_fresh(model: SioConvForCausalLM) -> None:
         assert_fresh_gates(mixer)
         assert std(mixer.initial_state) == pytest.approx(config.initial_state_std, rel=0.4, abs=1e-9)
         if mixer.conv_weight is not None:
-            assert (mixer.conv_weight[:, 0] == 1).all() and not mixer.conv_weight[:, 1:].any()
+            tap = int(config.conv_on == "z_gate")  # the step itself, or the one before
+            assert (mixer.conv_weight[:, tap] == 1).all() and mixer.conv_weight.sum() == width
         for norm in (block.mixer_norm, block.ffn_norm, mixer.state_norm):
             assert (norm.weight == 1).all()
         assert not mixer.state_norm.bias.any()

@@ -46,7 +46,7 @@ def assert_same_state(state: LayerState, expected: LayerState) -> None:
 
 def loop(layer: SioConvLayer, x: Tensor) -> Tensor:
     """The layer's definition, written down step by step for one document [T, D]."""
-    config, c, outputs, z_before = layer.config, layer.initial_state, [], []
+    config, c, outputs, z_before, z_gates = layer.config, layer.initial_state, [], [], []
     last_z = torch.zeros_like(c)
     heads, weights = config.num_heads, layer.conv_weight
 
@@ -55,7 +55,7 @@ def loop(layer: SioConvLayer, x: Tensor) -> Tensor:
 
     for t in range(x.shape[0]):
         xt, x_gate = x[t], x[t]
-        if weights is not None and config.conv_on != "z":
+        if weights is not None and config.conv_on in ("mixer", "recurrence"):
             xt = convolve(list(x[: t + 1]))
             x_gate = xt if config.conv_on == "mixer" else x_gate
         dt = layer.dt_proj(xt)
@@ -64,7 +64,9 @@ def loop(layer: SioConvLayer, x: Tensor) -> Tensor:
         else:
             rate = config.gate_bound * F.softplus(layer.A_log) * dt.sigmoid()
         log_a = -rate.view(heads, -1)  # [H, 1] or [H, P]
-        z_before.append(layer.z_proj(xt) * F.silu(layer.z_gate_proj(xt)))
+        z_gates.append(layer.z_gate_proj(xt))
+        z_gate = convolve(z_gates) if config.conv_on == "z_gate" else z_gates[-1]
+        z_before.append(layer.z_proj(xt) * F.silu(z_gate))
         z = (convolve(z_before) if config.conv_on == "z" else z_before[-1]).view(heads, -1)
         if config.input_scale == "variance":
             z = z * (1 - torch.exp(2 * log_a)).sqrt()

@@ -25,9 +25,11 @@ class Architecture:
         timescale_max: the gates' timescales, -1 / log a, start log-spaced from 1 step to this many (the context's
             length, for instance), gate by gate; None draws them as Mamba-2 does, from about 1 to 1,000.
         conv_width: width W of a causal depthwise convolution, weights w [D, W], 0 for none;
-            x_t <- sum_k w_k * x_{t-k}, 0 <= k < W, identity at the start (w_0 = 1).
+            x_t <- sum_k w_k * x_{t-k}, 0 <= k < W, identity at the start (w_0 = 1; but see `z_gate`).
         conv_on: what it convolves: `mixer`, the mixer's input, which all that follows reads; `recurrence`, the same
-            input, but the output's gate reads it as it was; `z`, z [B, T, D] before `input_scale`.
+            input, but the output's gate reads it as it was; `z`, z [B, T, D] before `input_scale`; `z_gate`, what
+            SiLU makes z's gate of [B, T, D], where it starts as the step before (w_1 = 1): so a value can be written
+            in places that its key, the token before it, chooses.
         input_scale: what z is multiplied by: `none`; `variance`, sqrt(1 - a^2), which keeps the state's variance
             that of z; `mean`, 1 - a, which makes the state a weighted mean of z.
         trapezoid: the recurrence reads l_t * z_t + (1 - l_t) * a_t * z_{t-1} in place of z_t (after `input_scale`),
@@ -65,7 +67,7 @@ class Architecture:
     gate_bound: float | None = None
     timescale_max: float | None = None
     conv_width: int = 0
-    conv_on: Literal["mixer", "recurrence", "z"] = "mixer"
+    conv_on: Literal["mixer", "recurrence", "z", "z_gate"] = "mixer"
     input_scale: Literal["none", "variance", "mean"] = "none"
     trapezoid: bool = False
     norm_groups: int | None = None

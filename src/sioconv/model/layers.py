@@ -29,7 +29,8 @@ class LayerState(_StateTensors):
 
     Attributes:
         c: the memory, [B, H, P], fp32.
-        conv: the last W - 1 inputs of the convolution (x, or z where it is on z), [B, D, W - 1]; None without one.
+        conv: the last W - 1 inputs of the convolution (x, z or what its gate is made of), [B, D, W - 1]; None without
+            one.
         z: the last z, [B, H, P], where the recurrence reads a mixture with it (`trapezoid`); else None.
     """
 
@@ -120,9 +121,9 @@ class SioConvLayer(nn.Module):
         values["state_norm.bias"] = torch.zeros(config.groups)
         values["initial_state"] = torch.randn(config.num_heads, config.head_dim, dtype=wide) * config.initial_state_std
         if config.conv_width:
-            identity = torch.zeros(config.hidden_size, config.conv_width)
-            identity[:, 0] = 1.0
-            values["conv_weight"] = identity
+            one_tap = torch.zeros(config.hidden_size, config.conv_width)
+            one_tap[:, 1 if config.conv_on == "z_gate" else 0] = 1.0
+            values["conv_weight"] = one_tap
         if config.trapezoid:
             values["mix_proj.weight"] = torch.zeros(config.num_heads, config.hidden_size)
             values["mix_proj.bias"] = torch.full((config.num_heads,), MIX_BIAS)
@@ -206,7 +207,7 @@ class SioConvLayer(nn.Module):
 
         Both are x itself, and there is no tail, where the convolution isn't on x.
         """
-        if self.conv_weight is None or self.config.conv_on == "z":
+        if self.conv_weight is None or self.config.conv_on in ("z", "z_gate"):
             return x, x, None
         convolved, tail = convolve(x, self.conv_weight, None if state is None else state.conv, steps)
         return convolved, convolved if self.config.conv_on == "mixer" else x, tail
@@ -214,11 +215,15 @@ class SioConvLayer(nn.Module):
     def _input(
         self, x: Tensor, tail: Tensor | None, state: LayerState | None, steps: Steps
     ) -> tuple[Tensor, Tensor | None]:
-        """z [B, T, H, P] from x [B, T, D], and the convolution's tail, which is new where it is on z."""
+        """z [B, T, H, P] from x [B, T, D], and the convolution's tail, which is new where it is on z or its gate."""
         with fast_products(x):
-            z: Tensor = silu_gate(self.z_proj(x), self.z_gate_proj(x))  # [B, T, D]
-        if self.conv_weight is not None and self.config.conv_on == "z":
-            z, tail = convolve(z, self.conv_weight, None if state is None else state.conv, steps)
+            value, gate = self.z_proj(x), self.z_gate_proj(x)  # [B, T, D]
+        on, before = self.config.conv_on, None if state is None else state.conv
+        if self.conv_weight is not None and on == "z_gate":
+            gate, tail = convolve(gate, self.conv_weight, before, steps)
+        z: Tensor = silu_gate(value, gate)  # [B, T, D]
+        if self.conv_weight is not None and on == "z":
+            z, tail = convolve(z, self.conv_weight, before, steps)
         return z.view(*z.shape[:-1], self.config.num_heads, self.config.head_dim), tail
 
     def _weigh_input(
