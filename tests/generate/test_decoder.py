@@ -28,6 +28,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"tie_word_embeddings": True},
     {"trapezoid": True},
     {"trapezoid": True, "gate": "channel", "input_scale": "variance"},
+    {"conv_width": 2, "conv_on": "z_gate", "trapezoid": True},
+    {"conv_width": 4, "conv_on": "z_gate", "gate": "channel", "output_gate": "state"},
+    {"hidden_size": 24, "num_heads": 3, "intermediate_size": 20, "conv_width": 3, "conv_on": "z_gate"},
     {"hidden_size": 24, "num_heads": 3, "intermediate_size": 20},  # not whole vectors
     {"hidden_size": 64, "num_heads": 1},
     {"preset": "sioconv-2024", "initial_state_std": 1.0},
@@ -67,7 +70,9 @@ def test_the_kernel_computes_the_model(options: dict[str, Any], dtype: torch.dty
     torch.testing.assert_close(torch.from_numpy(got).double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"bigram_rows": 3, "bigram_width": 20}])
+@pytest.mark.parametrize(
+    "options", [{}, {"bigram_rows": 3, "bigram_width": 20}, {"conv_width": 3, "conv_on": "z_gate"}]
+)
 @given(pieces=st.lists(st.integers(1, 13), min_size=1, max_size=9), others=st.integers(0, 3), threads=st.integers(1, 2))
 @settings(max_examples=25)
 def test_bits_depend_on_neither_pieces_nor_neighbours_nor_threads(
@@ -113,7 +118,15 @@ def test_torch_reads_many_rows_as_it_reads_one(options: dict[str, Any]) -> None:
         assert decoder.freeze(memories[decoder][0], 6).tokens == 6
 
 
-@pytest.mark.parametrize("options", [{}, {"bigram_rows": 3}])
+STATES: list[dict[str, Any]] = [
+    {},
+    {"bigram_rows": 3},
+    {"conv_width": 2, "conv_on": "z_gate", "trapezoid": True},
+    {"conv_width": 4, "conv_on": "z_gate"},
+]
+
+
+@pytest.mark.parametrize("options", STATES)
 def test_a_frozen_state_never_changes(options: dict[str, Any]) -> None:
     for decoder in (NativeDecoder(build(**options)), TorchDecoder(build(**options))):
         memory = decoder.memory(State())
@@ -126,7 +139,7 @@ def test_a_frozen_state_never_changes(options: dict[str, Any]) -> None:
         assert state.bytes == sum(tensor.nbytes for tensor in kept.values())
 
 
-@pytest.mark.parametrize("options", [{}, {"bigram_rows": 3}])
+@pytest.mark.parametrize("options", STATES)
 def test_states_of_both_decoders_are_the_same_file(options: dict[str, Any]) -> None:
     model = build(**options)
     native, plain = NativeDecoder(model), TorchDecoder(model)
@@ -138,6 +151,11 @@ def test_states_of_both_decoders_are_the_same_file(options: dict[str, Any]) -> N
     assert states[0].tensors.keys() == states[1].tensors.keys()
     for name, tensor in states[0].tensors.items():
         torch.testing.assert_close(tensor, states[1].tensors[name], rtol=1e-4, atol=1e-5)
+    for state, decoder in zip(reversed(states), (native, plain), strict=True):  # each goes on from the other's
+        memory = decoder.memory(state)
+        logits = decoder.read([Piece(memory, IDS[:3], True)])
+        expected = reference(model, IDS + IDS[:3])[-1:]
+        torch.testing.assert_close(torch.from_numpy(logits).double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_models_that_the_kernel_doesn_t_know_take_torch(caplog: pytest.LogCaptureFixture) -> None:

@@ -36,7 +36,7 @@ DTYPES = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.int8: np.i
 class Memory:
     """What the kernel keeps of a text."""
 
-    states: NDArray[np.float32]  # [L, S, H, P]: c and, with `trapezoid`, the last z
+    states: NDArray[np.float32]  # [L, S, H, P]: c; with `trapezoid` the last z; a convolution's tail, oldest first
     last: int  # its last token, which bigrams are read with; NO_TOKEN at the beginning
     address: int = field(init=False)  # of the states
 
@@ -53,8 +53,8 @@ def why_not_native(model: Any) -> str | None:
         return f"the model is on {model.device}"
     if not COMPILES:
         return "NUMBA_DISABLE_JIT is set"
-    if model.config.conv_width:
-        return "the model has a convolution"
+    if model.config.conv_width and model.config.conv_on != "z_gate":
+        return f"the model has a convolution of {model.config.conv_on}"
     if model.config.groups != model.config.num_heads:
         return "the norm's groups aren't the heads"
     for name, module in model.named_modules():
@@ -115,6 +115,7 @@ class NativeDecoder:
         self._model = model
         config = model.config
         self._parts = ("c", "z") if config.trapezoid else ("c",)
+        self._past = max(config.conv_width - 1, 0)
         gates = config.num_heads if config.gate == "head" else config.hidden_size
         shape = kernels.Shape(
             rows=0,
@@ -124,7 +125,8 @@ class NativeDecoder:
             inner=config.intermediate_size,
             vocabulary=config.vocab_size,
             outputs=0,
-            parts=len(self._parts),
+            mixes=int(config.trapezoid),
+            past=self._past,
             gates=gates,
             bigram_width=config.bigram_width if config.bigram_rows else 0,
             bigram_rows=config.bigram_rows * config.vocab_size,
@@ -153,15 +155,19 @@ class NativeDecoder:
     def memory(self, state: State) -> Memory:
         """A copy of the state's tensors; without a state, the learned initial one."""
         if state.tensors:
-            rows = [
-                torch.stack([state.tensors[f"layers.{i}.{part}"][0].float() for part in self._parts])
-                for i in range(self._layers)
-            ]
+            rows = [torch.stack(self._parts_of(state.tensors, f"layers.{i}.")) for i in range(self._layers)]
         else:
             starts = [block.mixer.initial_state.detach().float() for block in self._model.model.layers]
-            rows = [torch.stack([start, torch.zeros_like(start)][: len(self._parts)]) for start in starts]
+            others = len(self._parts) - 1 + self._past
+            rows = [torch.stack([start, *[torch.zeros_like(start)] * others]) for start in starts]
         last = state.tensors.get("last_token")
         return Memory(torch.stack(rows).numpy(), NO_TOKEN if last is None else int(last))
+
+    def _parts_of(self, tensors: dict[str, Tensor], prefix: str) -> list[Tensor]:
+        """What the kernel keeps of a layer, each [H, P], from the tensors of a state."""
+        parts = [tensors[prefix + part][0].float() for part in self._parts]
+        tail = tensors[f"{prefix}conv"][0].float().unbind(-1) if self._past else ()  # each [D]
+        return parts + [before.view_as(parts[0]) for before in tail]
 
     def freeze(self, memory: Memory, tokens: int) -> State:
         """See `Decoder.freeze`."""
@@ -170,6 +176,9 @@ class NativeDecoder:
         copy = torch.from_numpy(memory.states.copy())
         parts = list(enumerate(self._parts))
         tensors = {f"layers.{i}.{name}": copy[i, j : j + 1] for i in range(len(copy)) for j, name in parts}
+        if self._past:
+            tails = copy[:, len(parts) :].flatten(2).transpose(1, 2).contiguous()  # [L, D, W - 1]
+            tensors |= {f"layers.{i}.conv": tails[i : i + 1] for i in range(len(copy))}
         if self._model.config.bigram_rows:
             tensors["last_token"] = torch.tensor([memory.last])
         return State(tensors, tokens)
@@ -225,7 +234,7 @@ class NativeDecoder:
             mixer, ffn = block.mixer, block.ffn
             line = [self._vector(block.mixer_norm.weight), self._vector(_rates(mixer))]
             line += [self._vector(mixer.state_norm.weight), self._vector(mixer.state_norm.bias)]
-            line.append(self._vector(block.ffn_norm.weight))
+            line += [self._vector(block.ffn_norm.weight), self._vector(mixer.conv_weight)]
             for product in (mixer.z_proj, mixer.z_gate_proj, mixer.y_proj, mixer.y_gate_proj):
                 line += self._product(product)
             line += self._product(mixer.dt_proj, whole=True)

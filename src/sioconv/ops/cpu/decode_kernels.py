@@ -7,9 +7,9 @@ beside it, nor on how its text was cut into calls, nor on the number of threads.
 
 Tensors arrive as addresses, because a compiled function takes no list of arrays of many sizes: `weights` [L + 1, W]
 holds the columns below for each layer and, in the last line, for what stands outside the layers; `states` [N] the
-memory [L, S, H, P] of each row's sequence: c, and with a mixture with the last z (S = 2) that z. Matrices are kept in
-one of the ways of `decode_products`; those of the gates, and everything else, are float32. `edge` as in `vectors`: None
-where the widths are multiples of two vectors.
+memory [L, S, H, P] of each row's sequence: c; with a mixture with the last z that z; and with a convolution of z's gate
+its last inputs, the oldest first. Matrices are kept in one of the ways of `decode_products`; those of the gates, and
+everything else, are float32. `edge` as in `vectors`: None where the widths are multiples of two vectors.
 """
 
 from typing import Any, NamedTuple
@@ -27,8 +27,8 @@ from sioconv.ops.cpu.structures import Array
 from sioconv.ops.cpu.vectors import called, first_lanes, fused, load, store, tree_sum, zeros
 
 # Columns of `weights`: those of a layer, vectors and the first columns of products, then those of the last line.
-MIXER_NORM, RATE, HEAD_NORM, HEAD_NORM_BIAS, FFN_NORM = range(5)
-Z, Z_GATE, Y, Y_GATE, DT, MIX, UP, GATE, DOWN = range(5, 5 + 9 * COLUMNS_OF_PRODUCT, COLUMNS_OF_PRODUCT)
+MIXER_NORM, RATE, HEAD_NORM, HEAD_NORM_BIAS, FFN_NORM, TAPS = range(6)
+Z, Z_GATE, Y, Y_GATE, DT, MIX, UP, GATE, DOWN = range(6, 6 + 9 * COLUMNS_OF_PRODUCT, COLUMNS_OF_PRODUCT)
 NORM, EMBEDDING_ROWS, HEAD, BIGRAMS, BIGRAMS_OUT = 0, *range(1, 1 + 4 * COLUMNS_OF_PRODUCT, COLUMNS_OF_PRODUCT)
 COLUMNS = DOWN + COLUMNS_OF_PRODUCT
 # What a phase does. Numbers of numpy: Python's would compile the kernel once for each.
@@ -50,7 +50,8 @@ class Shape(NamedTuple):
     inner: int  # F, the feed-forward's width
     vocabulary: int  # V
     outputs: int  # channels of a task
-    parts: int  # S: 2 with a mixture with the last z, else 1
+    mixes: int  # 1 with a mixture with the last z, else 0
+    past: int  # steps before a step that z's gate reads
     gates: int  # G: H, or D for a gate per channel
     bigram_width: int  # K, 0 without bigrams
     bigram_rows: int  # of their table
@@ -102,7 +103,7 @@ class Job(NamedTuple):
 @inner
 def _shape_of(s: Array, f: Array) -> Shape:
     return Shape(
-        s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12], f[0], f[1], f[2], f[3]
+        s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12], s[13], f[0], f[1], f[2], f[3]
     )
 
 
@@ -190,6 +191,25 @@ def _decay(log_a: float, input_scale: int) -> Any:
     return np.float32(0), np.exp(log_a), scale
 
 
+@inner
+def _convolve_gate(row: int, head: int, line: Array, tail: int, shape: Shape, work: Workspace) -> None:
+    """What z's gate of one head is made of, as `sioconv.model.convolution.convolve` does it; moves the tail on.
+
+    `tail` is the address of the inputs before, [past, D], the oldest first.
+    """
+    width, past, channels = shape.width, shape.past, shape.width // shape.heads
+    weights, before = _at(line[TAPS], width * (past + 1), work.x), _at(tail, width * past, work.x)
+    for channel in range(head * channels, (head + 1) * channels):
+        now = work.z_gate[row * width + channel]
+        total = now * weights[channel * (past + 1)]
+        for k in range(1, past + 1):
+            total += before[(past - k) * width + channel] * weights[channel * (past + 1) + k]
+        for k in range(past - 1):
+            before[k * width + channel] = before[(k + 1) * width + channel]
+        before[(past - 1) * width + channel] = now
+        work.z_gate[row * width + channel] = total
+
+
 @outlined
 def _head(row: int, head: int, line: Array, state: int, shape: Shape, work: Workspace) -> None:
     """Advances the state of one head of one row, normalises it and multiplies it by its gate where that belongs."""
@@ -197,13 +217,15 @@ def _head(row: int, head: int, line: Array, state: int, shape: Shape, work: Work
     channels, one = shape.width // shape.heads, np.float32(1)
     first, bound = row * shape.width + head * channels, np.float32(shape.gate_bound)
     c, rates = _at(state, shape.width, work.x), _at(line[RATE], shape.gates, work.x)
+    if shape.past > 0:
+        _convolve_gate(row, head, line, state + 4 * (1 + shape.mixes) * shape.width, shape, work)
     _silu_into(work.z, work.z_gate, first, first + channels)
     per_channel = shape.gates > shape.heads
     gate = head * channels if per_channel else head
     log_a = _log_gate(work.dt[row * shape.gates + gate], rates[gate], bound)
     kept, increment, scale = _decay(log_a, shape.input_scale)
     last_z = _at(state + 4 * shape.width, shape.width, work.x)
-    share = _sigmoid(work.mix[row * shape.heads + head]) if shape.parts == 2 else one
+    share = _sigmoid(work.mix[row * shape.heads + head]) if shape.mixes == 1 else one
     if shape.output_gate != 0:
         for p in range(channels):
             work.mixed[first + p] = one
@@ -215,7 +237,7 @@ def _head(row: int, head: int, line: Array, state: int, shape: Shape, work: Work
             log_a = _log_gate(work.dt[row * shape.gates + channel], rates[channel], bound)
             kept, increment, scale = _decay(log_a, shape.input_scale)
         z = scale * work.z[first + p]
-        if shape.parts == 2:
+        if shape.mixes == 1:
             now = z
             z = now * share + last_z[channel] * ((one - share) * np.exp(log_a))
             last_z[channel] = now
@@ -247,10 +269,11 @@ def _mix_head(head: int, layer: int, line: Array, states: Array, shape: Shape, k
     gates = shape.gates // shape.heads
     start, end = head * gates, (head + 1) * gates
     project(line, DT, work.x, bits, start, end, width, shape.gates, x, rows, work.dt, edge)
-    if shape.parts == 2:
+    if shape.mixes == 1:
         project(line, MIX, work.x, bits, head, head + 1, width, shape.heads, x, rows, work.mix, edge)
     for row in range(rows):
-        _head(row, head, line, states[row] + 4 * layer * shape.parts * width, shape, work)
+        parts = 1 + shape.mixes + shape.past
+        _head(row, head, line, states[row] + 4 * layer * parts * width, shape, work)
 
 
 @inner
