@@ -46,6 +46,7 @@ def stepper(model: SioConvForCausalLM, device: str, dtype: torch.dtype) -> Stepp
     [
         ("sioconv-2026", {}),
         ("sioconv", {"conv_width": 4, "conv_on": "z"}),
+        ("sioconv-2026", {"conv_width": 2, "conv_on": "z_gate"}),
         ("sioconv", {"gate": "channel", "output_gate": "normed", "norm_groups": 2}),
     ],
 )

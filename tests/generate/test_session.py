@@ -64,7 +64,15 @@ def tokens_read(tiny_model: TinyModel) -> Iterator[list[int]]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"conv_width": 4}, {"gate": "channel"}, {"input_scale": "variance"}, {"trapezoid": True}, {"bigram_rows": 3}],
+    [
+        {},
+        {"conv_width": 4},
+        {"conv_width": 2, "conv_on": "z_gate"},
+        {"gate": "channel"},
+        {"input_scale": "variance"},
+        {"trapezoid": True},
+        {"bigram_rows": 3},
+    ],
 )
 def test_cached_equals_uncached(
     tiny_model: TinyModel, make_model: Callable[..., SioConvForCausalLM], options: dict[str, object]

@@ -86,11 +86,17 @@ def test_surprise_is_that_of_bits_per_byte(tiny_model: TinyModel) -> None:
     assert b"".join(seen.pieces).decode() == TEXT
 
 
-@pytest.mark.parametrize("name", ["head", "channel", "trapezoid", "conv"])
+@pytest.mark.parametrize("name", ["head", "channel", "trapezoid", "conv", "z's gate"])
 def test_a_window_is_the_end_of_the_whole(
     make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    options = {"head": {}, "channel": {"gate": "channel"}, "trapezoid": {"trapezoid": True}, "conv": {"conv_width": 3}}
+    options = {
+        "head": {},
+        "channel": {"gate": "channel"},
+        "trapezoid": {"trapezoid": True},
+        "conv": {"conv_width": 3},
+        "z's gate": {"conv_width": 2, "conv_on": "z_gate"},
+    }
     model, text = make_model(tokenizer, **options[name]), TEXT * 6
     whole = inspect_text(model, tokenizer, [text])
     monkeypatch.setattr(measure, "PIECE", 7)

@@ -24,6 +24,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"output_gate": "state"},
     {"gate": "channel"},
     {"conv_width": 4},
+    {"conv_width": 2, "conv_on": "z_gate", "trapezoid": True},
     {"trapezoid": True},
     {"trapezoid": True, "gate": "channel"},
     {"norm_groups": 2},

@@ -1,6 +1,6 @@
 """Decoding on CPUs by `sioconv.ops.cpu.decode_kernels`: the model's weights and states as that kernel wants them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -163,7 +163,7 @@ class NativeDecoder:
         last = state.tensors.get("last_token")
         return Memory(torch.stack(rows).numpy(), NO_TOKEN if last is None else int(last))
 
-    def _parts_of(self, tensors: dict[str, Tensor], prefix: str) -> list[Tensor]:
+    def _parts_of(self, tensors: Mapping[str, Tensor], prefix: str) -> list[Tensor]:
         """What the kernel keeps of a layer, each [H, P], from the tensors of a state."""
         parts = [tensors[prefix + part][0].float() for part in self._parts]
         tail = tensors[f"{prefix}conv"][0].float().unbind(-1) if self._past else ()  # each [D]

@@ -134,6 +134,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"gate": "channel", "gate_bound": 8.0, "input_scale": "variance"},
     {"conv_width": 4, "conv_on": "z", "output_gate": "state", "norm_groups": 8},
     {"conv_width": 2, "conv_on": "recurrence", "trapezoid": True, "gate": "channel", "output_gate": "normed"},
+    {"conv_width": 2, "conv_on": "z_gate", "trapezoid": True},
     {"bigram_rows": 3, "bigram_width": 32},
     {"input_scale": "mean", "use_bias": False, "head_bias": False, "tie_word_embeddings": True, "norm_groups": 2},
 ]
