@@ -29,7 +29,8 @@ class Architecture:
         conv_on: what it convolves: `mixer`, the mixer's input, which all that follows reads; `recurrence`, the same
             input, but the output's gate reads it as it was; `z`, z [B, T, D] before `input_scale`; `z_gate`, what
             SiLU makes z's gate of [B, T, D], where it starts as the step before (w_1 = 1): so a value can be written
-            in places that its key, the token before it, chooses.
+            in places that its key, the token before it, chooses (the product of a shifted key with a value of H3, Fu
+            et al. 2022, arXiv:2212.14052).
         input_scale: what z is multiplied by: `none`; `variance`, sqrt(1 - a^2), which keeps the state's variance
             that of z; `mean`, 1 - a, which makes the state a weighted mean of z.
         trapezoid: the recurrence reads l_t * z_t + (1 - l_t) * a_t * z_{t-1} in place of z_t (after `input_scale`),
