@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.table import Table
 
@@ -85,8 +86,8 @@ def main() -> None:
             continue
         try:
             row = run_probe(probe)
-        except ValueError as error:
-            parser.error(str(error))
+        except (ValueError, StrictDataclassError) as error:  # the latter: 128 in the place of 128.0
+            parser.error(" ".join(str(error).split()))
         append_result(arguments.results, row)
         share = row["accuracy"][str(probe.length)]
         say(f"{probe.arm}, {probe.task} of {probe.size}, lr {probe.lr:g}, seed {probe.seed}: {share:.1%} right")

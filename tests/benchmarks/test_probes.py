@@ -99,3 +99,12 @@ def test_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[-1])["rows"] == 1
     assert len((tmp_path / "probes.jsonl").read_text().splitlines()) == 1 and "32×" in done.stdout
+
+
+@pytest.mark.parametrize(("setting", "reason"), [("timescale_max=128", "expected float"), ("conv_width=1", "none of")])
+def test_a_wrong_field_is_refused_in_a_line(tmp_path: Path, setting: str, reason: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.probes", "--tasks", "counting", "--arms", "sioconv", "--set", setting]
+    command += ["--results", str(tmp_path / "probes.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "error: " in last and reason in last and setting.partition("=")[0] in last
