@@ -1,6 +1,7 @@
-"""The hashed table of token pairs: read as a loop would, whatever a text is cut into; refused where it can't be."""
+"""The convolution by its kernel and beside padding; the hashed table of token pairs, whatever a text is cut into."""
 
 from copy import deepcopy
+from importlib import import_module
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sioconv.model import Architecture, SioConvCache, SioConvConfig, SioConvForCausalLM
-from sioconv.model.convolution import NO_TOKEN, TABLE_STD, Bigrams, Steps
+from sioconv.model.convolution import NO_TOKEN, TABLE_STD, Bigrams, Steps, convolve
 
 V, ROWS, WIDTH = 11, 3, 6
 SIZES = {"hidden_size": 12, "num_heads": 3, "num_hidden_layers": 2, "intermediate_size": 20, "vocab_size": 40}
@@ -23,6 +24,29 @@ def bigrams() -> Bigrams:
     with torch.no_grad():
         module.out.weight.copy_(torch.eye(WIDTH))
     return module
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_without_padding_it_is_what_it_is_with_none_of_it_padded(data: st.DataObject) -> None:
+    """Result, new tail and gradients: the kernel without a mask, torch with one."""
+    rows, length, taps = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 8)), data.draw(st.integers(2, 4))
+    flags = st.lists(st.lists(st.booleans(), min_size=length, max_size=length), min_size=rows, max_size=rows)
+    drawn = data.draw(st.none() | flags)
+    reset = None if drawn is None else torch.tensor(drawn)
+    random = torch.Generator().manual_seed(data.draw(st.integers(0, 2**20)))
+    shapes = [(rows, length, 5), (5, taps), (rows, 5, taps - 1)]
+    x, weight, tail = (torch.randn(s, generator=random, dtype=torch.float64, requires_grad=True) for s in shapes)
+    before = tail if data.draw(st.booleans()) else None
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("sioconv.ops.convolution"), "SMALLEST", 1)
+        for mask in (None, torch.ones(rows, length, dtype=torch.bool)):
+            y, new_tail = convolve(x, weight, before, Steps(mask, reset))
+            up = y.square().sum() + (new_tail * torch.linspace(1, 2, taps - 1)).sum()
+            found.append((y, new_tail, *torch.autograd.grad(up, (x, weight, tail), materialize_grads=True)))
+            assert new_tail.is_contiguous() and new_tail.untyped_storage().nbytes() == new_tail.nbytes
+    torch.testing.assert_close(*found)
 
 
 def by_a_loop(table: Tensor, ids: Tensor, mask: Tensor, reset: Tensor) -> tuple[Tensor, list[int]]:

@@ -15,7 +15,16 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
 import sioconv.ops
-from sioconv.ops import cross_entropy_, operators, rms_norm, scan, scan_norm_gate, scan_sequence_parallel, silu_gate
+from sioconv.ops import (
+    causal_convolution,
+    cross_entropy_,
+    operators,
+    rms_norm,
+    scan,
+    scan_norm_gate,
+    scan_sequence_parallel,
+    silu_gate,
+)
 
 Function = Callable[..., Any]
 # T goes over the end of a chunk of `chunked` and of a block of the kernels only in the tests that aren't gradchecks.
@@ -70,6 +79,10 @@ CALLS: dict[str, list[tuple[Function, tuple[Tensor, ...]]]] = {
         (of_mix(True, reset=RESET), (*line(), *AFFINE)),
         (of_mix(False, **PACKED), (*line(per_channel=True, packed=True), *AFFINE)),
     ],
+    "convolution": [
+        (lambda *given: causal_convolution(*given, RESET), (normal(2, 5, 3), normal(3, 3, seed=1), normal(2, 3, 2))),
+        (lambda x, weight: causal_convolution(x, weight, None, None), (normal(2, 3, 2), normal(2, 2, seed=1))),
+    ],
     "silu_gate": [(silu_gate, (normal(3, 4), normal(3, 4, seed=1)))],
     "rms_norm": [(lambda x, weight: rms_norm(x, weight, 1e-3), (normal(3, 4), normal(4, seed=1)))],
 }
@@ -78,8 +91,8 @@ EACH = [pytest.param(*call, id=f"{name}-{i}") for name, calls in CALLS.items() f
 
 @pytest.fixture(autouse=True)
 def _kernels_whatever_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("sioconv.ops.silu_gate"), "SMALLEST", 0)
-    monkeypatch.setattr(import_module("sioconv.ops.rms_norm"), "SMALLEST", 0)
+    for name in ("convolution", "silu_gate", "rms_norm"):
+        monkeypatch.setattr(import_module(f"sioconv.ops.{name}"), "SMALLEST", 0)
 
 
 def leaves_of(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

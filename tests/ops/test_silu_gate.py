@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sioconv.ops import silu_gate
-from sioconv.ops.cpu.silu_gate_kernels import CHUNK
+from sioconv.ops.cpu.elementwise.silu_gate_kernels import CHUNK
 from sioconv.ops.eager import plain
 
 LIMITS = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float64: 2e-15}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sioconv.model.architecture import Architecture
-from sioconv.ops import fast_products
+from sioconv.ops import causal_convolution, fast_products
+from sioconv.ops.eager.convolution import line_up, taps_of, weighted_sum
 
 # The table's start, as it was measured. Not `embedding_std`, which is 1 in some presets: the projection starts at 0, so
 # the table's size is that of the projection's first gradients.
@@ -43,11 +44,14 @@ def convolve(x: Tensor, weight: Tensor, tail: Tensor | None, steps: Steps) -> tu
     Returns:
         The result [B, T, D] in x's dtype, and the new tail [B, D, W - 1].
     """
-    taps, new_tail = past_inputs(x, tail, weight.shape[1] - 1, steps)
-    out = x * weight[:, 0]
-    for k, tap in enumerate(taps, start=1):
-        out = out + tap * weight[:, k]
-    return out.to(x.dtype), new_tail
+    past = weight.shape[1] - 1
+    # Exported programs may compare no length. A shorter piece leaves inputs of its tail in the new one.
+    if steps.mask is not None or torch.compiler.is_exporting() or x.shape[1] <= past:
+        taps, new_tail = past_inputs(x, tail, past, steps)
+        return weighted_sum(x, taps, weight), new_tail
+    y = causal_convolution(x, weight, tail, steps.reset)
+    document = None if steps.reset is None else steps.reset[:, -past:].cumsum(dim=1)  # [B, W - 1]
+    return y, _tail_of(x[:, -past:], document)
 
 
 def mix_with_last(z: Tensor, log_a: Tensor, share: Tensor, last: Tensor | None, steps: Steps) -> tuple[Tensor, Tensor]:
@@ -114,13 +118,8 @@ def past_inputs(x: Tensor, tail: Tensor | None, past: int, steps: Steps) -> tupl
     x is preceded by `tail`, 0 if None. What is before the start of a step's document is 0. Padding is no step; what
     stands there in the results is of no meaning.
     """
-    batch, length, width = x.shape
-    if tail is None:
-        tail = x.new_zeros(batch, width, past)
-    inputs = torch.cat([tail.transpose(1, 2).to(x.dtype), x], dim=1)  # [B, past + T, D]
-    document = back = None
-    if steps.reset is not None:
-        document = F.pad(steps.reset.cumsum(dim=1), (past, 0))  # [B, past + T], which one an input is of
+    inputs, document = line_up(x, tail, past, steps.reset)  # [B, past + T, D], [B, past + T]
+    back = None
     if steps.mask is not None:  # padding goes in front of everything: a tap reaches the real input before it
         place = _padding_first(F.pad(steps.mask, (past, 0), value=True))
         order = torch.zeros_like(place).scatter(
@@ -129,18 +128,19 @@ def past_inputs(x: Tensor, tail: Tensor | None, past: int, steps: Steps) -> tupl
         inputs = _take(inputs, order)
         document = None if document is None else document.gather(1, order)
         back = (place[:, past:] - past).clamp(min=0)  # where the inputs stood
-    taps = []
-    for k in range(1, past + 1):
-        tap = inputs[:, past - k : past - k + length]
-        if document is not None:
-            here, there = document[:, past:], document[:, past - k : past - k + length]
-            tap = tap.masked_fill((here != there).unsqueeze(-1), 0)
-        taps.append(tap if back is None else _take(tap, back))
-    new_tail = inputs[:, length:]
-    if document is not None:
-        new_tail = new_tail.masked_fill((document[:, length:] != document[:, -1:]).unsqueeze(-1), 0)
+    taps = taps_of(inputs, document, past)
+    if back is not None:
+        taps = [_take(tap, back) for tap in taps]
+    length = x.shape[1]
+    return taps, _tail_of(inputs[:, length:], None if document is None else document[:, length:])
+
+
+def _tail_of(last: Tensor, document: Tensor | None) -> Tensor:
+    """The tail [B, D, past] of the last inputs [B, past, D], 0 in another document than the last step's."""
+    if document is not None:  # [B, past]
+        last = last.masked_fill((document != document[:, -1:]).unsqueeze(-1), 0)
     # A copy: a view would keep the whole piece in memory.
-    return taps, new_tail.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    return last.transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
 
 def _padding_first(mask: Tensor) -> Tensor:

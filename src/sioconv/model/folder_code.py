@@ -21,6 +21,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "ops.gates": (),
     "ops.eager.from_zero": (),
     "ops.eager.chunked": (),
+    "ops.eager.convolution": (),
     "ops.heads": (),
     "ops.eager.plain": (),
     "model.architecture": (),

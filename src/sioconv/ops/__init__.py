@@ -2,9 +2,10 @@
 
 `scan` for whole sequences, `step` for one token, `scan_sequence_parallel` for a sequence split over processes,
 `scan_norm_gate` for a scan whose result is normalised and gated at once, `normalise_heads` for the normalisation alone,
-`linear`, `fast_products`, `silu_gate`, `rms_norm` and `cross_entropy_` for the work beside it.
+`linear`, `fast_products`, `silu_gate`, `rms_norm`, `causal_convolution` and `cross_entropy_` for the work beside it.
 """
 
+from sioconv.ops.convolution import causal_convolution
 from sioconv.ops.cross_entropy import cross_entropy_
 from sioconv.ops.heads import normalise_heads
 from sioconv.ops.linear import fast_products, linear
@@ -15,6 +16,7 @@ from sioconv.ops.sequence_parallel import scan_sequence_parallel
 from sioconv.ops.silu_gate import silu_gate
 
 __all__ = [
+    "causal_convolution",
     "cross_entropy_",
     "fast_products",
     "linear",

@@ -47,7 +47,7 @@ def _plain(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[T
 @operator("sioconv::rms_norm", _plain)
 def _forward(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """y, and 1 / sqrt(mean(x²) + eps) of each row."""
-    from sioconv.ops.cpu.rms_norm_kernels import forward_parallel, forward_serial
+    from sioconv.ops.cpu.elementwise.rms_norm_kernels import forward_parallel, forward_serial
 
     y, scales = torch.empty(x.shape, dtype=dtype), _wide(x, x.numel() // weight.numel())
     _run(
@@ -75,7 +75,7 @@ def _plain_backward(
 @operator("sioconv::rms_norm_backward", _plain_backward)
 def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, scales: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     """Gradients of x and weight; the kernel finds eps in `scales`."""
-    from sioconv.ops.cpu.rms_norm_kernels import ROWS, backward_parallel, backward_serial
+    from sioconv.ops.cpu.elementwise.rms_norm_kernels import ROWS, backward_parallel, backward_serial
 
     grad_x, grad_weights = torch.empty(x.shape, dtype=x.dtype), _wide(x, -(-scales.numel() // ROWS), weight.numel())
     _run(
@@ -97,7 +97,7 @@ def _wide(x: Tensor, *shape: int) -> Tensor:
 
 def _run(kernels: tuple[Any, Any], scales: Tensor, weight: Tensor, *arguments: Any) -> None:
     """Runs a kernel (its parallel and its serial form) over all rows."""
-    from sioconv.ops.cpu.rms_norm_kernels import ROWS
+    from sioconv.ops.cpu.elementwise.rms_norm_kernels import ROWS
     from sioconv.ops.cpu.threads import run_tasks
     from sioconv.ops.cpu.vectors import lanes
 

@@ -42,7 +42,7 @@ def _plain(x: Tensor, gate: Tensor) -> Tensor:
 
 @operator("sioconv::silu_gate", _plain)
 def _forward(x: Tensor, gate: Tensor) -> Tensor:
-    from sioconv.ops.cpu.silu_gate_kernels import forward_parallel, forward_serial
+    from sioconv.ops.cpu.elementwise.silu_gate_kernels import forward_parallel, forward_serial
 
     y = torch.empty(x.shape, dtype=x.dtype)
     _run((forward_parallel, forward_serial), (x, gate), (y,))
@@ -60,7 +60,7 @@ def _plain_backward(grad_y: Tensor, x: Tensor, gate: Tensor) -> tuple[Tensor | N
 
 @operator("sioconv::silu_gate_backward", _plain_backward)
 def _backward(grad_y: Tensor, x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    from sioconv.ops.cpu.silu_gate_kernels import backward_parallel, backward_serial
+    from sioconv.ops.cpu.elementwise.silu_gate_kernels import backward_parallel, backward_serial
 
     grad_x, grad_gate = (torch.empty(x.shape, dtype=x.dtype) for _ in range(2))
     _run((backward_parallel, backward_serial), (grad_y, x, gate), (grad_x, grad_gate))
@@ -76,7 +76,7 @@ def _run(kernels: tuple[Any, Any], inputs: tuple[Tensor, ...], results: tuple[Te
     """Runs a kernel (its parallel and its serial form) over all numbers, none of the tensors being empty."""
     import numpy as np
 
-    from sioconv.ops.cpu.silu_gate_kernels import CHUNK
+    from sioconv.ops.cpu.elementwise.silu_gate_kernels import CHUNK
     from sioconv.ops.cpu.threads import run_tasks
     from sioconv.ops.cpu.vectors import lanes
 

@@ -103,7 +103,8 @@ def activation_bytes(model: Architecture, tokens: int, element: int, recompute: 
     A block keeps per token 24·D bytes in fp32 (its input, the sum after the mixer, what norms and recurrence keep), and
     of b bytes 8·D in the mixer and 4·F in the feed-forward layer; and 16 bytes a gate. The counts are those of tensors
     that autograd saves on a CPU (tests/plan/test_costs.py); fused kernels of a GPU may save fewer. With `recompute`
-    each block keeps its input, and one of them all the rest. Bigrams keep the row of their table.
+    each block keeps its input, and one of them all the rest. Bigrams keep the row of their table. A convolution
+    keeps its input and what stood before it, W·D numbers in all; the kernel of large ones only the input.
     """
     width, ffn = model.hidden_size, model.intermediate_size
     gates = model.num_heads if model.gate == "head" else width

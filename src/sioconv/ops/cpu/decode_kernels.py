@@ -20,9 +20,9 @@ import numpy as np
 from sioconv.ops.cpu.crew import finish_phase, take_task
 from sioconv.ops.cpu.decode_products import COLUMNS_OF_PRODUCT, LANES, REGISTERS, project, read_row
 from sioconv.ops.cpu.decode_products import array_at as _at
+from sioconv.ops.cpu.elementwise.silu_gate_kernels import sigmoids
 from sioconv.ops.cpu.integers.inputs import Inputs, floats_for, is_prepared, padded, prepare
 from sioconv.ops.cpu.jit import inner, kernel, outlined
-from sioconv.ops.cpu.silu_gate_kernels import sigmoids
 from sioconv.ops.cpu.structures import Array
 from sioconv.ops.cpu.vectors import called, first_lanes, fused, load, store, tree_sum, zeros
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sioconv.ops.eager.chunked import scan_chunked
+from sioconv.ops.eager.convolution import causal_convolution
 from sioconv.ops.gates import advance
 from sioconv.ops.heads import normalise_heads
 
@@ -74,4 +75,13 @@ def fast_products(x: Tensor) -> AbstractContextManager[None]:  # noqa: ARG001
     return nullcontext()
 
 
-__all__ = ["fast_products", "normalise_heads", "rms_norm", "scan", "scan_norm_gate", "silu_gate", "step"]
+__all__ = [
+    "causal_convolution",
+    "fast_products",
+    "normalise_heads",
+    "rms_norm",
+    "scan",
+    "scan_norm_gate",
+    "silu_gate",
+    "step",
+]

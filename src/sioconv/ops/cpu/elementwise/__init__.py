@@ -1,0 +1,1 @@
+"""What is computed beside the recurrence, in one pass over memory."""
