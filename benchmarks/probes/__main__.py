@@ -60,11 +60,11 @@ def main() -> None:
         prog="python -m benchmarks.probes",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Example: python -m benchmarks.probes --tasks recall --sizes 8 16 --arms sioconv-2026 llama --seeds 0 1",
+        epilog="Example: python -m benchmarks.probes --tasks recall --sizes 8 16 --arms sioconv-2026b llama",
     )
     add = parser.add_argument
     add("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="(default: all)")
-    add("--arms", nargs="+", choices=ARMS, default=["sioconv-2026", "llama", "lstm"], help="(default: %(default)s)")
+    add("--arms", nargs="+", choices=ARMS, default=["sioconv-2026b", "llama", "lstm"], help="(default: %(default)s)")
     add("--sizes", nargs="+", type=int, default=[16], help="how much is kept in memory (default: %(default)s)")
     add("--widths", nargs="+", type=int, default=[64], help="of the models: the state grows with it")
     add("--lr", nargs="+", type=float, default=[1e-3, 3e-3], help="learning rates (default: %(default)s)")

@@ -24,7 +24,7 @@ from sioconv.hardware import keep_freed_memory, pick_device
 from sioconv.progress import say, track
 
 LENGTHS = (512, 1024, 4096, 16384)
-COMPARED = ("sioconv", "sioconv-2026", "sioconv-2024", "llama", "lstm", "mingru")
+COMPARED = ("sioconv", "sioconv-2026", "sioconv-2026b", "sioconv-2024", "llama", "lstm", "mingru")
 TOKENS = 16384
 
 

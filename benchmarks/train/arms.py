@@ -96,6 +96,7 @@ def _mambapy(shape: Architecture) -> PreTrainedModel:
 ARMS: dict[str, Callable[[Architecture], PreTrainedModel]] = {
     "sioconv": _ours,
     "sioconv-2026": lambda shape: _ours(shape, "sioconv-2026"),
+    "sioconv-2026b": lambda shape: _ours(shape, "sioconv-2026b"),
     "sioconv-2024": lambda shape: _ours(shape, "sioconv-2024"),
     "llama": lambda shape: build_baseline("llama", shape, VOCABULARY),
     "lstm": _lstm,
@@ -106,6 +107,7 @@ ARMS: dict[str, Callable[[Architecture], PreTrainedModel]] = {
 DESCRIPTIONS = {
     "sioconv": "SioConv",
     "sioconv-2026": "SioConv, the preset of 2026",
+    "sioconv-2026b": "SioConv, the second preset of 2026",
     "sioconv-2024": "SioConv, the preset of 2024",
     "llama": "Llama with SDPA (transformers)",
     "lstm": "LSTM (torch)",

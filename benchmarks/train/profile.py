@@ -10,7 +10,9 @@ from benchmarks.train.measure import Entry, step, stepper
 KINDS = {  # the first pattern that an operator's name matches; what matches none is "everything else"
     "matrix products": r"aten::(mm|addmm|bmm|baddbmm|mkldnn_rnn_layer)|mkldnn::_linear|.*sioconv(::|_)linear",
     "recurrence, norm of the state": r".*sioconv(::|_)(mix|scan)",
-    "gated units and RMSNorms": r".*sioconv(::|_)(silu_gate|rms_norm)|aten::(silu|mul$|pow|rsqrt|mean|div$|_fused_rms)",
+    "gated units and RMSNorms": (
+        r".*sioconv(::|_)(silu_gate|rms_norm|convolution)|aten::(silu|mul$|pow|rsqrt|mean|div$|_fused_rms)"
+    ),
     "loss over the vocabulary": r"aten::(_log_softmax|nll_loss|exp_|scatter_add|mul_$)|sioconv::cross_entropy",
     "casts and copies": r"aten::(copy_|cat|fill_|index|clone)",
     "sums: residuals, biases' gradients": r"aten::(sum|add|add_)$",
