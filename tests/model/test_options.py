@@ -145,7 +145,7 @@ def test_a_training_step_in_half_precision(model: SioConvForCausalLM, ids: Tenso
         torch.cat([grad_output.flatten() for grad_output in each])
         for each in (torch.autograd.grad(loss, parameters), grads)
     )
-    assert torch.cosine_similarity(found, whole, dim=0) > 0.98
+    assert torch.cosine_similarity(found, whole, dim=0) > 0.97
 
 
 @settings(max_examples=60)
