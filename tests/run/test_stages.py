@@ -366,7 +366,7 @@ def test_state_tuning_gives_a_persona_in_a_file(capsys: pytest.CaptureFixture[st
     talks = [row.messages or [] for row in identity_rows("シオ")]
     without, with_it = (assistant_loss(model, tokenizer, talks) for model in (plain, tuned))
     assert without is not None and with_it is not None
-    assert with_it < without - 0.01
+    assert with_it < without - 0.02
 
     written = state.stat().st_mtime_ns
     capsys.readouterr()

@@ -115,7 +115,7 @@ class NativeDecoder:
         self._model = model
         config = model.config
         self._parts = ("c", "z") if config.trapezoid else ("c",)
-        self._past = max(config.conv_width - 1, 0)
+        self._past = config.conv_past
         gates = config.num_heads if config.gate == "head" else config.hidden_size
         shape = kernels.Shape(
             rows=0,

@@ -130,6 +130,11 @@ class Architecture:
         return self.hidden_size // self.num_heads
 
     @property
+    def conv_past(self) -> int:
+        """Steps before a step that the convolution reads, W - 1; 0 without one."""
+        return max(self.conv_width - 1, 0)
+
+    @property
     def groups(self) -> int:
         """G, groups of the state's normalisation."""
         return self.norm_groups or self.num_heads

@@ -76,7 +76,7 @@ class ServedModel:
     def state_bytes(self) -> int:
         """Size of one text's memory."""
         config = self.model.config
-        each = config.hidden_size * (1 + bool(config.trapezoid) + max(config.conv_width - 1, 0))
+        each = config.hidden_size * (1 + bool(config.trapezoid) + config.conv_past)
         return int(4 * each * config.num_hidden_layers) + (8 if config.bigram_rows else 0)
 
     def pack(self, state: State) -> bytes:

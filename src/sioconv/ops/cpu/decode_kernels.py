@@ -271,8 +271,8 @@ def _mix_head(head: int, layer: int, line: Array, states: Array, shape: Shape, k
     project(line, DT, work.x, bits, start, end, width, shape.gates, x, rows, work.dt, edge)
     if shape.mixes == 1:
         project(line, MIX, work.x, bits, head, head + 1, width, shape.heads, x, rows, work.mix, edge)
+    parts = 1 + shape.mixes + shape.past
     for row in range(rows):
-        parts = 1 + shape.mixes + shape.past
         _head(row, head, line, states[row] + 4 * layer * parts * width, shape, work)
 
 

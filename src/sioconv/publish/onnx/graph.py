@@ -162,7 +162,7 @@ class Exported(nn.Module):
 
 def tail_width(config: Any) -> int:
     """N, how much a layer reads of the steps before: in its `past_conv` [B, D, N]; 0 where it has none."""
-    return max(int(config.conv_width) - 1, 0) + int(config.trapezoid)
+    return int(config.conv_past) + int(config.trapezoid)
 
 
 def state_shapes(config: Any) -> dict[str, tuple[int, ...]]:
