@@ -22,6 +22,7 @@ from sioconv.files import atomic_write
 from sioconv.train.metrics import read_jsonl
 
 RUN = "arm"  # the run's name in its folder
+CORPORA = "corpora"  # of the folder for runs: the texts of the track *wiki*
 
 
 def train_arm(arm: Arm, work: Path, wait: bool) -> dict[str, Any] | None:
@@ -46,6 +47,8 @@ def train_arm(arm: Arm, work: Path, wait: bool) -> dict[str, Any] | None:
         done = folder / "row.json"
         if done.is_file():  # trained for other results, or killed before its row was among them
             return dict(json.loads(done.read_text(encoding="utf-8")))
+        if arm.track == "wiki":
+            _link_corpora(work, folder)
         commit = _commit(arm, folder)
         code = _checkout(commit, work / "checkouts")
         _run(["pretrain", str(ROOT / TRACKS[arm.track]), f"--name={RUN}", *arm.words], code, folder, lock)
@@ -62,6 +65,15 @@ def tidy(arm: Arm, work: Path) -> None:
     """Removes what a trained arm doesn't need any more: all but its model, its metrics and its log."""
     for name in ("checkpoints", "data"):
         shutil.rmtree(work / arm.folder / "runs" / RUN / name, ignore_errors=True)
+
+
+def _link_corpora(work: Path, folder: Path) -> None:
+    """The arm's folder, where its recipe's paths begin, gets the texts of the track *wiki*."""
+    corpora = (work / CORPORA).absolute()
+    if not corpora.is_dir():
+        raise UserError(f"no folder {corpora}: the track wiki reads its texts there: see {TRACKS['wiki']}")
+    with suppress(FileExistsError):
+        (folder / CORPORA).symlink_to(corpora, target_is_directory=True)
 
 
 @contextmanager
