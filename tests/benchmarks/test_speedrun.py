@@ -25,6 +25,7 @@ from benchmarks.speedrun.arms import Arm
 from benchmarks.speedrun.calibration import measure_speeds
 from benchmarks.speedrun.prepared import prepare, working_in
 from benchmarks.speedrun.results import RESULTS, append_result, is_done, read_results
+from benchmarks.speedrun.training import train_arm
 from sioconv.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -343,6 +344,17 @@ def test_what_cannot_be_shown_or_trained_is_one_line(
         main()
     assert ended.value.code == 2 and reason in capsys.readouterr().err
     assert not [*tmp_path.glob("leaderboard*")]
+
+
+def test_the_track_wiki_reads_its_texts_in_the_folder_for_runs(tmp_path: Path) -> None:
+    arm = replace(ARM, track="wiki", commit="no-such-commit")
+    with pytest.raises(UserError, match=f"no folder {tmp_path}/corpora: the track wiki"):
+        train_arm(arm, tmp_path, wait=False)
+    (tmp_path / "corpora").mkdir()
+    for _ in range(2):  # the second time the arm has the folder already
+        with pytest.raises(UserError, match="no commit no-such-commit"):
+            train_arm(arm, tmp_path, wait=False)
+    assert (tmp_path / arm.folder / "corpora").samefile(tmp_path / "corpora")
 
 
 def test_sources_that_an_arm_adds_are_named_in_a_word() -> None:
