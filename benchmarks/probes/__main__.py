@@ -33,7 +33,7 @@ def probes(arguments: argparse.Namespace) -> list[Probe]:
     )
     return [
         Probe(arm, task, size, arguments.length or 4 * TASKS[task].least(size), width, arguments.layers,
-              arguments.heads, arguments.steps, arguments.rows, lr, seed, settings)
+              arguments.heads, arguments.steps, arguments.rows, lr, seed, settings, arguments.mixed)
         for task, size, width, arm, lr, seed in grid
     ]  # fmt: skip
 
@@ -45,6 +45,7 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name in ("task", "arm") else "right")
     for row in sorted(best_of(rows), key=lambda row: (row["task"], row["size"], row["width"], row["arm"], row["seed"])):
         settings = "".join(f", {key}={value}" for key, value in row["settings"].items())
+        settings += ", mixed" if row.get("mixed") else ""
         state = "–" if row["state_bytes"] is None else f"{row['state_bytes']:,}"
         shares = [f"{row['accuracy'][str(factor * row['length'])]:.1%}" for factor in FACTORS]
         table.add_row(
@@ -75,6 +76,7 @@ def main() -> None:
     add("--steps", type=int, default=2000, help="(default: %(default)s)")
     add("--rows", type=int, default=64, help="sequences of a step (default: %(default)s)")
     add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="fields of the model, as gate=channel")
+    add("--mixed", action="store_true", help="train on sizes of 4, 8, … up to the size in turns")
     add("--threads", type=int, help="CPU threads")
     add("--results", type=Path, default=Path("runs/probes.jsonl"), help="JSON lines (default: %(default)s)")
     arguments = parser.parse_args()

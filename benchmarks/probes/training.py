@@ -1,13 +1,14 @@
 """A small model, trained from nothing on a task by the loop's own step, and asked at longer and longer ways."""
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.probes.mixers import LEVERS, replace_mixers
 from benchmarks.probes.tasks import TASKS, VOCABULARY, batch
 from sioconv.data.batches.loader import IGNORED
 from sioconv.evaluate.parts.speed import cache_bytes
@@ -20,7 +21,8 @@ from sioconv.train.distributed import World
 from sioconv.train.step import Stepper
 
 BASELINES = ("llama", "lstm", "mamba2")
-ARMS = (*PRESETS, *BASELINES)
+ARMS = (*PRESETS, *LEVERS, *BASELINES)
+SMALLEST = 4  # size of a mixed training
 FACTORS = (1, 2, 4, 8, 16, 32)  # lengths that are asked, in training lengths
 ASKED, TOKENS_AT_ONCE = 64, 32_768  # sequences of each length
 
@@ -30,7 +32,7 @@ class Probe:
     """One training.
 
     Args:
-        arm: of `ARMS`.
+        arm: of `ARMS`: a family, a lever of `mixers.LEVERS` on the family `sioconv-2026b`, a baseline.
         task: of `tasks.TASKS`.
         size: how much is kept in memory.
         length: of the sequences that it is trained on.
@@ -42,6 +44,8 @@ class Probe:
         lr: highest learning rate.
         seed: of the weights and of the sequences.
         settings: other fields of `Architecture`.
+        mixed: steps of 4, 8, … and `size` things take turns, at lengths in proportion, as Arora et al. train; the
+            smaller ones have more sequences, up to four times as many.
     """
 
     arm: str
@@ -56,15 +60,31 @@ class Probe:
     lr: float = 3e-3
     seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    mixed: bool = False
 
     def is_answered_by(self, row: dict[str, Any]) -> bool:
         """Whether a row of the results is of this training."""
-        return all(row.get(key) == value for key, value in asdict(self).items())
+        return probe_of(row) == self
+
+    def sequences(self, step: int) -> tuple[int, int, int]:
+        """Rows, length and size of what a step trains on."""
+        if not self.mixed or self.size <= SMALLEST:
+            return self.rows, self.length, self.size
+        sizes = [size for size in (SMALLEST << power for power in range(8)) if size < self.size] + [self.size]
+        size = sizes[step % len(sizes)]
+        least = TASKS[self.task].least(size)
+        return self.rows * min(4, self.size // size), max(least, self.length * size // self.size), size
+
+
+def probe_of(row: dict[str, Any]) -> Probe:
+    """The training that a row of the results is of."""
+    return Probe(**{field.name: row[field.name] for field in fields(Probe) if field.name in row})
 
 
 def build(probe: Probe) -> PreTrainedModel:
     """The arm's model with fresh weights; a baseline has nearly as many parameters as the family `sioconv-2026`."""
-    preset = PRESETS["sioconv-2026" if probe.arm in BASELINES else probe.arm]
+    family = {**dict.fromkeys(BASELINES, "sioconv-2026"), **dict.fromkeys(LEVERS, "sioconv-2026b")}
+    preset = PRESETS[family.get(probe.arm, probe.arm)]
     sizes = {
         "hidden_size": probe.width, "num_hidden_layers": probe.layers, "num_heads": probe.heads,
         "intermediate_size": 2 * probe.width,
@@ -73,7 +93,10 @@ def build(probe: Probe) -> PreTrainedModel:
     torch.manual_seed(probe.seed)
     if probe.arm in BASELINES:
         return build_baseline(probe.arm, Architecture(**values), VOCABULARY)
-    return SioConvForCausalLM(SioConvConfig(vocab_size=VOCABULARY, **values))
+    model = SioConvForCausalLM(SioConvConfig(vocab_size=VOCABULARY, **values))
+    if probe.arm in LEVERS:
+        replace_mixers(model, probe.arm)
+    return model
 
 
 def run_probe(probe: Probe) -> dict[str, Any]:
@@ -89,7 +112,7 @@ def run_probe(probe: Probe) -> dict[str, Any]:
     random = np.random.default_rng([probe.seed, 1])
     start = time.perf_counter()
     for step in track(range(probe.steps), f"{probe.arm}, {probe.task} of {probe.size} (steps)"):
-        loss = stepper.gradients(batch(probe.task, random, probe.rows, probe.length, probe.size), step)
+        loss = stepper.gradients(batch(probe.task, random, *probe.sequences(step)), step)
         stepper.update(stepper.learning_rate(step, probe.steps), loss)
     seconds = time.perf_counter() - start
     with stepper.whole_model() as whole:
@@ -125,8 +148,7 @@ def best_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each arm, task, size and width the rows of the learning rate whose mean accuracy at its own length is best."""
     groups: dict[tuple[Any, ...], dict[float, list[dict[str, Any]]]] = {}
     for row in rows:
-        probe = Probe(**{key: row[key] for key in asdict(Probe("", "", 1, 1))})
-        key = (*(str(value) for value in asdict(replace(probe, lr=0.0, seed=0)).values()),)
+        key = (*(str(value) for value in asdict(replace(probe_of(row), lr=0.0, seed=0)).values()),)
         groups.setdefault(key, {}).setdefault(row["lr"], []).append(row)
 
     def mean(listed: list[dict[str, Any]]) -> float:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_every_arm_runs(arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = run_probe(Probe(arm, "recall", 2, 8, width=32, layers=1, heads=2, steps=2, rows=4))
     assert list(row["accuracy"]) == ["8", "16", "32", "64", "128", "256"] and row["chance"] == 1 / SYMBOLS
     assert json.dumps(row) and (row["state_bytes"] is None or row["state_bytes"] > 0)
+
+
+def test_a_mixed_training_takes_sizes_in_turns() -> None:
+    probe = Probe("sioconv", "recall", 20, 80, rows=8, mixed=True)
+    assert [probe.sequences(step) for step in range(4)] == [(32, 16, 4), (16, 32, 8), (8, 64, 16), (8, 80, 20)]
+    assert probe.sequences(5) == probe.sequences(1)
+    assert replace(probe, mixed=False).sequences(0) == (8, 80, 20)
+    batch("recall", np.random.default_rng(0), 1, *replace(probe, length=60).sequences(0)[1:])  # it still fits
+
+
+def test_a_row_of_before_there_was_a_field_is_of_its_default() -> None:
+    probe = Probe("sioconv", "recall", 2, 8)
+    row = {key: value for key, value in vars(probe).items() if key != "mixed"}
+    assert probe.is_answered_by(row) and not replace(probe, mixed=True).is_answered_by(row)
 
 
 def test_an_answer_is_what_the_model_finds_likeliest() -> None:
