@@ -134,7 +134,10 @@ def test_a_saved_model_computes_the_same(model: SioConvForCausalLM, ids: Tensor,
 
 
 def test_a_training_step_in_half_precision(model: SioConvForCausalLM, ids: Tensor) -> None:
-    """Under autocast, the loss and its gradient are those of fp32 but for rounding."""
+    """Under autocast, the loss and its gradient are those of fp32 but for rounding.
+
+    A gate on the state makes states of nearly 0, whose norm has a gradient that small errors change more.
+    """
     parameters = list(model.train().parameters())
     expected = model(ids, labels=ids).loss
     grads = torch.autograd.grad(expected, parameters)
@@ -145,7 +148,7 @@ def test_a_training_step_in_half_precision(model: SioConvForCausalLM, ids: Tenso
         torch.cat([grad_output.flatten() for grad_output in each])
         for each in (torch.autograd.grad(loss, parameters), grads)
     )
-    assert torch.cosine_similarity(found, whole, dim=0) > 0.97
+    assert torch.cosine_similarity(found, whole, dim=0) > (0.97 if model.config.output_gate == "state" else 0.98)
 
 
 @settings(max_examples=60)

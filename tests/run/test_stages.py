@@ -463,8 +463,8 @@ def test_two_processes_make_the_same_models_in_the_same_folder(load: Load, tmp_p
     for name in ("base", "model"):
         alone, shared = (load_model_folder(folder / "runs/rivers" / name)[0] for folder in (tmp_path, together))
         for key, value in alone.state_dict().items():
-            # Sums in another order: where a gradient is nearly 0, AdamW makes more of it.
-            torch.testing.assert_close(value, shared.state_dict()[key], rtol=1e-4, atol=1e-4)
+            # By norm: sums are in another order, and where a gradient is nearly 0, AdamW makes more of a single number.
+            assert (value - shared.state_dict()[key]).norm() < 1e-4, key
     metrics = [read_jsonl(folder / "runs/rivers/metrics.jsonl") for folder in (tmp_path, together)]
     for first, second in zip(*metrics, strict=True):
         assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
