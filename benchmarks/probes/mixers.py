@@ -49,8 +49,8 @@ def outer_scan(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor) -> tuple[Tensor, 
 class OuterProducts(SioConvLayer):
     """SioConv's layer whose heads keep a matrix: C_t = a_t C_{t-1} + k_t z_t^T [N, P], read by a query.
 
-    z_t and a_t are the family's; k_t = 1 + conv(Linear_k(x))_t and q_t = 1 + Linear_q(x_t) [H, N], the convolution the
-    one of z's gate: at the start a key is of the step before. Where both are 1 this is the family itself, N times.
+    z_t and a_t are the family's; k_t = 1 + conv(Linear_k(x))_t and q_t = (1 + Linear_q(x_t)) / N [H, N]; the
+    convolution starts as that of z's gate, so a key is of the step before. With both Linear at 0 this is the family.
 
     Args:
         config: with `conv_on: z_gate` and one gate per head.
@@ -77,7 +77,7 @@ class OuterProducts(SioConvLayer):
         z, tail = self._input(x, None, None, steps)  # [B, T, H, P]
         keys, key_tail = convolve(self.k_proj(x), self.key_conv_weight, None, steps)
         q, k = (1 + y.view(*z.shape[:3], self.rows).transpose(1, 2) for y in (self.q_proj(x), keys))
-        n, final = outer_scan(q, k, z.transpose(1, 2), self.log_forget_gate(x).mT)
+        n, final = outer_scan(q / self.rows, k, z.transpose(1, 2), self.log_forget_gate(x).mT)
         normed = F.layer_norm(n, n.shape[-1:], eps=self.config.state_norm_eps).transpose(1, 2)
         normed = normed * self.state_norm.weight.unsqueeze(-1) + self.state_norm.bias.unsqueeze(-1)
         y = silu_gate(self.y_proj(normed.flatten(-2)), self.y_gate_proj(x))

@@ -30,6 +30,7 @@ def test_the_chunked_form_is_the_recurrence(length: int, rows: int, seed: int) -
 
 
 def test_with_keys_and_queries_of_one_the_layer_is_the_familys() -> None:
+    torch.manual_seed(0)
     outer, plain = OuterProducts(CONFIG, 3), SioConvLayer(CONFIG)
     with torch.no_grad():
         outer.y_proj.weight.normal_()
@@ -38,7 +39,7 @@ def test_with_keys_and_queries_of_one_the_layer_is_the_familys() -> None:
     plain.load_state_dict({name: outer.state_dict()[name] for name in plain.state_dict()})
     x = torch.randn(2, 2 * CHUNK, 32)
     (y, state), (expected, whole) = outer(x), plain(x)
-    torch.testing.assert_close(y, expected, rtol=0, atol=2e-3)  # three times c, so the norm's epsilon weighs less
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
     assert state.c.shape == (2, 4, 3, 8)
     for row in range(3):
         torch.testing.assert_close(state.c[:, :, row], whole.c)
