@@ -17,7 +17,7 @@ from sioconv.model.layers import LayerState, SioConvLayer
 from sioconv.ops import silu_gate
 
 CHUNK = 64  # steps of a chunk of `outer_scan`
-KEY_STD = 0.1  # of keys and queries at the start, beside their constant 1
+KEY_STD = 0.5  # of keys and queries at the start, beside their constant 1
 
 
 def outer_scan(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,9 @@ def outer_scan(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor) -> tuple[Tensor, 
     found = []
     for queries, keys, values, log_gates in zip(*(x.split(CHUNK, dim=2) for x in (q, k, v, log_a)), strict=True):
         decay = log_gates.cumsum(-1)  # [B, H, L], since the chunk's beginning
-        between = (decay.unsqueeze(-1) - decay.unsqueeze(-2)).exp().tril()  # [B, H, L, L]
+        between = decay.unsqueeze(-1) - decay.unsqueeze(-2)  # [B, H, L, L]
+        later = torch.ones_like(between, dtype=torch.bool).triu(1)
+        between = between.masked_fill(later, -torch.inf).exp()  # before exp, which could overflow there
         inside = ((queries @ keys.mT) * between) @ values
         found.append(inside + (queries * decay.exp().unsqueeze(-1)) @ state)
         left = (decay[..., -1:] - decay).exp().unsqueeze(-1)  # of each step at the chunk's end
@@ -137,6 +139,7 @@ def replace_mixers(model: PreTrainedModel, lever: str) -> None:
 LEVERS: dict[str, Callable[[Architecture, bool], nn.Module | None]] = {
     "outer-4": lambda config, _: OuterProducts(config, 4),
     "outer-16": lambda config, _: OuterProducts(config, 16),
+    "outer-32": lambda config, _: OuterProducts(config, 32),
     "window-64": lambda config, last: SlidingWindow(config, 64) if last else None,
 }
 

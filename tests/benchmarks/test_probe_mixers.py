@@ -29,6 +29,13 @@ def test_the_chunked_form_is_the_recurrence(length: int, rows: int, seed: int) -
     torch.testing.assert_close(final, state)
 
 
+def test_gates_that_close_quickly_have_finite_gradients() -> None:
+    q, k, v = (torch.randn(1, 1, CHUNK, 4, requires_grad=True) for _ in range(3))
+    log_a = torch.full((1, 1, CHUNK), -3.0, requires_grad=True)
+    n, _ = outer_scan(q, k, v, log_a)
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(n.sum(), (q, k, v, log_a)))
+
+
 def test_with_keys_and_queries_of_one_the_layer_is_the_familys() -> None:
     torch.manual_seed(0)
     outer, plain = OuterProducts(CONFIG, 3), SioConvLayer(CONFIG)
