@@ -17,6 +17,7 @@ from sioconv.model.layers import LayerState, SioConvLayer
 from sioconv.ops import silu_gate
 
 CHUNK = 64  # steps of a chunk of `outer_scan`
+OPEN = -5.0  # of a gate's bias: softplus(-5) = 1 / 149
 KEY_STD = 0.5  # of keys and queries at the start, beside their constant 1
 
 
@@ -87,6 +88,47 @@ class OuterProducts(SioConvLayer):
         return y, LayerState(final, torch.cat([tail, key_tail], dim=1)) if output_state else None
 
 
+class MatrixBeside(SioConvLayer):
+    """SioConv's layer and, beside it, one head that keeps a matrix: M_t = a_t M_{t-1} + k_t v_t^T [N, N].
+
+    y_t gets a summand Linear_o(RMSNorm(q_t M_t)), which starts at 0, with q_t = SiLU(Linear_q(x_t)), v_t =
+    Linear_v(x_t), k_t = SiLU(conv(Linear_k(x))_t), at the start of the step before, and log a_t = -softplus(Linear_a
+    (x_t)), at the start a memory of 150 steps.
+
+    Args:
+        config: of the family's layer.
+        size: N.
+    """
+
+    def __init__(self, config: Architecture, size: int) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, size, bias=False) for _ in range(3))
+        for layer in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.normal_(layer.weight, std=width**-0.5)
+        self.o_proj, self.a_proj = nn.Linear(size, width, bias=False), nn.Linear(width, 1)
+        for weight in (self.o_proj.weight, self.a_proj.weight):
+            nn.init.zeros_(weight)
+        nn.init.constant_(self.a_proj.bias, OPEN)
+        one_tap = torch.zeros(size, config.conv_width)
+        one_tap[:, 1] = 1.0
+        self.key_conv_weight = nn.Parameter(one_tap)
+
+    def forward(
+        self, x: Tensor, state: LayerState | None = None, *, output_state: bool = True, **_: Any
+    ) -> tuple[Tensor, LayerState | None]:
+        """x [B, T, D] to y [B, T, D], from the beginning of a document."""
+        _refuse(state)
+        y, own = super().forward(x, output_state=output_state)
+        keys, tail = convolve(self.k_proj(x), self.key_conv_weight, None, Steps(None, None))
+        q, k, v = (part.unsqueeze(1) for part in (F.silu(self.q_proj(x)), F.silu(keys), self.v_proj(x)))
+        n, final = outer_scan(q, k, v, -F.softplus(self.a_proj(x)).mT)
+        y = y + self.o_proj(F.rms_norm(n.squeeze(1), n.shape[-1:], eps=self.config.state_norm_eps))
+        if own is None or own.conv is None:
+            return y, None
+        return y, LayerState(own.c, torch.cat([own.conv, tail], dim=1), final)
+
+
 class SlidingWindow(nn.Module):
     """Attention over the last steps alone, without positions: the recurrence below tells the order.
 
@@ -140,6 +182,7 @@ LEVERS: dict[str, Callable[[Architecture, bool], nn.Module | None]] = {
     "outer-4": lambda config, _: OuterProducts(config, 4),
     "outer-16": lambda config, _: OuterProducts(config, 16),
     "outer-32": lambda config, _: OuterProducts(config, 32),
+    "beside-32": lambda config, _: MatrixBeside(config, 32),
     "window-64": lambda config, last: SlidingWindow(config, 64) if last else None,
 }
 

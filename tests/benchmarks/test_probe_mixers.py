@@ -1,12 +1,14 @@
 """The mixers that the probes compare with are what they say: against loops, and against the family they start from."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from benchmarks.probes.mixers import CHUNK, OuterProducts, SlidingWindow, outer_scan
+from benchmarks.probes.mixers import CHUNK, MatrixBeside, OuterProducts, SlidingWindow, outer_scan
 from sioconv.model.architecture import PRESETS, Architecture
 from sioconv.model.layers import SioConvLayer
 
@@ -52,6 +54,25 @@ def test_with_keys_and_queries_of_one_the_layer_is_the_familys() -> None:
         torch.testing.assert_close(state.c[:, :, row], whole.c)
 
 
+def test_the_matrix_beside_starts_as_nothing_and_is_read_by_its_query() -> None:
+    torch.manual_seed(0)
+    beside, plain = MatrixBeside(CONFIG, 6), SioConvLayer(CONFIG)
+    plain.load_state_dict({name: beside.state_dict()[name] for name in plain.state_dict()})
+    x = torch.randn(1, CHUNK + 5, 32)
+    (y, state), (expected, _) = beside(x), plain(x)
+    torch.testing.assert_close(y, expected)
+    assert state.z.shape == (1, 1, 6, 6)
+    torch.nn.init.normal_(beside.o_proj.weight)
+    k, v, q = F.silu(beside.k_proj(x)), beside.v_proj(x), F.silu(beside.q_proj(x))
+    matrix = torch.zeros(6, 6)
+    for t in range(x.shape[1]):
+        key = k[0, t - 1] if t else torch.zeros(6)  # of the step before
+        matrix = matrix / (1 + math.exp(-5)) + key.unsqueeze(1) * v[0, t]  # exp(-softplus(-5))
+    torch.testing.assert_close(state.z[0, 0], matrix)
+    n = F.rms_norm(q[0, -1] @ matrix, (6,), eps=CONFIG.state_norm_eps)
+    torch.testing.assert_close(beside(x)[0][0, -1], expected[0, -1] + beside.o_proj(n), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("length", [1, 7, 8, 27])
 def test_a_window_reads_its_last_steps_and_no_other(length: int) -> None:
     layer = SlidingWindow(CONFIG, 8)
@@ -65,7 +86,7 @@ def test_a_window_reads_its_last_steps_and_no_other(length: int) -> None:
     assert state.c.shape == (2, min(length, 8), 64)  # keys and values
 
 
-@pytest.mark.parametrize("mixer", [OuterProducts(CONFIG, 3), SlidingWindow(CONFIG, 8)])
+@pytest.mark.parametrize("mixer", [OuterProducts(CONFIG, 3), MatrixBeside(CONFIG, 3), SlidingWindow(CONFIG, 8)])
 def test_they_go_on_from_no_state(mixer: torch.nn.Module) -> None:
     _, state = mixer(torch.randn(1, 5, 32))
     with pytest.raises(ValueError, match="whole sequences"):
