@@ -67,9 +67,7 @@ class OuterProducts(SioConvLayer):
         self.k_proj, self.q_proj = (nn.Linear(width, heads * rows, bias=False) for _ in range(2))
         for layer in (self.k_proj, self.q_proj):
             nn.init.normal_(layer.weight, std=KEY_STD * width**-0.5)
-        one_tap = torch.zeros(heads * rows, config.conv_width)
-        one_tap[:, 1] = 1.0
-        self.key_conv_weight = nn.Parameter(one_tap)
+        self.key_conv_weight = _reads_the_step_before(heads * rows, config.conv_width)
 
     def forward(
         self, x: Tensor, state: LayerState | None = None, *, output_state: bool = True, **_: Any
@@ -110,9 +108,7 @@ class MatrixBeside(SioConvLayer):
         for weight in (self.o_proj.weight, self.a_proj.weight):
             nn.init.zeros_(weight)
         nn.init.constant_(self.a_proj.bias, OPEN)
-        one_tap = torch.zeros(size, config.conv_width)
-        one_tap[:, 1] = 1.0
-        self.key_conv_weight = nn.Parameter(one_tap)
+        self.key_conv_weight = _reads_the_step_before(size, config.conv_width)
 
     def forward(
         self, x: Tensor, state: LayerState | None = None, *, output_state: bool = True, **_: Any
@@ -185,6 +181,13 @@ LEVERS: dict[str, Callable[[Architecture, bool], nn.Module | None]] = {
     "beside-32": lambda config, _: MatrixBeside(config, 32),
     "window-64": lambda config, last: SlidingWindow(config, 64) if last else None,
 }
+
+
+def _reads_the_step_before(channels: int, width: int) -> nn.Parameter:
+    """A convolution's weights [channels, width] at the start."""
+    one_tap = torch.zeros(channels, width)
+    one_tap[:, 1] = 1.0
+    return nn.Parameter(one_tap)
 
 
 def _refuse(state: LayerState | None) -> None:
