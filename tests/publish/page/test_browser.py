@@ -96,6 +96,8 @@ def set_numbers(page: Any, **numbers: float) -> None:
     labels = {"seed": "シード", "most": "返答のトークン数の上限", "temperature": "温度"}
     for name, value in numbers.items():
         page.get_by_label(labels[name]).fill(str(value))
+    for name, value in numbers.items():  # all are kept, the first one too
+        expect(page.get_by_label(labels[name])).to_have_value(str(value))
     page.keyboard.press("Escape")
 
 
