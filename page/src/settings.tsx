@@ -91,12 +91,12 @@ function ConversationSettings(): JSX.Element {
     void talk.change((conversation) => (conversation.sampling = { ...conversation.sampling, [name]: value }));
   };
   return (
-    <fieldset>
+    <fieldset key={talk.current.id}>
       <legend>{words.conversationSettings}</legend>
       <Field label={words.system} hint={words.systemHint}>
         <textarea
           rows={3}
-          value={system}
+          defaultValue={system} // not `value`: whatever draws the page anew would take back what is being typed
           onChange={(event) => {
             const text = event.currentTarget.value;
             void talk.change((conversation) => (conversation.system = text));
@@ -111,7 +111,7 @@ function ConversationSettings(): JSX.Element {
               min={min}
               max={max}
               step={step}
-              value={sampling[name] ?? ""}
+              defaultValue={sampling[name] ?? ""}
               placeholder={talk.local ? words.byOwn : words.byModel}
               onChange={(event) => setNumber(name, event.currentTarget)}
             />

@@ -278,6 +278,16 @@ def test_a_memory_moves_to_the_terminal_and_back(
     expect(other.get_by_role("alert")).to_contain_text("another model's state")
 
 
+def test_what_is_being_typed_in_the_settings_stays(open_page: Opener) -> None:
+    """While a reply is written, the page draws itself anew many times a second."""
+    page = open_page()
+    page.get_by_role("button", name="設定", exact=True).click()
+    page.get_by_label("温度").press_sequentially("0.5")  # the field isn't left
+    page.evaluate("new BroadcastChannel('sioconv').postMessage('x')")  # as another tab does that has saved something
+    page.wait_for_timeout(500)
+    expect(page.get_by_label("温度")).to_have_value("0.5")
+
+
 def _plain(text: str) -> str:
     """Letters alone: the page shows Markdown, the terminal shows controls as signs."""
     return "".join(char for char in text if char.isalnum())
