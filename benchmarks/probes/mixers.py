@@ -150,8 +150,10 @@ class SlidingWindow(nn.Module):
         """
         _refuse(state)
         batch, length, width = x.shape
-        qkv = F.pad(self.qkv_proj(x), (0, 0, 0, -length % self.window))
-        blocks = qkv.view(batch, -1, self.window, 3, self.heads, width // self.heads)
+        qkv = self.qkv_proj(x)  # [B, T, 3 D]
+        blocks = F.pad(qkv, (0, 0, 0, -length % self.window)).view(
+            batch, -1, self.window, 3, self.heads, width // self.heads
+        )
         q, k, v = blocks.permute(3, 0, 1, 4, 2, 5)  # [B, blocks, H, window, P]
         k, v = (torch.cat([F.pad(y, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], y], dim=3) for y in (k, v))
         distance = torch.arange(self.window).unsqueeze(1) + self.window - torch.arange(2 * self.window)
@@ -160,8 +162,7 @@ class SlidingWindow(nn.Module):
         number = torch.arange(blocks.shape[1]).view(-1, 1, 1, 1)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=torch.where(number == 0, first, seen))
         y = self.out_proj(y.transpose(2, 3).reshape(batch, -1, width)[:, :length])
-        kept = self.qkv_proj(x[:, -self.window :])[..., width:]
-        return y, LayerState(kept) if output_state else None
+        return y, LayerState(qkv[:, -self.window :, width:]) if output_state else None
 
 
 def replace_mixers(model: PreTrainedModel, lever: str) -> None:

@@ -66,7 +66,7 @@ function Key(): JSX.Element {
         <input
           type="password"
           autocomplete="off"
-          value={talk.key.key}
+          defaultValue={talk.key.key}
           onChange={(event) => talk.useKey(event.currentTarget.value.trim(), talk.key.kept)}
         />
       </Field>
