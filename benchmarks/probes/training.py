@@ -20,7 +20,7 @@ from sioconv.train.config import TrainConfig
 from sioconv.train.distributed import World
 from sioconv.train.step import Stepper
 
-BASELINES = ("llama", "lstm", "mamba2")
+BASELINES = ("llama", "lstm", "mingru", "mamba2")
 ARMS = (*PRESETS, *LEVERS, *BASELINES)
 SMALLEST = 4  # size of a mixed training
 FACTORS = (1, 2, 4, 8, 16, 32)  # lengths that are asked, in training lengths

@@ -21,7 +21,7 @@ TinyModel = tuple[SioConvForCausalLM, PreTrainedTokenizerFast]
 SMALL = Architecture(hidden_size=32, num_hidden_layers=2, num_heads=4, intermediate_size=64)
 
 
-@pytest.fixture(params=["llama", "lstm", "mamba2"])
+@pytest.fixture(params=["llama", "lstm", "mingru", "mamba2"])
 def pair(request: pytest.FixtureRequest, tiny_model: TinyModel) -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
     torch.manual_seed(0)
     model = build_baseline(request.param, SMALL, len(tiny_model[1]) + 3).eval()  # three rows without a token

@@ -264,7 +264,7 @@ def test_a_mistyped_path_is_not_looked_for_on_the_hub(
         load_model_folder(path)
 
 
-@pytest.mark.parametrize("name", ["llama", "lstm", "mamba2"])
+@pytest.mark.parametrize("name", ["llama", "lstm", "mingru", "mamba2"])
 def test_the_folder_of_a_baseline(tiny_model: TinyModel, tmp_path: Path, name: str) -> None:
     """It is read where it is asked for, its tokenizer is checked, and it carries no code."""
     tokenizer, folder = tiny_model[1], tmp_path / "model"

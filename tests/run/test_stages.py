@@ -192,7 +192,7 @@ def test_a_run_that_is_not_tuned_yet_has_a_report(load: Load) -> None:
     assert (run / "report" / "index.html").exists()
 
 
-@pytest.mark.parametrize("name", ["llama", "lstm", "mamba2"])
+@pytest.mark.parametrize("name", ["llama", "lstm", "mingru", "mamba2"])
 def test_another_architecture_goes_the_same_way(load: Load, capsys: pytest.CaptureFixture[str], name: str) -> None:
     """Pretrained, tuned and measured in one recipe with ours; the figures are those of the validation."""
     recipe = load("--architecture", name, "--train.validate_bytes=100000")
@@ -203,7 +203,8 @@ def test_another_architecture_goes_the_same_way(load: Load, capsys: pytest.Captu
     assert f"architecture {name}: hidden_size 32, " in said
     assert f"{model.num_parameters():,} parameters, SioConv of this recipe: {ours:,}" in said
     assert ("no resets" in said) == (name == "mamba2")
-    assert getattr(model.config, "training_length", None) == (None if name == "lstm" else 32)
+    state = {"lstm": 2 * 4 * 32, "mingru": 4 * 48}.get(name)  # bytes a layer
+    assert getattr(model.config, "training_length", None) == (None if state else 32)
     assert not list((run / "base").glob("*.py"))
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<|eos|>", "<|end_of_turn|>"])
     rows = read_jsonl(run / "metrics.jsonl")
@@ -211,7 +212,7 @@ def test_another_architecture_goes_the_same_way(load: Load, capsys: pytest.Captu
     measured = evaluate(str(run / "base"), None, "cpu", settings=Settings(parts=("text",)))
     assert {source: values["bpb"] for source, values in measured["sources"].items()} == pytest.approx(held, rel=1e-6)
     assert measured["parameters"] == model.num_parameters()
-    assert measured["state_bytes"] == (2 * 4 * 32 * model.config.num_hidden_layers if name == "lstm" else None)
+    assert measured["state_bytes"] == (state * model.config.num_hidden_layers if state else None)
     samples = [(row["stage"], row["label"]) for row in read_jsonl(run / "samples.jsonl")]
     assert samples == [("pretrain", "start"), ("pretrain", "end"), ("finetune", "start"), ("finetune", "end")]
     tuned = load_model_folder(run / "model", baselines=True)[0]

@@ -39,13 +39,14 @@ CASES: dict[str, dict[str, Any]] = {
     "fp16": {"precision": "fp16"},
     "llama, fp64": {"architecture": "llama", "double": True},
     "lstm, fp64": {"architecture": "lstm", "double": True},
+    "mingru, fp64": {"architecture": "mingru", "double": True},
     "mamba2, fp64": {"architecture": "mamba2", "double": True},
     "lstm, carried state, fp64": {"architecture": "lstm", "double": True, "carry_state": True, "accumulation": 4},
     **{
         f"{name}, recomputed and accumulated, fp64": {"architecture": name, "double": True} | RECOMPUTED
-        for name in ("llama", "lstm", "mamba2")
+        for name in ("llama", "lstm", "mingru", "mamba2")
     },
-    **{f"{name}, bf16": {"architecture": name, "precision": "bf16"} for name in ("llama", "lstm", "mamba2")},
+    **{f"{name}, bf16": {"architecture": name, "precision": "bf16"} for name in ("llama", "lstm", "mingru", "mamba2")},
 }
 # Largest difference of the weights, of the losses and of the gradients' norms, these two relative.
 LIMITS = {

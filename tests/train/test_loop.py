@@ -214,7 +214,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
     assert rows(whole.run_folder, "samples.jsonl") == rows(resumed.run_folder, "samples.jsonl")
 
 
-@pytest.mark.parametrize("name", ["llama", "lstm", "lstm, carried", "mamba2"])
+@pytest.mark.parametrize("name", ["llama", "lstm", "lstm, carried", "mingru", "mamba2"])
 def test_a_killed_run_of_another_architecture(make_trainer: MakeTrainer, tmp_path: Path, name: str) -> None:
     """What an LSTM carries is in the checkpoint."""
     name, _, carried = name.partition(", ")

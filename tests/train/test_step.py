@@ -75,12 +75,13 @@ def test_no_gradient_flows_into_the_window_before(make_stepper: MakeStepper) -> 
     assert not stepper.carry.state_dict(stepper.world)
 
 
-def test_an_lstm_carries_its_state(make_stepper: MakeStepper) -> None:
+@pytest.mark.parametrize("name", ["lstm", "mingru"])
+def test_a_recurrent_baseline_carries_its_state(make_stepper: MakeStepper, name: str) -> None:
     batch = text(4, 24)
     pieces = [cut(batch, start, start + 8) for start in (0, 8, 16)]
-    (whole,) = losses(make_stepper(small.make_baseline("lstm"), steps=0), batch)
-    carried = losses(make_stepper(small.make_baseline("lstm"), steps=0, carry_state=True), *pieces)
-    alone = losses(make_stepper(small.make_baseline("lstm"), steps=0), *pieces)
+    (whole,) = losses(make_stepper(small.make_baseline(name), steps=0), batch)
+    carried = losses(make_stepper(small.make_baseline(name), steps=0, carry_state=True), *pieces)
+    alone = losses(make_stepper(small.make_baseline(name), steps=0), *pieces)
     assert sum(carried) / 3 == pytest.approx(whole, rel=1e-6)
     assert sum(alone) / 3 != pytest.approx(whole, rel=1e-6)
 
@@ -92,7 +93,7 @@ def test_a_model_without_states_carries_none(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"optimizer": "muon"}, {"activation_checkpointing": True}])
-@pytest.mark.parametrize("name", ["llama", "lstm", "mamba2"])
+@pytest.mark.parametrize("name", ["llama", "lstm", "mingru", "mamba2"])
 def test_other_architectures_are_trained_by_the_same_step(
     make_stepper: MakeStepper, name: str, settings: dict[str, Any]
 ) -> None:
@@ -103,7 +104,7 @@ def test_other_architectures_are_trained_by_the_same_step(
     assert found[-1] < 0.7 * found[0]
 
 
-@pytest.mark.parametrize("name", ["llama", "lstm", "mamba2"])
+@pytest.mark.parametrize("name", ["llama", "lstm", "mingru", "mamba2"])
 def test_utilisation_counts_every_matrix(make_stepper: MakeStepper, name: str) -> None:
     """All that has two dimensions is one, except the embedding."""
     model = small.make_baseline(name)

@@ -27,7 +27,7 @@ LONGEST_NAME = (
     200  # bytes: file systems take 255, and half-written folders and ones that are set aside are named longer
 )
 MOST_PARAMETERS = 10**18
-Family = Literal["sioconv", "llama", "lstm", "mamba2"]
+Family = Literal["sioconv", "llama", "lstm", "mingru", "mamba2"]
 
 
 @dataclass
@@ -54,8 +54,8 @@ class Recipe:
         seed: of the weights and of the data's order.
         size: number of parameters, such as 25m, from which follows what the recipe doesn't say of the model's shape and
             of the learning rate, batch and tokens of pretraining; null: their defaults.
-        architecture: of the pretrained model: sioconv; or llama, lstm or mamba2, as large as the SioConv model that
-            `model` describes, whose options it doesn't have are ignored (docs/training.md).
+        architecture: of the pretrained model: sioconv; or llama, lstm, mingru or mamba2, as large as the SioConv model
+            that `model` describes, whose options it doesn't have are ignored (docs/training.md).
     """
 
     name: str = "run"
@@ -86,7 +86,7 @@ def recipe_parser(prog: str = "sioconv VERB RECIPE") -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--architecture", type=Family, default="sioconv",
-        help="sioconv, or a baseline as large as the SioConv model that the recipe describes: llama, lstm, mamba2",
+        help="sioconv, or a baseline as large as the SioConv model of the recipe: llama, lstm, mingru, mamba2",
     )  # fmt: skip
     parser.add_class_arguments(TokenizerConfig, "tokenizer")
     parser.add_class_arguments(DataConfig, "data")

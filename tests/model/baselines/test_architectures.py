@@ -18,7 +18,7 @@ from sioconv.model.baselines.architectures import (
     nearest_size,
 )
 
-NAMES = ("llama", "lstm", "mamba2")
+NAMES = ("llama", "lstm", "mingru", "mamba2")
 IDS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "intermediate_size": 64}
 SHAPES: dict[str, tuple[dict[str, Any], int]] = {
@@ -82,22 +82,22 @@ def test_solving_is_exact(target: int, n: int) -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_what_a_baseline_takes_from_the_shape(tied: bool) -> None:
     options = {"rms_norm_eps": 1e-4, "tie_word_embeddings": tied, "hidden_size": 96}
-    llama, lstm, mamba2 = (make(name, **options).config for name in NAMES)
-    assert tuple(config.model_type for config in (llama, lstm, mamba2)) == MODEL_TYPES
-    for config in (llama, lstm, mamba2):
+    llama, lstm, mingru, mamba2 = (make(name, **options).config for name in NAMES)
+    assert tuple(config.model_type for config in (llama, lstm, mingru, mamba2)) == MODEL_TYPES
+    for config in (llama, lstm, mingru, mamba2):
         assert (config.hidden_size, config.vocab_size, config.tie_word_embeddings) == (96, 40, tied)
         assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, 2, 0)
     assert (llama.num_hidden_layers, llama.num_attention_heads, llama.num_key_value_heads) == (2, 4, 4)
     assert llama._attn_implementation == "sdpa"
-    assert lstm.num_hidden_layers <= 2
+    assert lstm.num_hidden_layers <= 2 and mingru.num_hidden_layers == 2
     assert (mamba2.expand, mamba2.head_dim, mamba2.num_heads, mamba2.state_size, mamba2.chunk_size) == (
         2, 64, 3, 128, 256,
     )  # fmt: skip
-    assert llama.rms_norm_eps == lstm.rms_norm_eps == mamba2.layer_norm_epsilon == 1e-4
+    assert llama.rms_norm_eps == lstm.rms_norm_eps == mingru.rms_norm_eps == mamba2.layer_norm_epsilon == 1e-4
     assert make("mamba2", hidden_size=36).config.head_dim == 36  # 64 doesn't divide 72
 
 
-@pytest.mark.parametrize(("name", "count"), [("llama", 4), ("lstm", 2), ("mamba2", 1)])
+@pytest.mark.parametrize(("name", "count"), [("llama", 4), ("lstm", 2), ("mingru", 4), ("mamba2", 1)])
 def test_blocks_start_as_the_identity_where_ours_do(name: str, count: int) -> None:
     """An LSTM's own output has no linear layer to start at 0."""
     usual, model = make(name), make(name, zero_out_projections=True)

@@ -10,9 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Mamba2Config, Mamba2ForC
 from sioconv.errors import UserError
 from sioconv.model.architecture import Architecture, parameter_count
 from sioconv.model.baselines.lstm import LstmConfig, LstmForCausalLM
+from sioconv.model.baselines.min_gru import MinGruConfig, MinGruForCausalLM
 
 # Of what a folder's config.json says.
-MODEL_TYPES = (LlamaConfig.model_type, LstmConfig.model_type, Mamba2Config.model_type)
+MODEL_TYPES = (LlamaConfig.model_type, LstmConfig.model_type, MinGruConfig.model_type, Mamba2Config.model_type)
 # What a user should know of how a type of model is trained.
 NOTES = {
     Mamba2Config.model_type: "mamba2: transformers' Mamba-2 has no resets: its state flows from one document of a "
@@ -35,11 +36,13 @@ def build_baseline(name: str, shape: Architecture, vocab_size: int, **token_ids:
       for, a multiple of 8.
     - `lstm`: `LstmForCausalLM` with the shape's layers; the width of its feed-forward layers is solved for as well. An
       LSTM has twice as many weights as our mixer: where less than D / 2 would be left, there are fewer layers.
+    - `mingru`: `MinGruForCausalLM` with the shape's layers, 1.5 times as wide inside; the width of its feed-forward
+      layers is solved for.
     - `mamba2`: transformers' Mamba-2 (twice as wide inside, heads of 64 channels, a state of 128, one group); the
       number of layers is solved for, so that the sizes differ by half a layer at most.
 
     Args:
-        name: llama, lstm or mamba2.
+        name: llama, lstm, mingru or mamba2.
         shape: describes the SioConv model.
         vocab_size: V.
         token_ids: `bos_token_id`, `eos_token_id`, `pad_token_id`.
@@ -54,9 +57,11 @@ def build_baseline(name: str, shape: Architecture, vocab_size: int, **token_ids:
         build = _llama(shape, common)
     elif name == "lstm":
         layers, least = shape.num_hidden_layers, shape.hidden_size // (2 * STEP)
-        while layers > 1 and nearest_size(_lstm(shape, common, layers), target) < least:
+        while layers > 1 and nearest_size(_recurrent(_lstm, shape, common, layers), target) < least:
             layers -= 1
-        build = _lstm(shape, common, layers)
+        build = _recurrent(_lstm, shape, common, layers)
+    elif name == "mingru":
+        build = _recurrent(_min_gru, shape, common, shape.num_hidden_layers)
     else:
         build = _mamba2(shape, common)
     model = build(max(1, nearest_size(build, target)))
@@ -101,14 +106,18 @@ def _llama(shape: Architecture, common: dict[str, Any]) -> Build:
     return build
 
 
-def _lstm(shape: Architecture, common: dict[str, Any], layers: int) -> Build:
-    def build(n: int) -> PreTrainedModel:
-        config = LstmConfig(
-            intermediate_size=STEP * n, num_hidden_layers=layers, rms_norm_eps=shape.rms_norm_eps, **common
-        )
-        return LstmForCausalLM(config)
+def _lstm(**values: Any) -> PreTrainedModel:
+    return LstmForCausalLM(LstmConfig(**values))
 
-    return build
+
+def _min_gru(**values: Any) -> PreTrainedModel:
+    return MinGruForCausalLM(MinGruConfig(**values))
+
+
+def _recurrent(make: Callable[..., PreTrainedModel], shape: Architecture, common: dict[str, Any], layers: int) -> Build:
+    return lambda n: make(
+        intermediate_size=STEP * n, num_hidden_layers=layers, rms_norm_eps=shape.rms_norm_eps, **common
+    )
 
 
 def _mamba2(shape: Architecture, common: dict[str, Any]) -> Build:
