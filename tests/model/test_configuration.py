@@ -19,6 +19,24 @@ def test_what_cannot_be_built_is_refused(wrong: dict[str, object]) -> None:
         SioConvConfig(**wrong)
 
 
+def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
+    """Tools in other languages write 1 for 1.0 into a config.json."""
+    config = SioConvConfig(z_gain=1, y_gain=1, timescale_max=128, embedding_max_norm=1, gate_bound=8)
+    config.initial_state_std = 2
+    values = [config.z_gain, config.y_gain, config.timescale_max, config.embedding_max_norm, config.initial_state_std]
+    assert values == [1, 1, 128, 1, 2] and {type(value) for value in values} == {float}
+    config.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    written = file.read_text()
+    file.write_text(written.replace(".0,", ","))
+    assert file.read_text() != written
+    assert SioConvConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    with pytest.raises(Exception, match="z_gain"):
+        SioConvConfig(z_gain=True)
+    with pytest.raises(Exception, match="num_heads"):
+        SioConvConfig(num_heads=8.0)
+
+
 # What a script does with a folder. Other classes of transformers come first: some import the Auto classes half-way.
 USE = """
 import torch

@@ -1,5 +1,6 @@
 """The model's configuration as transformers wants it."""
 
+from dataclasses import fields
 from importlib import import_module  # in the package only
 from os import PathLike  # in the package only
 from pathlib import Path  # in the package only
@@ -12,7 +13,21 @@ from sioconv.checksums import SUMS  # in the package only
 from sioconv.model.architecture import Architecture
 from sioconv.model.folder_code import write_code  # in the package only
 
+NUMBERS = {field.name for field in fields(Architecture) if field.type in (float, float | None)}
 
+
+def _takes_whole_numbers(kind: type["SioConvConfig"]) -> type["SioConvConfig"]:
+    """Makes 1 as good as 1.0: `strict` refuses it, and tools in other languages write the one for the other in JSON."""
+    set_strictly: Any = kind.__setattr__
+
+    def set_attribute(self: Any, name: str, value: Any) -> None:
+        set_strictly(self, name, float(value) if type(value) is int and name in NUMBERS else value)
+
+    kind.__setattr__ = set_attribute  # type: ignore[method-assign]
+    return kind
+
+
+@_takes_whole_numbers
 @strict
 class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-call]
     """Configuration of `SioConvForCausalLM`: the fields of `Architecture` and the vocabulary.
