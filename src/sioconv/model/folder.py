@@ -15,6 +15,7 @@ from sioconv.checksums import check_sums, checksums, read_sums, summed, write_su
 from sioconv.errors import UserError
 from sioconv.files import atomic_folder, atomic_write, missing, refuse_pointer, shown
 from sioconv.model.causal_lm import SioConvForCausalLM
+from sioconv.model.in_package import place_of
 from sioconv.model.initial_state import load_initial_state
 from sioconv.tokenizer_files import check_template, settle_tokenizer
 
@@ -121,7 +122,7 @@ def load_model_folder(
     """Loads a model and its tokenizer from a local folder or, where there is none of that name, from the Hub.
 
     Args:
-        path: a folder or a Hub id `owner/name`.
+        path: a folder, the name of the package's model, or a Hub id `owner/name`.
         device: where the weights go.
         dtype: precision of the weights; the forget gates stay in fp32.
         state: file of initial states that were tuned from this model (a persona); they take the place of its own.
@@ -134,6 +135,7 @@ def load_model_folder(
         UserError: no such folder, no weights, another kind of model, a file that isn't what was written, a tokenizer
             that isn't the model's, or a `state` that isn't of this model.
     """
+    path = place_of(path)
     folder, kind = Path(path), "sioconv"
     if folder.exists():
         kind = _check_files(folder)

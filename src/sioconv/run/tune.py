@@ -28,7 +28,7 @@ from sioconv.importing.options import ImportOptions
 from sioconv.importing.run import Account, import_files
 from sioconv.model.folder import keep_generation, load_model_folder
 from sioconv.model.in_package import NAME as PACKAGED
-from sioconv.model.in_package import packaged_model
+from sioconv.model.in_package import place_of
 from sioconv.progress import say, track
 from sioconv.recipe.files import merge, parse_overrides
 from sioconv.recipe.schema import Recipe, build, load_recipe
@@ -178,9 +178,8 @@ def find_base(given: str | None, name: str) -> tuple[Path, Recipe | None]:
             if runs
             else f"tune: starts from {given}, the model of the package, as there is no run here; --base takes another"
         )
-    place = Path(given)
-    if given == PACKAGED and not place.exists():
-        place = packaged_model()
+    place = Path(place_of(given))
+    if place != Path(given):
         recipe = load_recipe([str(place / RECIPE)])
         for data in (recipe.data, recipe.finetune.data):  # files of its maker aren't here, the package's are
             data.sources = {key: source for key, source in data.sources.items() if source.origin != "files"}

@@ -27,12 +27,12 @@ def _folders(parser: "ArgumentParser") -> None:
 
 def _model(arguments: "Namespace") -> Path:
     """The model's folder. Raises UserError where the one folder given is there already: OUT may be missing."""
+    from sioconv.model.in_package import packaged_model, place_of
+
     if arguments.model is not None:
-        return Path(arguments.model)
+        return Path(place_of(arguments.model))
     if lexists(arguments.out):
         raise UserError(f"{shown(arguments.out)} is already there: give MODEL OUT, or OUT alone for a new folder")
-    from sioconv.model.in_package import packaged_model
-
     model = packaged_model()
     say(f"export: {model.name}, the small model of the package")
     return model
