@@ -55,15 +55,6 @@ def ids() -> Tensor:
     return torch.randint(0, VOCABULARY, (3, 11), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture
-def reset() -> Tensor:
-    """[3, 11]: documents that begin inside of two rows and at the start of one, and a row that is one document."""
-    starts = torch.zeros(3, 11, dtype=torch.bool)
-    starts[0, [4, 5, 10]] = True
-    starts[2, [0, 7]] = True
-    return starts
-
-
 def separately(model: RecurrentForCausalLM, ids: Tensor, reset: Tensor, cache: SioConvCache | None = None) -> Tensor:
     """Hidden states of each document read alone, row by row; a document that has begun before goes on from `cache`."""
     rows = []

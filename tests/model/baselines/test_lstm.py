@@ -21,15 +21,6 @@ def model() -> LstmForCausalLM:
     return model.double().eval()
 
 
-@pytest.fixture
-def reset() -> Tensor:
-    """[3, 11]: documents that begin inside of two rows and at the start of one, and a row that is one document."""
-    starts = torch.zeros(3, 11, dtype=torch.bool)
-    starts[0, [4, 5, 10]] = True
-    starts[2, [0, 7]] = True
-    return starts
-
-
 def test_a_block_is_its_definition(model: LstmForCausalLM) -> None:
     """x + LSTM(RMSNorm(x)), then x + SwiGLU(RMSNorm(x)); the gates are input, forget, cell, output."""
     block = model.model.layers[0]
