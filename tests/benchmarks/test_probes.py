@@ -116,7 +116,7 @@ def test_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len((tmp_path / "probes.jsonl").read_text().splitlines()) == 1 and "32×" in done.stdout
 
 
-@pytest.mark.parametrize(("setting", "reason"), [("timescale_max=128", "expected float"), ("conv_width=1", "none of")])
+@pytest.mark.parametrize(("setting", "reason"), [("timescale_max=long", "expected float"), ("conv_width=1", "none of")])
 def test_a_wrong_field_is_refused_in_a_line(tmp_path: Path, setting: str, reason: str) -> None:
     command = [sys.executable, "-m", "benchmarks.probes", "--tasks", "counting", "--arms", "sioconv", "--set", setting]
     command += ["--results", str(tmp_path / "probes.jsonl")]

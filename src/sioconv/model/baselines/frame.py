@@ -1,7 +1,7 @@
 """The frame of the recurrent models to compare with: ours, with another mixer in each block."""
 
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -169,7 +169,7 @@ class RecurrentForCausalLM(CausalLMOnStates, RecurrentPreTrainedModel, Generatio
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
-    def register(cls: type[Self]) -> None:
+    def register(cls) -> None:
         """Makes transformers' Auto classes know the model and its configuration."""
         config_class: Any = cls.config_class
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
