@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Mamba2Config, Mamba2ForC
 
 from sioconv.errors import UserError
 from sioconv.model.architecture import Architecture, parameter_count
+from sioconv.model.baselines.frame import RecurrentForCausalLM
 from sioconv.model.baselines.lstm import LstmConfig, LstmForCausalLM
 from sioconv.model.baselines.min_gru import MinGruConfig, MinGruForCausalLM
 
@@ -57,11 +58,11 @@ def build_baseline(name: str, shape: Architecture, vocab_size: int, **token_ids:
         build = _llama(shape, common)
     elif name == "lstm":
         layers, least = shape.num_hidden_layers, shape.hidden_size // (2 * STEP)
-        while layers > 1 and nearest_size(_recurrent(_lstm, shape, common, layers), target) < least:
+        while layers > 1 and nearest_size(_recurrent(LstmForCausalLM, shape, common, layers), target) < least:
             layers -= 1
-        build = _recurrent(_lstm, shape, common, layers)
+        build = _recurrent(LstmForCausalLM, shape, common, layers)
     elif name == "mingru":
-        build = _recurrent(_min_gru, shape, common, shape.num_hidden_layers)
+        build = _recurrent(MinGruForCausalLM, shape, common, shape.num_hidden_layers)
     else:
         build = _mamba2(shape, common)
     model = build(max(1, nearest_size(build, target)))
@@ -106,18 +107,14 @@ def _llama(shape: Architecture, common: dict[str, Any]) -> Build:
     return build
 
 
-def _lstm(**values: Any) -> PreTrainedModel:
-    return LstmForCausalLM(LstmConfig(**values))
+def _recurrent(kind: type[RecurrentForCausalLM], shape: Architecture, common: dict[str, Any], layers: int) -> Build:
+    def build(n: int) -> PreTrainedModel:
+        config: Any = kind.config_class
+        return kind(
+            config(intermediate_size=STEP * n, num_hidden_layers=layers, rms_norm_eps=shape.rms_norm_eps, **common)
+        )
 
-
-def _min_gru(**values: Any) -> PreTrainedModel:
-    return MinGruForCausalLM(MinGruConfig(**values))
-
-
-def _recurrent(make: Callable[..., PreTrainedModel], shape: Architecture, common: dict[str, Any], layers: int) -> Build:
-    return lambda n: make(
-        intermediate_size=STEP * n, num_hidden_layers=layers, rms_norm_eps=shape.rms_norm_eps, **common
-    )
+    return build
 
 
 def _mamba2(shape: Architecture, common: dict[str, Any]) -> Build:

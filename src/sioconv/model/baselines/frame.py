@@ -48,6 +48,17 @@ class RecurrentConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     pad_token_id: int | None = None
 
 
+class RecurrentCache(SioConvCache):
+    """The states of all layers, as `SioConvCache` keeps those of ours."""
+
+    state_type: Any  # a named tuple of tensors [B, …]
+
+    @classmethod
+    def read_state(cls, tensors: dict[str, Tensor], prefix: str) -> Any:
+        """One layer's state from the tensors whose names begin with `prefix`."""
+        return cls.state_type(*(tensors[f"{prefix}{name}"] for name in cls.state_type._fields))
+
+
 class RecurrentBlock(GradientCheckpointingLayer):
     """x + mix(x), then x + SwiGLU(RMSNorm(x)). A subclass makes its layers and mixes."""
 
@@ -99,7 +110,7 @@ class RecurrentModel(RecurrentPreTrainedModel):  # type: ignore[no-untyped-call]
     """Embedding, blocks and the last RMSNorm: token ids to hidden states."""
 
     block_type: type[RecurrentBlock]
-    cache_type: type[SioConvCache]
+    cache_type: type[RecurrentCache]
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__(config)
@@ -115,7 +126,7 @@ class RecurrentModel(RecurrentPreTrainedModel):  # type: ignore[no-untyped-call]
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: SioConvCache | None = None,
+        cache: RecurrentCache | None = None,
         use_cache: bool | None = None,
         reset: Tensor | None = None,
         **_: Any,

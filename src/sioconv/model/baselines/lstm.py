@@ -13,13 +13,13 @@ from transformers import initialization as init
 
 from sioconv.model.baselines.frame import (
     RecurrentBlock,
+    RecurrentCache,
     RecurrentConfig,
     RecurrentForCausalLM,
     RecurrentModel,
     RecurrentPreTrainedModel,
 )
 from sioconv.model.baselines.pieces import PackedLstm, Pieces, cut_rows
-from sioconv.model.cache import SioConvCache
 
 
 @strict
@@ -36,13 +36,10 @@ class LstmState(NamedTuple):
     c: Tensor
 
 
-class LstmCache(SioConvCache):
-    """The states of all layers, as `SioConvCache` keeps those of ours."""
+class LstmCache(RecurrentCache):
+    """The states of all LSTMs."""
 
-    @staticmethod
-    def read_state(tensors: dict[str, Tensor], prefix: str) -> LstmState:
-        """One layer's state from the tensors whose names begin with `prefix`."""
-        return LstmState(tensors[f"{prefix}h"], tensors[f"{prefix}c"])
+    state_type = LstmState
 
 
 class LstmBlock(RecurrentBlock):

@@ -11,8 +11,13 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sioconv.model.baselines.frame import RecurrentBlock, RecurrentConfig, RecurrentForCausalLM, RecurrentModel
-from sioconv.model.cache import SioConvCache
+from sioconv.model.baselines.frame import (
+    RecurrentBlock,
+    RecurrentCache,
+    RecurrentConfig,
+    RecurrentForCausalLM,
+    RecurrentModel,
+)
 from sioconv.model.layers import at_least_fp32, without_autocast
 from sioconv.ops import scan
 
@@ -38,13 +43,10 @@ class MinGruState(NamedTuple):
     h: Tensor
 
 
-class MinGruCache(SioConvCache):
-    """The states of all layers, as `SioConvCache` keeps those of ours."""
+class MinGruCache(RecurrentCache):
+    """The states of all layers."""
 
-    @staticmethod
-    def read_state(tensors: dict[str, Tensor], prefix: str) -> MinGruState:
-        """One layer's state from the tensors whose names begin with `prefix`."""
-        return MinGruState(tensors[f"{prefix}h"])
+    state_type = MinGruState
 
 
 class MinGruBlock(RecurrentBlock):  # type: ignore[no-untyped-call]
