@@ -13,21 +13,20 @@ from sioconv.checksums import SUMS  # in the package only
 from sioconv.model.architecture import Architecture
 from sioconv.model.folder_code import write_code  # in the package only
 
-NUMBERS = {field.name for field in fields(Architecture) if field.type in (float, float | None)}
 
-
-def _takes_whole_numbers(kind: type["SioConvConfig"]) -> type["SioConvConfig"]:
+def takes_whole_numbers(kind: type[PretrainedConfig]) -> type[PretrainedConfig]:
     """Makes 1 as good as 1.0: `strict` refuses it, and tools in other languages write the one for the other in JSON."""
     set_strictly: Any = kind.__setattr__
+    numbers = {field.name for field in fields(kind) if field.type in (float, float | None)}
 
     def set_attribute(self: Any, name: str, value: Any) -> None:
-        set_strictly(self, name, float(value) if type(value) is int and name in NUMBERS else value)
+        set_strictly(self, name, float(value) if type(value) is int and name in numbers else value)
 
     kind.__setattr__ = set_attribute  # type: ignore[method-assign]
     return kind
 
 
-@_takes_whole_numbers
+@takes_whole_numbers
 @strict
 class SioConvConfig(Architecture, PretrainedConfig):  # type: ignore[no-untyped-call]
     """Configuration of `SioConvForCausalLM`: the fields of `Architecture` and the vocabulary.

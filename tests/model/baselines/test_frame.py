@@ -181,3 +181,11 @@ def test_saved_and_loaded_by_the_auto_class(
     assert type(loaded) is type(model) and (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_whole_numbers_are_numbers() -> None:
+    """Tools in other languages write 1 for 1.0 into a config.json."""
+    config = MinGruConfig(expansion=2, rms_norm_eps=1)
+    assert type(config.expansion) is type(config.rms_norm_eps) is type(LstmConfig(rms_norm_eps=1).rms_norm_eps) is float
+    with pytest.raises(Exception, match="expansion"):
+        MinGruConfig(expansion=True)

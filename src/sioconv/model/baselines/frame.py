@@ -14,9 +14,11 @@ from transformers.utils.generic import can_return_tuple
 from sioconv.model.architecture import Architecture
 from sioconv.model.cache import SioConvCache
 from sioconv.model.causal_lm import CausalLMOnStates, document_starts
+from sioconv.model.configuration import takes_whole_numbers
 from sioconv.model.layers import FeedForward
 
 
+@takes_whole_numbers
 @strict
 class RecurrentConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Configuration of a `RecurrentForCausalLM`.

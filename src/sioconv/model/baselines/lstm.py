@@ -20,8 +20,10 @@ from sioconv.model.baselines.frame import (
     RecurrentPreTrainedModel,
 )
 from sioconv.model.baselines.pieces import PackedLstm, Pieces, cut_rows
+from sioconv.model.configuration import takes_whole_numbers
 
 
+@takes_whole_numbers
 @strict
 class LstmConfig(RecurrentConfig):  # type: ignore[no-untyped-call]
     """Configuration of `LstmForCausalLM`; hidden_size is the width of the LSTMs too."""

@@ -18,12 +18,14 @@ from sioconv.model.baselines.frame import (
     RecurrentForCausalLM,
     RecurrentModel,
 )
+from sioconv.model.configuration import takes_whole_numbers
 from sioconv.model.layers import at_least_fp32, without_autocast
 from sioconv.ops import scan
 
 HEAD = 64  # channels that the scan takes together; each has its own gate, so that it changes nothing but the speed
 
 
+@takes_whole_numbers
 @strict
 class MinGruConfig(RecurrentConfig):  # type: ignore[no-untyped-call]
     """Configuration of `MinGruForCausalLM`.
