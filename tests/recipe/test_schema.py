@@ -74,6 +74,9 @@ def test_only_tuning_trains_initial_states_alone(basic: str) -> None:
     assert load_recipe([basic], ["--finetune.train.only=initial_state"]).finetune.train.only == "initial_state"
     assert "train.only: pretraining trains all weights" in refusal([basic], "--train.only=initial_state")
     assert "finetune.train.only" in refusal([basic], "--finetune.train.only=head")
+    assert load_recipe([basic], ["--train.start=counts"]).train.start == "counts"
+    assert "finetune.train.start: tuning starts from" in refusal([basic], "--finetune.train.start=counts")
+    assert "tie_word_embeddings" in refusal([basic], "--train.start=counts", "--model.tie_word_embeddings=true")
 
 
 def test_a_saved_recipe_has_the_defaults_of_keys_that_are_newer(basic: str, tmp_path: Path) -> None:

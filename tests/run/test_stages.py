@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,6 +156,27 @@ def test_pretraining_alone_ends_with_a_model(load: Load) -> None:
         chosen = SamplingConfig().for_transformers()
         assert {name: getattr(model.generation_config, name) for name in chosen} == chosen
     assert {row["stage"] for row in read_jsonl(Path("runs/rivers/metrics.jsonl"))} == {"pretrain"}
+
+
+def test_a_start_from_counts_is_ahead_at_once(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    losses = []
+    for start in ("random", "counts"):
+        options = (f"--name={start}", f"--train.start={start}", "--train.log_every=1", "--model.preset=sioconv-2026b")
+        stages.pretrain(load(*options))
+        rows = read_jsonl(Path(f"runs/{start}/metrics.jsonl"))
+        losses.append(next(row["loss"] for row in rows if row["split"] == "train"))
+    assert losses[1] < losses[0] - 1
+    assert capsys.readouterr().err.count("start from counts") == 1
+
+
+def test_without_a_good_checkpoint_a_run_starts_from_counts_again(load: Load) -> None:
+    recipe = load("--train.start=counts")
+    whole = load_model_folder(stages.pretrain(recipe))[0].state_dict()
+    shutil.rmtree("runs/rivers/base")
+    for path in checkpoints(Path("runs/rivers/checkpoints/pretrain")):
+        next(path.glob("*.distcp")).write_bytes(b"")
+    again = load_model_folder(stages.pretrain(recipe))[0].state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
 def test_both_stages_and_what_they_measure(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
@@ -398,7 +420,7 @@ def test_a_stage_without_sources_says_so(load: Load) -> None:
 # -------------------------------------------------------------------------------------------------------------- kill -9
 
 
-LONGER = ("--train.tokens=15360", "--finetune.train.tokens=15360")  # 60 steps each
+LONGER = ("--train.tokens=15360", "--finetune.train.tokens=15360", "--train.start=counts")  # 60 steps each
 
 
 def start(folder: Path) -> "subprocess.Popen[str]":
@@ -455,8 +477,9 @@ def test_two_processes_make_the_same_models_in_the_same_folder(load: Load, tmp_p
     together = tmp_path / "together"
     together.mkdir()
     write_workplace(together)
-    running = launch.start(["-m", "sioconv", "finetune", "recipe.yaml", "--train.carry_state=true"], 2, together)
-    stages.finetune(load("--train.carry_state=true"))
+    options = ("--train.carry_state=true", "--train.start=counts")
+    running = launch.start(["-m", "sioconv", "finetune", "recipe.yaml", *options], 2, together)
+    stages.finetune(load(*options))
     results = launch.finish(running)
     assert [code for code, _ in results] == [0, 0], results
     assert "× 2 processes" in results[0][1]

@@ -185,6 +185,13 @@ def build(values: Mapping[str, Any]) -> Recipe:
         checks["finetune.train"] = recipe.finetune.train
     if recipe.train.only != "all":
         raise UserError("recipe: train.only: pretraining trains all weights: set finetune.train.only instead")
+    if recipe.finetune.train.start != "random":
+        raise UserError("recipe: finetune.train.start: tuning starts from a trained model: set train.start instead")
+    if recipe.train.start == "counts" and (recipe.model.tie_word_embeddings or recipe.model.hidden_size < 3):
+        raise UserError(
+            "recipe: train.start: counts needs model.tie_word_embeddings: false and a model.hidden_size of 3 or more: "
+            "set them, or train.start: random"
+        )
     for key, part in checks.items():
         try:
             part.check()

@@ -59,10 +59,12 @@ from sioconv.run.folder import (
     note_made,
 )
 from sioconv.run.longer import More, go_on
-from sioconv.train.config import TrainConfig
+from sioconv.train.checkpoint import newest_good
+from sioconv.train.config import TrainConfig, set_threads
 from sioconv.train.distributed import World, join_world
 from sioconv.train.loop import Trainer
 from sioconv.train.metrics import check_wandb
+from sioconv.train.start import begin_with, count_start
 from sioconv.train.validation import Validate, Validation
 
 VALIDATION_CONVERSATIONS = 100
@@ -156,10 +158,7 @@ def _make_data(recipe: Recipe) -> None:
 
 def open_windows(recipe: Recipe, data: DataConfig, train: TrainConfig) -> tuple[Mixture | Lanes, float | None]:
     """The windows of a stage, from the shards that `make_data` wrote; and the mean bytes of a token, for text alone."""
-    run = recipe.folder
-    sha256 = tokenizer_sha256(run / TOKENIZER)
-    sets = {name: ShardSet.open(run / DATA / name / "train", sha256) for name in data.sources}
-    weights = data.shares({name: shards.tokens_total for name, shards in sets.items()})
+    sets, weights = _open_sources(recipe, data)
     windows: Mixture | Lanes
     if train.carry_state:
         windows = Lanes(sets, weights, train.sequence_length, recipe.seed, train.batch_size)
@@ -171,6 +170,13 @@ def open_windows(recipe: Recipe, data: DataConfig, train: TrainConfig) -> tuple[
         return windows, None
     share = {name: weight / sum(weights.values()) for name, weight in weights.items() if weight}
     return windows, sum(part * sets[name].bytes_total / sets[name].tokens_total for name, part in share.items())
+
+
+def _open_sources(recipe: Recipe, data: DataConfig) -> tuple[dict[str, ShardSet], dict[str, float]]:
+    """The shards of each source that a stage trains on, and its share."""
+    sha256 = tokenizer_sha256(recipe.folder / TOKENIZER)
+    sets = {name: ShardSet.open(recipe.folder / DATA / name / "train", sha256) for name in data.sources}
+    return sets, data.shares({name: shards.tokens_total for name, shards in sets.items()})
 
 
 def _times_read(recipe: Recipe, tokens: int) -> dict[str, float]:
@@ -229,6 +235,9 @@ def _pretrain(recipe: Recipe, world: World) -> Path:
         return run / BASE
     tokenizer = load_tokenizer(run / TOKENIZER)
     model = build_model(recipe, tokenizer)
+    if recipe.train.start == "counts" and newest_good(run / CHECKPOINTS / "pretrain", world) is None:
+        set_threads(recipe.train.threads)  # sums by another number of threads are rounded otherwise
+        begin_with(model, world.leader(lambda: count_start(model, *_open_sources(recipe, recipe.data), recipe.seed)))
     if recipe.size:
         shape, train = recipe.model, recipe.train
         say(

@@ -20,6 +20,8 @@ class TrainConfig:
     Args:
         only: what is trained: all weights; or initial_state, the layers' learned initial states alone, which become a
             file of their own (state tuning; fine-tuning only).
+        start: of pretraining: random weights; or counts, the embedding and the head that predict a token best from the
+            one before it alone, computed in some seconds from how often pairs of tokens stand in the training text.
         tokens: how many tokens to train on; or give `minutes`.
         minutes: how long to train, turned into tokens by a short calibration before the first step.
         sequence_length: tokens in a window.
@@ -63,6 +65,7 @@ class TrainConfig:
     """
 
     only: Literal["all", "initial_state"] = "all"
+    start: Literal["random", "counts"] = "random"
     tokens: int | None = None
     minutes: float | None = None
     sequence_length: int = 256
