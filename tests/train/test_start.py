@@ -143,13 +143,14 @@ def in_pieces(model: Any, ids: Tensor) -> Tensor:
     return logits
 
 
-@pytest.mark.parametrize("architecture", ["sioconv", "llama"])
+@pytest.mark.parametrize("architecture", ["sioconv", "llama", "mingru", "lstm"])
 def test_a_model_begins_with_what_bigrams_say(architecture: str, make_model: Callable[..., SioConvForCausalLM]) -> None:
     text = drawn()
     options = {"zero_out_projections": True}
     model: Any = make_model(**options) if architecture == "sioconv" else make_baseline(architecture, **options)
     made = count_start(model, {"a": text}, {"a": 1.0}, seed=0)
     begin_with(model, made)
+    assert (architecture == "lstm") == (float(made.embedding.square().mean().sqrt()) == pytest.approx(1))
     ids = torch.from_numpy(text.slice(0, 4096).astype(np.int64)).view(8, 512)
     losses = torch.nn.functional.cross_entropy(in_pieces(model, ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     expected, p = smoothed(count_pairs({"a": text}, {"a": 1.0}, VOCABULARY))

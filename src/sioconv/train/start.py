@@ -29,6 +29,7 @@ CHUNK = 2**22  # tokens that are counted at a time
 PRIOR = 50.0  # κ, in tokens
 EXTRA, ITERATIONS = 32, 1  # of the randomised decomposition: columns beyond those asked for, and passes
 SHARPEST = 0.9  # quantile of the rows' sizes above which a row is shrunk
+TEXT, LESS = 257, 0.1  # tokens by which the embedding's size is chosen, and the nats that count as a difference
 
 
 class Factors(NamedTuple):
@@ -147,7 +148,10 @@ def spread(factors: Factors, width: int, scale: float, with_bias: bool, seed: in
 def count_start(
     model: PreTrainedModel, sources: Mapping[str, ShardSet], shares: Mapping[str, float], seed: int
 ) -> Start:
-    """Counts the pairs of the training text; what a model of this one's form starts with.
+    """Counts the pairs of the training text; what a model of this one's form starts with, which is written into it.
+
+    The embedding is as large as its random start. Where the branches drown it, because they don't start at 0, as an
+    LSTM's, its root mean square is 1.
 
     Args:
         model: with random weights, and a head of its own.
@@ -160,11 +164,30 @@ def count_start(
     count, width = embedding.weight.shape
     counts = count_pairs(sources, shares, count)
     factors = factorise(counts, min(count, width - 2), seed)
-    scale = float(embedding.weight.detach().square().mean().sqrt())
-    start = spread(factors, width, scale, head.bias is not None, seed)
+    small = float(embedding.weight.detach().square().mean().sqrt())
+    start, large = (spread(factors, width, scale, head.bias is not None, seed) for scale in (small, 1.0))
+    text = sources[max(shares, key=lambda name: shares[name])].slice(0, TEXT)
+    losses = []
+    for each in (large, start):
+        begin_with(model, each)
+        losses.append(_loss(model, torch.from_numpy(text.astype(np.int64))))
+    if losses[0] < losses[1] - LESS:
+        start = large
+        begin_with(model, start)
     pairs, rank = counts.values().numel(), factors.rows.shape[1]
     say(f"start from counts: {pairs:,} pairs of tokens, rank {rank} ({time.perf_counter() - began:.1f} s)")
     return start
+
+
+@torch.no_grad()
+def _loss(model: PreTrainedModel, tokens: Tensor) -> float:
+    """Cross-entropy of the text [N] as one row, in nats a token; 0 where there is nothing to predict."""
+    if len(tokens) < 2:
+        return 0.0
+    training = model.training
+    logits = model.eval()(tokens[None, :-1], use_cache=False).logits[0]  # type: ignore[no-untyped-call]
+    model.train(training)
+    return float(nn.functional.cross_entropy(logits.float(), tokens[1:]))
 
 
 @torch.no_grad()
