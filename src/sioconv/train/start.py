@@ -33,17 +33,17 @@ TEXT, LESS = 257, 0.1  # tokens by which the embedding's size is chosen, and the
 
 
 class Factors(NamedTuple):
-    """log P(j | i) ≈ unigrams_j + rows_i · columns_j, but for a summand of each row.
+    """log P(j | i) ≈ always_j + rows_i · columns_j, but for a summand of each row.
 
     Attributes:
-        rows: [V, R] fp32.
-        columns: [V, R] fp32.
-        unigrams: log P(j), [V] fp32.
+        rows: [V, R] fp32, of mean 0 where the tokens come as often as they do.
+        columns: [V, R] fp32, as well.
+        always: what the row's token has no part in: log P(j), and the mean of the other summand; [V] fp32.
     """
 
     rows: Tensor
     columns: Tensor
-    unigrams: Tensor
+    always: Tensor
 
 
 def count_pairs(sources: Mapping[str, ShardSet], shares: Mapping[str, float], vocabulary: int) -> Tensor:
@@ -96,7 +96,10 @@ def factorise(counts: Tensor, rank: int, seed: int) -> Factors:
     left, sizes, right = torch.svd_lowrank(matrix, q=min(rank + EXTRA, len(counts)), niter=ITERATIONS)
     rows = left[:, :rank] * sizes[:rank].sqrt() / p_before.sqrt()[:, None]
     columns = right[:, :rank] * sizes[:rank].sqrt() / p_after.sqrt()[:, None]
-    return Factors(rows.float(), columns.float(), p_after.log().float())
+    # Their means say nothing of a pair: that of the columns is a summand of each row, that of the rows of each column.
+    columns = columns - p_after @ columns.double()
+    mean = p_before @ rows.double()
+    return Factors((rows - mean).float(), columns.float(), (p_after.log() + columns @ mean).float())
 
 
 class Start(NamedTuple):
@@ -117,12 +120,12 @@ def spread(factors: Factors, width: int, scale: float, with_bias: bool, seed: in
     """An embedding and a head of width D whose logits are those of the factors, after a norm with the weights 1.
 
     That norm makes all rows of the embedding equally long. So a row gets a further column, which the head doesn't read,
-    with what it lacks of the length R; those that are longer than R, the sharpest tenth, are shrunk to it. Another
-    column is the same in all rows: it carries the unigrams where the head has no bias. A random rotation then spreads
-    all of them over the width.
+    with what it lacks of the length R; those that are longer than R, the sharpest tenth, are shrunk to it. Where the
+    head has no bias, another column, the same in all rows, stands for it. A random rotation then spreads all of them
+    over the width.
 
     Args:
-        factors: of rank D − 2 at most.
+        factors: of rank D − 1 at most, D − 2 without a bias.
         width: D.
         scale: root mean square of the embedding.
         with_bias: the head has a bias.
@@ -134,14 +137,13 @@ def spread(factors: Factors, width: int, scale: float, with_bias: bool, seed: in
     lacking = (largest**2 - rows.square().sum(1)).clamp_min(0).sqrt()
     count, rank = rows.shape
     embedding, head = torch.zeros(count, width), torch.zeros(count, width)
-    embedding[:, :rank], embedding[:, -2], embedding[:, -1] = rows, lacking, largest  # all rows are √2 R long
-    head[:, :rank] = factors.columns
+    embedding[:, :rank], embedding[:, rank], head[:, :rank] = rows, lacking, factors.columns
     if not with_bias:
-        head[:, -1] = factors.unigrams / largest
+        embedding[:, rank + 1], head[:, rank + 1] = largest, factors.always / largest
     torch.manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(width, width))[0]
-    length = largest * (2 / width) ** 0.5  # root mean square of a row, which the norm divides it by
-    bias = factors.unigrams if with_bias else None
+    length = embedding[0].norm() / width**0.5  # root mean square of every row, which the norm divides it by
+    bias = factors.always if with_bias else None
     return Start(embedding @ rotation * (scale / length), head @ rotation * length, bias)
 
 
@@ -163,7 +165,7 @@ def count_start(
     embedding, head = _ends(model)
     count, width = embedding.weight.shape
     counts = count_pairs(sources, shares, count)
-    factors = factorise(counts, min(count, width - 2), seed)
+    factors = factorise(counts, min(count, width - (2 if head.bias is None else 1)), seed)
     small = float(embedding.weight.detach().square().mean().sqrt())
     start, large = (spread(factors, width, scale, head.bias is not None, seed) for scale in (small, 1.0))
     text = sources[max(shares, key=lambda name: shares[name])].slice(0, TEXT)
