@@ -15,15 +15,25 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
 
-from benchmarks.speedrun.arm_files import read_arms
+from benchmarks.speedrun.arm_files import KEYS, check, read_arms
 from benchmarks.speedrun.arms import ROOT, TOKENS, TRACKS, Arm
-from benchmarks.speedrun.results import RESULTS, SPEEDS, append_result, describe, is_done, read_results
+from benchmarks.speedrun.results import (
+    ARM_KEYS,
+    RESULTS,
+    SHOWN_KEYS,
+    SPEEDS,
+    append_result,
+    describe,
+    is_done,
+    read_results,
+)
 from benchmarks.speedrun.table import PAGES, write_pages
-from benchmarks.speedrun.training import commit_of, tidy, train_arm
+from benchmarks.speedrun.training import commit_here, tidy, train_arm
 from sioconv.errors import UserError
 from sioconv.hardware import pick_device
 from sioconv.progress import say
@@ -102,7 +112,7 @@ def main() -> None:
         if arguments.verb == "table":
             if not arguments.results.is_file():
                 raise UserError(f"no results at {arguments.results}: give a file that `queue` has written")
-            write_pages(read_results(arguments.results), arguments.out)
+            write_pages(read_results(arguments.results, (*ARM_KEYS, *SHOWN_KEYS)), arguments.out)
             return
         if arguments.verb == "calibrate":
             _calibrate(arguments)
@@ -114,12 +124,15 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped: the same line does what is left", file=sys.stderr)
+        sys.exit(130)
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     from benchmarks.speedrun.calibration import measure_speeds  # with all that a training imports
 
-    if arguments.rounds < 1 or (arguments.threads or 1) < 1:
+    if arguments.rounds < 1 or (arguments.threads is not None and arguments.threads < 1):
         raise UserError("--rounds and --threads must be above 0")
     arms = read_arms(arguments.file, speeds=None)
     for row in measure_speeds(arms, arguments.work, arguments.rounds, arguments.threads or os.cpu_count() or 1):
@@ -132,7 +145,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 def _show_scaling(arms: Sequence[Arm], results: Path) -> None:
     from benchmarks.speedrun.scaling import fit, points_of, tables  # with scipy
 
-    points = points_of(arms, read_results(results))
+    points = points_of(arms, read_results(results, (*ARM_KEYS, *SHOWN_KEYS)))
     for table in tables(fit(points), points):
         Console().print(table)
 
@@ -150,7 +163,8 @@ def _train(arguments: argparse.Namespace) -> int:
             raise UserError("--workers and --minutes must be above 0")
         from benchmarks.speedrun.many import train_many  # its processes import what this one has
 
-        device, commit = str(pick_device(arguments.device)), arguments.commit or commit_of("HEAD")
+        device, commit = str(pick_device(arguments.device)), arguments.commit or commit_here()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its processes are ended
         left = train_many(arms, arguments.results, arguments.work, device, arguments.workers, arguments.minutes, commit)
         if left:
             say(f"{left} arms are left")
@@ -160,11 +174,24 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.verb == "queue":
         arms = read_arms(arguments.file)
     else:
-        if wrong := [word for word in arguments.set if "=" not in word]:
-            raise UserError(f"--set {wrong[0]}: expected KEY=VALUE, as model.num_heads=4")
-        settings = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in arguments.set)}
-        arms = [Arm(arguments.track, arguments.name, arguments.tokens, arguments.seed, settings)]
+        arms = [_arm_of(arguments)]
     return 1 if run_queue(arms, arguments.results, arguments.work) else 0
+
+
+def _arm_of(arguments: argparse.Namespace) -> Arm:
+    """The arm of the command line. Raises UserError for a setting or a number that can't be."""
+    settings: dict[str, Any] = {}
+    for word in arguments.set:
+        key, _, value = word.partition("=")
+        if "=" not in word or not key or key in settings:
+            raise UserError(f"--set {word}: expected KEY=VALUE, as model.num_heads=4, each key once")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {word}: the value is not YAML: put it in quotes") from error
+    values = {"name": arguments.name, "tokens": arguments.tokens, "seeds": [arguments.seed], "settings": settings}
+    check(values, KEYS, {"name"}, "arm")
+    return Arm(arguments.track, arguments.name, arguments.tokens, arguments.seed, settings)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Files of arms: what `queue`, `many`, `calibrate` and `scaling` are given."""
 
+import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,25 +10,59 @@ from typing import Any
 
 import yaml
 
-from benchmarks.speedrun.arms import STEP, TRACKS, Arm
+from benchmarks.speedrun.arms import STEP, TRACKS, Arm, flat
 from benchmarks.speedrun.results import SPEEDS, read_results
 from sioconv.errors import UserError
 
 KEYS = {"name", "note", "seeds", "settings", "tokens", "minutes", "commit"}
 SHARED = {"track", "tokens", "settings", "commit", "arms"}
+# Keys of the recipe that an arm's own say: set as well, a row would tell of another training.
+NO_SETTINGS = {"name": "name", "seed": "seeds", "train.tokens": "tokens", "train.minutes": "minutes"}
+SPEED_KEYS = ("track", "settings", "tokens_per_second", "threads", "machine")
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that is written twice: YAML would silently forget the first, and another arm be trained."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """The mapping, before merges are put into it. Raises ComposerError for a key that comes twice."""
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.composer.ComposerError(None, None, f"the key {key!r} comes twice", node.start_mark)
+        return node
 
 
 def _is_number(value: Any, kind: type | UnionType) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and value > 0
+    return isinstance(value, kind) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_settings(value: Any) -> bool:
+    """A mapping that a row of the results gives back as it was: no dates, sets, NaN, or keys that aren't text."""
+    try:
+        return isinstance(value, dict) and bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _are_seeds(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(seed) is int and seed >= 0 for seed in value)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and bool(value.strip())
 
 
 # What a key's value has to be.
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tokens": (lambda value: _is_number(value, int), "a whole number above 0"),
     "minutes": (lambda value: _is_number(value, int | float), "a number above 0"),
-    "settings": (lambda value: isinstance(value, dict), "a mapping of the recipe's keys"),
-    "seeds": (lambda value: isinstance(value, list) and all(type(seed) is int for seed in value), "a list of numbers"),
-    "name": (lambda value: isinstance(value, str), "a name"),
+    "settings": (_is_settings, "a mapping of the recipe's keys to text, numbers, lists and mappings"),
+    "seeds": (_are_seeds, "a list of numbers from 0 up"),
+    "name": (_is_name, "a name on one line"),
+    "note": (lambda value: isinstance(value, str), "text"),
+    "commit": (lambda value: isinstance(value, str), "a commit's name: put one of digits alone in quotes"),
 }
 
 
@@ -46,22 +82,22 @@ def read_arms(path: Path, speeds: Path | None = SPEEDS) -> list[Arm]:
     if not path.is_file():
         raise UserError(f"no queue at {path}: give a YAML file of arms, as benchmarks/speedrun/queue.yaml is")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    _check(values, SHARED, {"arms"}, str(path))
-    if not isinstance(values["arms"], list):
+    check(values, SHARED, {"arms"}, str(path))
+    if not isinstance(values["arms"], list) or not values["arms"]:
         raise UserError(f"{path}: arms: expected a list of mappings")
-    measured = [] if speeds is None else read_results(speeds)
+    track = values.get("track", "bundled")
+    if track not in list(TRACKS):
+        raise UserError(f"{path}: track: {track!r} is not known: choose from {', '.join(TRACKS)}")
+    measured = [] if speeds is None else read_results(speeds, SPEED_KEYS)
     arms: list[Arm] = []
     for number, entry in enumerate(values["arms"]):
-        _check(entry, KEYS, {"name"}, f"{path}: arm {number}")
+        check(entry, KEYS, {"name"}, f"{path}: arm {number}")
         common = {key: values[key] for key in ("tokens", "commit") if key in values}
         own = {key: entry[key] for key in ("tokens", "commit", "name", "note") if key in entry}
         settings = {**values.get("settings", {}), **entry.get("settings", {})}
-        track = values.get("track", "bundled")
-        if track not in TRACKS:
-            raise UserError(f"{path}: track: {track!r} is not known: choose from {', '.join(TRACKS)}")
         seeds = entry.get("seeds", [0])
         found = [Arm(**{**common, **own}, track=track, seed=seed, settings=settings) for seed in seeds]
         if "minutes" in entry and speeds is not None:
@@ -82,7 +118,8 @@ def _with_minutes(arm: Arm, minutes: float, speeds: list[dict[str, Any]], path: 
     )
 
 
-def _check(values: Any, known: set[str], needed: set[str], where: str) -> None:
+def check(values: Any, known: set[str], needed: set[str], where: str) -> None:
+    """Raises UserError, which says `where`, for a mapping of other keys, or of values that can't be."""
     if not isinstance(values, dict):
         raise UserError(f"{where} is not a mapping of {', '.join(sorted(known))}")
     if wrong := [*(set(values) - known), *(needed - set(values))]:
@@ -90,3 +127,8 @@ def _check(values: Any, known: set[str], needed: set[str], where: str) -> None:
     for key, (fits, wanted) in KINDS.items():
         if key in values and not fits(values[key]):
             raise UserError(f"{where}: {key}: {values[key]!r} is not {wanted}")
+    if {"tokens", "minutes"} <= set(values):
+        raise UserError(f"{where}: tokens and minutes are both given: leave one of them out")
+    for key in flat(values.get("settings", {})):
+        if key in NO_SETTINGS:
+            raise UserError(f"{where}: settings: {key}: give {NO_SETTINGS[key]} of the arm in its place")

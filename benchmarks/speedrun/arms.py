@@ -10,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 STEP = 4096  # tokens of a step, the demo's 16 windows of 256
 TOKENS = 600 * STEP
+LONGEST_NAME = 200  # bytes of a folder's name, which has 255 with what follows
 UNNAMED = ("note", "minutes", "minutes_of")  # what an arm's folder isn't named by
 TRACKS = {
     "bundled": "benchmarks/speedrun/bundled.yaml",
@@ -54,7 +55,8 @@ class Arm:
         """A folder's name that no other arm has."""
         what = {key: value for key, value in asdict(self).items() if key not in UNNAMED}
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.name.replace('/', '-')}-{self.tokens}-{self.seed}-{digest}"
+        name = self.name.replace("/", "-").encode()[:LONGEST_NAME].decode(errors="ignore")
+        return f"{name}-{self.tokens}-{self.seed}-{digest}"
 
     @property
     def words(self) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.speedrun.arms import Arm
 from benchmarks.speedrun.prepared import prepare, recipe_of, working_in
-from benchmarks.speedrun.training import commit_of
+from benchmarks.speedrun.training import commit_here
 from sioconv.data.tokenizer.tokenizer import load_tokenizer
 from sioconv.hardware import describe_machine, keep_freed_memory, pick_precision
 from sioconv.progress import track
@@ -66,7 +66,7 @@ def measure_speeds(arms: Sequence[Arm], work: Path, rounds: int, threads: int) -
     speeds = [[each.run(STEPS) for each in trainings] for _ in track(range(1 + rounds), "calibrate (turns)")]
     common = {
         "date": datetime.now(UTC).date().isoformat(), "threads": threads, "machine": describe_machine(),
-        "torch": torch.__version__, "commit": commit_of("HEAD"),
+        "torch": torch.__version__, "commit": commit_here(),
     }  # fmt: skip
     return [
         {

@@ -6,9 +6,10 @@ trains a small model in less time than the command takes to start.
 
 import math
 import multiprocessing
+import signal
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
@@ -36,6 +37,8 @@ from sioconv.run.stages import build_model, open_windows
 from sioconv.train.budget import make_budget
 from sioconv.train.distributed import World
 from sioconv.train.step import Stepper
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class OverError(Exception):
@@ -65,12 +68,46 @@ def train_many(
         queue.put(arm)
     end = time.time() + 60 * minutes
     arguments = (queue, results.resolve(), work.resolve(), device, end, commit)
-    processes = [context.Process(target=work_off, args=arguments) for _ in range(min(workers, len(left)))]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    processes = [context.Process(target=_work_off_silently, args=arguments) for _ in range(min(workers, len(left)))]
+    try:
+        with _not_stopped():
+            for process in processes:
+                process.start()
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:  # what ends this one ends them
+            if process.pid is not None:
+                process.terminate()
+                process.join()
     return sum(not is_done(arm, results) for arm in left)
+
+
+@contextmanager
+def _not_stopped() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block: a process that isn't whole yet could not be ended.
+
+    A handler of its own, because a thread of torch's may get what this one has blocked; blocked as well, because the
+    processes begin with that, and `_work_off_silently` ends it.
+    """
+    came: list[int] = []
+    handlers = {stop: signal.signal(stop, lambda number, _: came.append(number)) for stop in STOPS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for stop, handler in handlers.items():
+            signal.signal(stop, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
+def _work_off_silently(*arguments: Any) -> None:
+    """`work_off`; Ctrl-C ends it without a traceback, since the first process says what is to be said."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    work_off(*arguments)
 
 
 def work_off(

@@ -11,6 +11,7 @@ from typing import Any
 from scipy import stats
 
 from benchmarks.speedrun.arms import Arm, as_word, flat
+from benchmarks.speedrun.training import CHANGED
 from sioconv.files import atomic_write
 
 WIDTH = 116  # of a line of a command, without its end
@@ -138,11 +139,14 @@ def _budget(row: dict[str, Any]) -> tuple[str, str, float]:
 
 
 def _arms(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows, those of one arm together: its seeds, with the same settings but what changes no result."""
+    """The rows, those of one arm together: its seeds, with the same settings but what changes no result.
+
+    Minutes of two calibrations are two numbers of tokens, whose figures have no mean.
+    """
     arms: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         what = {key: value for key, value in flat(row["settings"]).items() if key not in NEUTRAL}
-        arms.setdefault(f"{row['name']} {json.dumps(what, sort_keys=True)}", []).append(row)
+        arms.setdefault(f"{row['name']} {row['tokens']} {json.dumps(what, sort_keys=True)}", []).append(row)
     return list(arms.values())
 
 
@@ -195,9 +199,13 @@ def _line(arm: Sequence[dict[str, Any]], p: str) -> str:
         f"{fmean(row['tokens_per_second'] for row in arm):,.0f}",
         last["precision"],
         last["date"],
-        ", ".join(dict.fromkeys(row["commit"][:9] for row in arm)),
+        ", ".join(dict.fromkeys(_short(row["commit"]) for row in arm)),
     ]
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+def _short(commit: str) -> str:
+    return commit[:9] + (CHANGED if commit.endswith(CHANGED) else "")
 
 
 def _recall(arm: Sequence[dict[str, Any]]) -> str:

@@ -18,10 +18,12 @@ import torch
 from benchmarks.speedrun.arms import ROOT, TRACKS, Arm
 from benchmarks.speedrun.results import make_row
 from sioconv.errors import UserError
-from sioconv.files import atomic_write
+from sioconv.files import atomic_write, disk_errors
+from sioconv.progress import say
 from sioconv.train.metrics import read_jsonl
 
 RUN = "arm"  # the run's name in its folder
+CHANGED = "+changes"  # behind the commit of code that isn't quite that commit's
 CORPORA = "corpora"  # of the folder for runs: the texts of the track *wiki*
 
 
@@ -40,13 +42,14 @@ def train_arm(arm: Arm, work: Path, wait: bool) -> dict[str, Any] | None:
         UserError: the commit isn't there, or a command failed.
     """
     folder = work / arm.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with _claim(folder / "lock", wait) as lock:
         if lock is None:
             return None
         done = folder / "row.json"
         if done.is_file():  # trained for other results, or killed before its row was among them
-            return dict(json.loads(done.read_text(encoding="utf-8")))
+            return _with_budget(json.loads(done.read_text(encoding="utf-8")), arm)
         if arm.track == "wiki":
             _link_corpora(work, folder)
         commit = _commit(arm, folder)
@@ -59,6 +62,12 @@ def train_arm(arm: Arm, work: Path, wait: bool) -> dict[str, Any] | None:
         with atomic_write(done) as temporary:
             temporary.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
         return row
+
+
+def _with_budget(row: dict[str, Any], arm: Arm) -> dict[str, Any]:
+    """A row that was measured before, with the arm's budget: as many tokens may have been those of other minutes."""
+    kept = {key: value for key, value in row.items() if key not in ("minutes", "minutes_of")}
+    return kept if arm.minutes is None else {**kept, "minutes": arm.minutes, "minutes_of": arm.minutes_of}
 
 
 def tidy(arm: Arm, work: Path) -> None:
@@ -94,6 +103,8 @@ def _commit(arm: Arm, folder: Path) -> str:
     if not path.is_file():
         with atomic_write(path) as temporary:
             temporary.write_text(commit_of(arm.commit or "HEAD"))
+        if arm.commit is None and changed():
+            say(f"warning: {arm.name} is trained by the last commit: changes that aren't committed have no part in it")
     return path.read_text()
 
 
@@ -103,6 +114,18 @@ def commit_of(name: str) -> str:
     if found.returncode:
         raise UserError(f"no commit {name} in {ROOT}")
     return found.stdout.decode().strip()
+
+
+def changed() -> bool:
+    """Whether the code here isn't that of the last commit; results that were added are no code."""
+    return bool(
+        _git("status", "--porcelain", "--", "src", "benchmarks", ":(exclude)benchmarks/speedrun/*.jsonl").stdout
+    )
+
+
+def commit_here() -> str:
+    """The last commit, with `CHANGED` behind it where the code isn't the commit's. Raises UserError without a clone."""
+    return commit_of("HEAD") + (CHANGED if changed() else "")
 
 
 def _git(*words: str) -> subprocess.CompletedProcess[bytes]:
@@ -115,10 +138,16 @@ def _checkout(commit: str, folder: Path) -> Path:
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{commit}.{os.getpid()}"
-        with tarfile.open(fileobj=io.BytesIO(_git("archive", commit, "src").stdout)) as archive:
-            archive.extractall(temporary, filter="data")
-        with suppress(OSError):  # another process was faster
-            temporary.rename(target)
+        try:
+            with (
+                disk_errors(target),
+                tarfile.open(fileobj=io.BytesIO(_git("archive", commit, "src").stdout)) as archive,
+            ):
+                archive.extractall(temporary, filter="data")
+            with suppress(OSError):  # another process was faster
+                temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return target / "src"
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import queue
+import resource
 import shlex
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import torch
 
 pytest.importorskip("fcntl")  # the queue locks files as Unix does
 
-from benchmarks.speedrun import arms, many, table
+from benchmarks.speedrun import arms, many, table, training
 from benchmarks.speedrun.__main__ import main, run_queue
 from benchmarks.speedrun.arm_files import read_arms
 from benchmarks.speedrun.arms import Arm
@@ -93,11 +94,33 @@ arms:
         ("arms: [{name: a, minutes: x}]", "arm 0: minutes: 'x' is not a number above 0"),
         ("arms: [{name: a, tokens: 0}]", "arm 0: tokens: 0 is not a whole number above 0"),
         ("arms: [{name: 1}]", "arm 0: name: 1 is not a name"),
+        ('arms: [{name: ""}]', "arm 0: name: '' is not a name"),
+        ('arms: [{name: "a\\nb"}]', "is not a name on one line"),
+        ("arms: []", "arms: expected a list"),
+        ("{track: [bundled], arms: [{name: a}]}", r"track: \['bundled'\] is not known"),
+        ("arms: [{name: a, seeds: [-1]}]", r"seeds: \[-1\] is not a list of numbers from 0 up"),
+        ("arms: [{name: a, seeds: []}]", "is not a list of numbers from 0 up"),
+        ("arms: [{name: a, minutes: .inf}]", "minutes: inf is not a number above 0"),
+        ("arms: [{name: a, minutes: 5, tokens: 4096}]", "arm 0: tokens and minutes are both given"),
+        ("arms: [{name: a, commit: 1234567}]", "commit: 1234567 is not a commit's name"),
+        ("arms: [{name: a, note: 5}]", "note: 5 is not text"),
+        ("arms: [{name: a, settings: {train.lr: 2026-01-01}}]", "settings: .* is not a mapping"),
+        ("arms: [{name: a, settings: {1: 2}}]", "settings: .* is not a mapping"),
+        ("arms: [{name: a, settings: &it {model: *it}}]", "settings: .* is not a mapping"),
+        # What a row says of an arm would not be what was trained.
+        ("arms: [{name: a, settings: {seed: 7}}]", "settings: seed: give seeds of the arm"),
+        ("arms: [{name: a, settings: {train: {tokens: 7}}}]", "settings: train.tokens: give tokens of the arm"),
+        ("{settings: {train.minutes: 7}, arms: [{name: a}]}", "settings: train.minutes: give minutes of the arm"),
+        ("arms: [{name: a, settings: {train.lr: 1, train.lr: 2}}]", "is not YAML: the key 'train.lr' comes twice"),
+        ("{tokens: 1, arms: [{name: a}], tokens: 2}", "the key 'tokens' comes twice"),
+        ('arms: [{name: "\udcff"}]', "is not YAML"),
     ],
 )
 def test_a_file_that_is_no_queue_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
-        read_arms(write(tmp_path / "queue.yaml", text))
+        path = tmp_path / "queue.yaml"
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        read_arms(path)
     with pytest.raises(UserError, match="no queue at"):
         read_arms(tmp_path / "none.yaml")
 
@@ -130,6 +153,10 @@ def test_minutes_are_tokens_by_the_last_calibration(tmp_path: Path) -> None:
     text = table.page([ROW, slower, longer], table.ENGLISH)
     by_time = text.partition("## Track *bundled*, 2 minutes on P\n")[2]
     assert by_time.index("| 8,192 |") < by_time.index("| 4,096 |") and "1,024 tokens" not in by_time
+    # Another calibration: the same arm with other tokens has a line of its own, not a mean with the first.
+    again = {**longer, "tokens": 12288, "bits_per_byte": dict.fromkeys(("ja", "en", "mean"), 1.0)}
+    text = table.page([longer, again], table.ENGLISH)
+    assert "**1.2500**" in text and "**1.0000**" in text
 
 
 def test_speeds_are_measured_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +356,19 @@ def test_arms_that_differ_in_what_the_page_leaves_out_are_no_seeds_of_each_other
     [
         (["table", "--results", "none.jsonl"], "no results at none.jsonl"),
         (["table", "--results", "broken.jsonl"], "broken.jsonl:2 is not a JSON object"),
+        (["table", "--results", "few.jsonl"], "few.jsonl:1 has no track"),
+        (["table", "--results", "bytes.jsonl"], "bytes.jsonl:1 is not a JSON object"),
+        (["scaling", str(ROOT / "benchmarks/speedrun/scaling.yaml"), "--results", "few.jsonl"], "few.jsonl:1 has no"),
+        (["queue", str(ROOT / "benchmarks/speedrun/queue.yaml"), "--results", "few.jsonl"], "few.jsonl:1 has no"),
+        (["queue", str(ROOT / "benchmarks/speedrun/queue.yaml"), "--results", "."], ". is a folder"),
+        (["calibrate", str(ROOT / "benchmarks/speedrun/minutes.yaml"), "--threads", "0"], "must be above 0"),
         (["arm", "x", "--set", "foo"], "--set foo: expected KEY=VALUE"),
+        (["arm", "x", "--set", "=3"], "--set =3: expected KEY=VALUE"),
+        (["arm", "x", "--set", "a=1", "a=2"], "--set a=2: expected KEY=VALUE, as model.num_heads=4, each key once"),
+        (["arm", "x", "--set", "a=["], "--set a=[: the value is not YAML"),
+        (["arm", "x", "--set", "seed=7"], "settings: seed: give seeds"),
+        (["arm", "x", "--seed", "-1"], "seeds: [-1] is not a list of numbers from 0 up"),
+        (["arm", "x", "--tokens", "0"], "tokens: 0 is not a whole number above 0"),
     ],
 )
 def test_what_cannot_be_shown_or_trained_is_one_line(
@@ -337,6 +376,8 @@ def test_what_cannot_be_shown_or_trained_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "broken.jsonl", "{}\n[1, 2\n")
+    write(tmp_path / "few.jsonl", '{"name": "x"}\n')
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\n")
     monkeypatch.setattr(sys, "argv", ["speedrun", *words, *(["--out", str(tmp_path)] if words[0] == "table" else [])])
     monkeypatch.setattr(os, "nice", lambda _: 0)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -368,3 +409,89 @@ def test_rows_are_whole_json_lines(tmp_path: Path) -> None:
     append_result(path, {"name": "日本"})
     append_result(path, {"name": "b"})
     assert [json.loads(line)["name"] for line in path.read_text(encoding="utf-8").splitlines()] == ["日本", "b"]
+
+
+def test_a_row_is_not_lost_behind_a_line_that_was_cut(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", '{"name": "by hand"}')
+    append_result(path, {"name": "a\u2028b\x85"})
+    assert [row["name"] for row in read_results(path)] == ["by hand", "a\u2028b\x85"]
+    write(path, '{"name": "cu')
+    append_result(path, {"name": "b"})
+    with pytest.raises(UserError, match=r"r\.jsonl:1 is not a JSON object: take the line out"):
+        read_results(path)
+    assert json.loads(path.read_text(encoding="utf-8").splitlines()[1]) == {"name": "b"}
+
+
+def test_a_full_disk_leaves_no_part_of_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    append_result(path, {"name": "a"})
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+    try:
+        with pytest.raises(UserError, match="too large a file for the disk"):
+            append_result(path, {"name": "b" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+
+
+def test_a_row_that_was_measured_before_answers_an_arm_of_as_many_tokens(tmp_path: Path) -> None:
+    """Whether they were counted by minutes or not; else the queue would add it again whenever it is started."""
+    by_time = replace(ARM, minutes=5, minutes_of="P, 2 threads")
+    row = {**ROW, "name": ARM.name, "tokens": ARM.tokens, "settings": ARM.settings, "seconds": 1.0}
+    for arm, there in ((by_time, row), (ARM, {**row, "minutes": 5, "minutes_of": "P, 2 threads"})):
+        (tmp_path / arm.folder).mkdir(exist_ok=True)
+        write(tmp_path / arm.folder / "row.json", json.dumps(there))
+        results = tmp_path / f"{arm.minutes}.jsonl"
+        assert run_queue([arm], results, tmp_path) == 0
+        (found,) = read_results(results)
+        assert arm.is_answered_by(found) and {**found, "minutes": 5, "minutes_of": "P, 2 threads"} == {
+            **row, "minutes": 5, "minutes_of": "P, 2 threads",
+        }  # fmt: skip
+
+
+def test_a_row_says_that_the_code_was_not_the_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"rev-parse": b"0123456789abcdef\n", "status": b" M src/sioconv/x.py\n"}
+    monkeypatch.setattr(
+        training, "_git", lambda verb, *_: subprocess.CompletedProcess([], 0, stdout=answers[verb], stderr=b"")
+    )
+    assert training.commit_here() == "0123456789abcdef+changes"
+    assert "| 012345678+changes |" in table.page([{**ROW, "commit": training.commit_here()}], table.ENGLISH)
+    answers["status"] = b""
+    assert training.commit_here() == "0123456789abcdef"
+
+
+def test_a_folders_name_fits_the_disk_and_a_tables_cell_its_column(tmp_path: Path) -> None:
+    (tmp_path / replace(ARM, name="長い名前" * 40).folder).mkdir()
+    assert "| a&#124;b | num_heads 4" in table.page([{**ROW, "name": "a|b"}], table.ENGLISH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_many_that_is_stopped_ends_its_processes(tmp_path: Path, how: signal.Signals) -> None:
+    path = write(tmp_path / "arms.yaml", "{tokens: 40960000, arms: [{name: a}, {name: b}]}")
+    program = f"""
+import sys
+from benchmarks.speedrun import arms, __main__
+arms.TRACKS["bundled"] = {TINY!r}
+sys.argv = ["speedrun", "many", {str(path)!r}, "--device", "cpu", "--workers", "1", "--commit", "x",
+            "--results", {str(tmp_path / "results.jsonl")!r}, "--work", {str(tmp_path)!r}]
+if __name__ == "__main__":
+    __main__.main()
+"""
+    script = write(tmp_path / "program.py", program)
+    paths = os.pathsep.join([str(ROOT), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    while process.poll() is None and not list(tmp_path.glob("runs/*/heldout.json")):
+        time.sleep(0.05)
+    time.sleep(2)
+    os.killpg(process.pid, how)
+    _, said = process.communicate(timeout=60)  # ends when nobody holds stderr any more
+    assert process.returncode == (130 if how == signal.SIGINT else 143), said
+    assert "Traceback" not in said and ("stopped: the same line does what is left" in said) == (how == signal.SIGINT)

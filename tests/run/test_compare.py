@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from sioconv.cli import main as cli
 from sioconv.errors import UserError
+from sioconv.evaluate.comparison.figures import RunFigures
+from sioconv.evaluate.comparison.pictures import _curve
+from sioconv.language import columns
 from sioconv.model import load_model_folder, save_model_folder
 from sioconv.recipe.schema import load_recipe, save_recipe
 from sioconv.run.compare import _doubts, _names, compare, differences
@@ -103,6 +107,24 @@ def test_the_command_shows_the_change_and_names_the_page(runs: list[str], capsys
     assert "二つ目" in out
     assert "(" in out
     assert out.endswith("page:  comparison/index.html\n")
+
+
+def test_japanese_names_take_the_room_that_they_have(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["compare", *runs, "--pairs", "1"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("  first", "  二つ目"))]
+    assert {columns(line.partition(".")[0]) for line in lines} == {columns("  二つ目  0")}
+
+
+def test_curves_of_many_runs_differ_and_have_means_of_the_same_text_only() -> None:
+    rows = [row(2, "heldout", 3.0, 2.0), row(2, "heldout", 3.0, 1.0) | {"source": "towns"}, row(4, "heldout", 2.0, 0.5)]
+    run = RunFigures("a", {}, 1, {}, {}, (), [*rows[:2], *rows], {})
+    axes = Figure().subplots()
+    for number in range(12):
+        _curve(axes, run, number, "heldout", "tokens")
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 12
+    # Rows of a step that came twice count once; the last step was cut before its second source.
+    assert list(axes.lines[0].get_ydata()) == [1.5]
 
 
 def test_runs_that_may_have_read_the_held_out_text_are_named(

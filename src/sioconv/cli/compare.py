@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sioconv.cli.options import device_option, json_option
 from sioconv.cli.verb import OptionVerb
 from sioconv.errors import UserError
+from sioconv.language import columns, padded
 from sioconv.terminal import show, show_json, tell
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def compare(arguments: "Namespace") -> None:
 
 def _show(found: dict[str, Any], out: Path) -> None:
     """Bits per byte of each run, with the change to the first."""
-    width = max(len(run["name"]) for run in found["runs"])
+    width = max(columns(run["name"]) for run in found["runs"])
     for text in found["runs"][0]["bits"]:
         show(text)
         for run in found["runs"]:
@@ -56,7 +57,7 @@ def _show(found: dict[str, Any], out: Path) -> None:
             change = "" if run is found["runs"][0] else f"  {bits['change']:+.4f}"
             if change and ends is not None:
                 change += f" ({ends[0]:+.4f} … {ends[1]:+.4f})"
-            show(f"  {run['name']:<{width}}  {bits['bpb']:.4f}{change}")
+            show(f"  {padded(run['name'], width)}  {bits['bpb']:.4f}{change}")
     show("")
     tell(f"page:  {out / 'index.html'}")
 

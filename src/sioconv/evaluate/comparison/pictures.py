@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from sioconv.evaluate.comparison.figures import RunFigures
 from sioconv.evaluate.pictures import COLOURS, GREY, MARKERS, NARROW, as_svg, ascii_label, figure_of
 
+DASHES = ("-", "--", ":", "-.")  # of runs that share a colour
 DOTS = 150  # of a PNG, an inch
 
 
@@ -16,7 +17,7 @@ def curves(runs: Sequence[RunFigures], narrow: bool = False) -> dict[str, bytes]
     """Training loss, and held-out bits per byte where they were measured, against tokens and against minutes.
 
     Args:
-        runs: the first six have colours of their own, in the order of the tables.
+        runs: the first six have colours of their own, in the order of the tables; later ones are dashed or dotted.
         narrow: for a telephone: one picture below the other, each as wide.
 
     Returns:
@@ -44,13 +45,15 @@ def _curve(axes: Axes, run: RunFigures, number: int, split: str, over: str) -> N
     if split == "train":
         points = [(row, row["loss"]) for row in run.metrics if row["split"] == "train"]
     else:
-        steps: dict[int, list[float]] = {}
+        steps: dict[int, dict[str, float]] = {}
         last = {}
         for row in run.metrics:
             if row["bpb"] is not None:
-                steps.setdefault(row["step"], []).append(row["bpb"])
+                steps.setdefault(row["step"], {})[row["source"]] = row["bpb"]
                 last[row["step"]] = row
-        points = [(last[step], sum(values) / len(values)) for step, values in steps.items()]
+        # A run that was killed in between has only some of the sources at its last step: no mean of the same text.
+        most = max(map(len, steps.values()), default=0)
+        points = [(last[step], sum(values.values()) / most) for step, values in steps.items() if len(values) == most]
     axes.plot(
         [row["tokens"] / 1e6 if over == "tokens" else row["seconds"] / 60 for row, _ in points],
         [value for _, value in points],
@@ -58,6 +61,7 @@ def _curve(axes: Axes, run: RunFigures, number: int, split: str, over: str) -> N
         marker=MARKERS[number % len(MARKERS)] if split == "heldout" else "",
         markersize=4,
         linewidth=1.2,
+        linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
         label=ascii_label(run.name, f"run {number + 1}"),
     )
 
