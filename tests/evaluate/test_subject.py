@@ -1,20 +1,35 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
 from sioconv.data.config import DataConfig
 from sioconv.data.tokenizer.tokenizer import BOS
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import token_nats
+from sioconv.evaluate.parts.writing import stop_ids, write
 from sioconv.evaluate.run import texts_to_measure
 from sioconv.evaluate.subject import Subject, load_subject
+from sioconv.generate import SamplingConfig
 from tests.evaluate.parts.conftest import *  # noqa: F403
 
 CPU = torch.device("cpu")
+TINY: dict[str, Any] = {
+    "vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}  # fmt: skip
 
 
 @torch.no_grad()
@@ -86,6 +101,64 @@ def test_code_in_a_folder_is_not_run_nor_asked_about(
     with pytest.raises(UserError, match="can't load a model from"):
         load_subject(str(folder), CPU)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.3])
+def test_a_masked_language_model_is_refused(tmp_path: Path, strangers_folder: Path, spread: float) -> None:
+    """It sees what it is to predict: its losses would pass for bits per byte that no causal model reaches."""
+    folder = _with_tokenizer_of(strangers_folder, tmp_path)
+    BertForMaskedLM(BertConfig(**TINY, initializer_range=spread)).save_pretrained(folder)
+    with pytest.raises(UserError, match="sees the tokens that it is to predict"):
+        load_subject(str(folder), CPU)
+
+
+def test_a_tokenizer_without_tokens_is_refused(tmp_path: Path, strangers_folder: Path) -> None:
+    """transformers makes one where a folder has none; every text would have 0 bits."""
+    folder = tmp_path / "copy"
+    shutil.copytree(strangers_folder, folder, ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(UserError, match=r"no tokens of text: put tokenizer\.json"):
+        load_subject(str(folder), CPU)
+
+
+def test_positions_that_are_counted_from_behind_the_padding(tmp_path: Path, strangers_folder: Path) -> None:
+    folder = _with_tokenizer_of(strangers_folder, tmp_path)
+    RobertaForCausalLM(RobertaConfig(**TINY, is_decoder=True, pad_token_id=1)).save_pretrained(folder)
+    found = load_subject(str(folder), CPU)
+    assert found.window == found.positions == 62
+    [(_, nats)] = token_nats(found.model, found.encode(["The river runs from the hills to the sea. " * 9]))
+    assert (nats[1:] > 0).all()
+
+
+def test_a_model_that_reads_pictures_too(tmp_path: Path, strangers_folder: Path) -> None:
+    """Its configuration keeps the size of its vocabulary, and its positions, with its part for text."""
+    folder = _with_tokenizer_of(strangers_folder, tmp_path)
+    text = {"head_dim": 8, "num_key_value_heads": 1, "sliding_window": 16, "initializer_range": 0.3}
+    picture = {**TINY, "image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config={**TINY, **text}, vision_config=picture, mm_tokens_per_image=4)
+    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    found = load_subject(str(folder), CPU)
+    assert found.window == found.positions == 64
+    [(_, nats)] = token_nats(found.model, found.encode(["The river runs from the hills to the sea. " * 9]))
+    assert (nats[1:] > 0).all() and found.tokenizer.eos_token_id in stop_ids(found.model, found.tokenizer)
+
+
+def test_settings_of_a_folder_dont_change_what_is_written(
+    tmp_path: Path, strangers_folder: Path, stranger: Subject
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(strangers_folder, folder)
+    settings = folder / "generation_config.json"
+    values = json.loads(settings.read_text(encoding="utf-8"))
+    settings.write_text(json.dumps(values | {"repetition_penalty": 50.0, "min_new_tokens": 9}), encoding="utf-8")
+    sampling = SamplingConfig(temperature=0, max_new_tokens=20)
+    found = load_subject(str(folder), CPU)
+    assert list(write(found, ["The river"], sampling, 0)) == list(write(stranger, ["The river"], sampling, 0))
+
+
+def _with_tokenizer_of(other: Path, folder: Path) -> Path:
+    shutil.copytree(other, folder / "copy", ignore=shutil.ignore_patterns("model*", "*config.json"))
+    shutil.copy(other / "tokenizer_config.json", folder / "copy")
+    return folder / "copy"
 
 
 def test_windows_line_ends_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,8 +98,19 @@ def window_of(model: PreTrainedModel, otherwise: int = 1024) -> int | None:
     """
     if new_cache(model) is not None:
         return None
-    allowed = getattr(model.config, "max_position_embeddings", None) or otherwise
+    allowed = positions_of(model) or otherwise
     return int(getattr(model.config, "training_length", None) or min(allowed, LONGEST_WINDOW))
+
+
+def positions_of(model: PreTrainedModel) -> int | None:
+    """Most tokens that a text may have for a model, as its configuration says; None where it says nothing."""
+    # A model that reads pictures too says it of its text alone.
+    allowed: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, table in model.named_modules():
+        padding = getattr(table, "padding_idx", None)
+        if allowed and name.endswith("position_embeddings") and padding is not None:
+            return allowed - int(padding) - 1  # as in RoBERTa, whose positions are counted from behind the padding's
+    return allowed
 
 
 class _Window(NamedTuple):
@@ -133,7 +144,7 @@ def _piece_nats(
     """`token_nats` of documents that are at most `chunk` + 1 tokens long, unless the model carries its state."""
     device, plain = model.device, _has_plain_head(model)
     if not plain:  # the logits of all tokens are made, of vocabularies of any size
-        batch_tokens = min(batch_tokens, max(chunk, MOST_LOGITS // model.config.vocab_size))
+        batch_tokens = min(batch_tokens, max(chunk, MOST_LOGITS // model.config.get_text_config().vocab_size))
     order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
     while order:
         longest = min(chunk, len(documents[order[-1]]))

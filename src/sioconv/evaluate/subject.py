@@ -9,11 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from sioconv.errors import UserError
-from sioconv.evaluate.bits import encode_documents, first_token, window_of
+from sioconv.evaluate.bits import encode_documents, first_token, positions_of, window_of
 from sioconv.model import SioConvConfig, load_model_folder
+from sioconv.model.cache import new_cache
+
+LETTERS = "a1 あ."  # that any tokenizer has a token for one of
+AHEAD = 1e-3  # of the logits' spread: what a token that comes later may change by rounding
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,11 @@ class Subject:
     def window(self) -> int | None:
         """Most tokens that it predicts from; None where it carries a state on."""
         return window_of(self.model)
+
+    @property
+    def positions(self) -> int | None:
+        """Most tokens that a text may have, what the model writes included; None where nothing limits them."""
+        return positions_of(self.model) if new_cache(self.model) is None else None
 
     def check(self, nats: NDArray[Any], on: str = "") -> None:
         """Raises UserError where a loss isn't finite; `on` is the text, behind a space."""
@@ -79,7 +95,25 @@ def load_subject(
     if len(other) > model.get_input_embeddings().num_embeddings:
         raise UserError(f"the tokenizer of {name} has more tokens than its model: use the model's own tokenizer")
     first_token(other)
-    return Subject(name, model.to(device).eval(), other)
+    if set(other.encode(LETTERS, add_special_tokens=False)) <= set(other.all_special_ids):
+        raise UserError(f"the tokenizer of {name} has no tokens of text: put tokenizer.json beside the weights")
+    model = model.to(device).eval()
+    if _looks_ahead(model, len(other)):
+        raise UserError(f"{name} sees the tokens that it is to predict, as BERT does: give a causal language model")
+    # A penalty or a limit that a folder's own settings have would hold for this model alone.
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    model.generation_config = GenerationConfig(eos_token_id=ends)  # type: ignore[no-untyped-call]
+    return Subject(name, model, other)
+
+
+@torch.inference_mode()
+def _looks_ahead(model: Any, tokens: int) -> bool:
+    """Whether what a model predicts at a place depends on what stands behind it: its losses would be no likelihoods."""
+    ids = torch.arange(8, device=model.device).repeat(2, 1) % tokens  # [2, 8]
+    ids[1, 4:] = (ids[1, 4:] + 4) % tokens
+    logits = model(input_ids=ids, use_cache=False).logits.float()  # [2, 8, V]
+    change = (logits[0, :4] - logits[1, :4]).abs().max()
+    return bool(change > max(AHEAD, torch.finfo(model.dtype).eps) * logits.std())
 
 
 def _is_ours(name: str) -> bool:

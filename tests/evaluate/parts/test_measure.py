@@ -24,6 +24,14 @@ def test_a_part_that_a_short_text_has_nothing_for_says_so(ours: Subject, capsys:
     assert "too short" not in capsys.readouterr().err
 
 
+def test_a_window_that_is_too_short_for_a_part_is_said(stranger: Subject, capsys: pytest.CaptureFixture[str]) -> None:
+    data = DataConfig(sources={"note": SourceConfig(path="note.txt", language="ja")})
+    found = measure(stranger, data, {"note": ["川が海へ流れる。" * 400]}, Settings(parts=("context", "copying")))
+    assert not found["context"] and found["copying"]["distances"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "context: the model reads 64 tokens at once, which are too few" in said and "text is too short" not in said
+
+
 @pytest.mark.parametrize("missing", ["task", "data", "pfgen"])
 def test_what_cannot_be_measured_is_said_before_anything_is(
     ours: Subject, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,3 +19,11 @@ def test_a_state_stays_as_it_is_and_a_cache_grows(ours: Subject, stranger: Subje
     assert cache_bytes(ours.model, ids) == cache_bytes(ours.model, ids[:, :1]) == 2 * (32 * 4 + 32 * 1 * 4)
     keys_and_values = 2 * 2 * 16 * 4  # two layers of width 16 in fp32
     assert cache_bytes(stranger.model, ids) == 20 * keys_and_values
+
+
+def test_a_model_writes_as_many_tokens_as_it_has_positions_for(
+    stranger: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "TIMES", 1)
+    found = measure_speed(stranger, 0)
+    assert found["read_tokens"] == 64 and found["written_tokens"] == 32

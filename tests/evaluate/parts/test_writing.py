@@ -1,6 +1,7 @@
 import pytest
 
-from sioconv.evaluate.parts.writing import figures_of, is_closed, measure_writing, stop_ids, write
+from sioconv.errors import UserError
+from sioconv.evaluate.parts.writing import figures_of, is_closed, measure_writing, stop_ids, that_fits, write
 from sioconv.evaluate.subject import Subject
 from sioconv.generate import SamplingConfig
 from sioconv.generate.texts import continue_ids
@@ -56,3 +57,12 @@ def test_a_person_is_measured_beside_on_as_much_text(ours: Subject) -> None:
     assert set(found) == {"ja"} and found["ja"]["texts"] == 5
     assert set(found["ja"]["model"]) == {*found["ja"]["human"], "ended"}
     assert found["ja"]["human"]["broken"] == 0 and found == measure_writing(ours, {"ja": DOCUMENTS}, 5, 6, 0)
+
+
+def test_no_text_is_longer_than_the_positions_of_a_model(stranger: Subject, capsys: pytest.CaptureFixture[str]) -> None:
+    found = measure_writing(stranger, {"ja": DOCUMENTS}, 2, 96, 0)
+    assert found["ja"]["texts"] == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has positions for 64 tokens: it writes" in said and said.count("new ones at most") == 1
+    with pytest.raises(UserError, match=r"a prompt has \d+ tokens .* positions for 64 in all"):
+        that_fits(stranger, ["川は海へ流れる。" * 20], SamplingConfig(), "pfgen-bench")

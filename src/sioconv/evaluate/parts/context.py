@@ -18,6 +18,7 @@ SPAN, SPANS, LEAST_SPANS = 64, 24, 4
 CONTEXTS = (16, 64, 256, 1024, 4096)  # tokens before a span
 COPIED, COPIES = 32, 16
 DISTANCES = (0, 64, 256, 1024, 4096, 8192)  # tokens between a span and its copy
+LEAST_WINDOWS = {"context": CONTEXTS[0] + SPAN, "copying": DISTANCES[0] + 2 * COPIED}  # that each can be measured in
 
 Tokens = NDArray[np.int32]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from sioconv.data.config import DataConfig
 from sioconv.evaluate.heldout import Texts
-from sioconv.evaluate.parts.context import measure_context, measure_copying
+from sioconv.evaluate.parts.context import LEAST_WINDOWS, measure_context, measure_copying
 from sioconv.evaluate.parts.pairs import check_pairs, measure_pairs
 from sioconv.evaluate.parts.settings import Settings
 from sioconv.evaluate.parts.speed import measure_speed
@@ -50,7 +50,7 @@ def measure(subject: Subject, data: DataConfig, texts: Texts, settings: Settings
             found["copying"] = measure_copying(subject, tokens, settings.seed)
         for part, shown in (("context", found.get("context")), ("copying", found.get("copying", {}).get("distances"))):
             if part in settings.parts and not shown:
-                say(f"{part}: the text is too short to measure it on")
+                _tell_why_not(part, subject)
     if "pairs" in settings.parts:
         found["pairs"] = measure_pairs(subject, settings.pairs, settings.seed)
     if "writing" in settings.parts:
@@ -82,6 +82,15 @@ def check(settings: Settings) -> None:
         from sioconv.evaluate.parts.pfgen import prompts_of
 
         prompts_of(settings.pfgen, settings.trials)
+
+
+def _tell_why_not(part: str, subject: Subject) -> None:
+    """Says why `context` or `copying` has no figures."""
+    window = subject.window
+    if window is not None and window < LEAST_WINDOWS[part]:
+        say(f"{part}: the model reads {window:,} tokens at once, which are too few to measure it on")
+    else:
+        say(f"{part}: the text is too short to measure it on")
 
 
 def _by_group(data: DataConfig, texts: Texts) -> Mapping[str, Sequence[str]]:

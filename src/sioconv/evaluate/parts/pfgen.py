@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sioconv.errors import UserError
-from sioconv.evaluate.parts.writing import write
+from sioconv.evaluate.parts.writing import that_fits, write
 from sioconv.evaluate.subject import Subject
 from sioconv.files import work_folder
 from sioconv.generate import SamplingConfig
@@ -43,7 +43,7 @@ def measure_pfgen(subject: Subject, folder: str, trials: int) -> dict[str, Any]:
         `{"score", "score_std", "fluency", "truthfulness", "helpfulness", "length", "questions", "trials"}`.
 
     Raises:
-        UserError: it isn't a clone, or its program fails.
+        UserError: it isn't a clone, its program fails, or the model has no positions for its prompts.
     """
     tasks, clone = prompts_of(folder, trials), Path(folder)
     with work_folder(Path(tempfile.gettempdir()) / "sioconv-pfgen") as temporary:
@@ -76,6 +76,7 @@ def prompts_of(folder: str, trials: int) -> list[dict[str, Any]]:
 def _answers(subject: Subject, tasks: Sequence[dict[str, Any]]) -> list[str]:
     """A line for each task, as its program reads them."""
     sampling = SamplingConfig(temperature=TEMPERATURE, top_p=TOP_P, max_new_tokens=LONGEST, stop=list(STOP))
+    sampling = that_fits(subject, [task["prompt"] for task in tasks], sampling, "pfgen-bench")
     lines = []
     for task in track(tasks, "pfgen-bench"):
         [written] = write(subject, [task["prompt"]], sampling, task["seed"])

@@ -23,21 +23,24 @@ def measure_speed(subject: Subject, seed: int) -> dict[str, Any]:
     """Tokens a second of one text, as medians of five times; the state's bytes; the most memory that was used.
 
     Reading is one forward pass of 1,024 tokens, or of a window where that is shorter; writing 64 tokens, the likeliest
-    each time, after 32. A memory that grows shows in the second of the two state sizes. Other work on the machine slows
-    all of this down.
+    each time, after 32, or as many as a model has positions for. A memory that grows shows in the second of the two
+    state sizes. Other work on the machine slows all of this down.
     """
     model = subject.model
     generator = torch.Generator().manual_seed(seed)
     length = min(READ, subject.window or READ)
     ids = torch.randint(0, len(subject.tokenizer), (1, length), generator=generator).to(model.device)  # [1, T]
     prompt = ids[:, : min(32, length // 2)]
+    written = min(WRITTEN, (subject.positions or READ) - prompt.shape[1])
     reading = [_seconds(lambda: _read(model, ids), model) for _ in track(range(TIMES + 1), "speed of reading")]
-    writing = [_seconds(lambda: _write(model, prompt), model) for _ in track(range(TIMES + 1), "speed of writing")]
+    writing = [
+        _seconds(lambda: _write(model, prompt, written), model) for _ in track(range(TIMES + 1), "speed of writing")
+    ]
     return {
         "read_tokens": length,
         "read_per_second": length / statistics.median(reading[1:]),  # the first one warms up
-        "written_tokens": WRITTEN,
-        "written_per_second": WRITTEN / statistics.median(writing[1:]),
+        "written_tokens": written,
+        "written_per_second": written / statistics.median(writing[1:]),
         "state_bytes": {str(n): cache_bytes(model, ids[:, :n]) for n in (1, length)},
         "peak_bytes": memory_used(model.device),
         "device": describe_device(model.device),
@@ -59,16 +62,16 @@ def _read(model: PreTrainedModel, ids: torch.Tensor) -> None:
 
 
 @torch.inference_mode()
-def _write(model: PreTrainedModel, prompt: torch.Tensor) -> None:
-    """`WRITTEN` tokens after the prompt; no token ends the text."""
+def _write(model: PreTrainedModel, prompt: torch.Tensor, length: int) -> None:
+    """`length` tokens after the prompt; no token ends the text."""
     if isinstance(model, SioConvForCausalLM):
-        for _ in Engine(model).stream(Request(prompt[0].tolist(), max_new_tokens=WRITTEN)):
+        for _ in Engine(model).stream(Request(prompt[0].tolist(), max_new_tokens=length)):
             pass
         return
     whole: Any = model
     whole.generate(
-        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, min_new_tokens=WRITTEN,
-        max_new_tokens=WRITTEN, pad_token_id=0,
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, min_new_tokens=length,
+        max_new_tokens=length, pad_token_id=0,
     )  # fmt: skip
 
 

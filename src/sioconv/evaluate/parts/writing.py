@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from sioconv.errors import UserError
 from sioconv.evaluate.subject import Subject
 from sioconv.generate import Engine, SamplingConfig, Session
 from sioconv.generate.texts import continue_ids, read_prompt, write_texts
 from sioconv.model import SioConvForCausalLM
-from sioconv.progress import track
+from sioconv.progress import say, track
 
 PROMPT = 16  # characters of a document that the model gets
 # A word of Latin letters or digits, or any other letter or sign: the same units whatever the tokenizer.
@@ -50,6 +51,9 @@ def measure_writing(
         By group `{"texts", "model": {…}, "human": {…}}`, both with `repetition`, `distinct_1` to `_3`, `broken`,
         `unclosed`, and the model's with `ended`; see docs/evaluation.md. A group without a document that is longer than
         a prompt is left out.
+
+    Raises:
+        UserError: the model has no positions behind a prompt.
     """
     long = {name: [text for text in group if len(text) > 2 * PROMPT] for name, group in texts.items()}
     long = {name: group for name, group in long.items() if group}
@@ -60,9 +64,30 @@ def measure_writing(
             chosen = np.random.default_rng(seed).integers(len(group), size=wanted).tolist()
             prompts = [group[i][:PROMPT] for i in chosen]
             sampling = SamplingConfig(temperature=TEMPERATURE, top_p=TOP_P, max_new_tokens=max_new_tokens)
+            sampling = that_fits(subject, prompts, sampling, f"writing, {name}")
             written = list(track(write(subject, prompts, sampling, seed), f"writing, {name}", wanted))
             found[name] = {"texts": wanted, **_beside(prompts, written, [group[i] for i in chosen])}
     return found
+
+
+def that_fits(subject: Subject, prompts: Sequence[str], sampling: SamplingConfig, what: str) -> SamplingConfig:
+    """`sampling` with as many new tokens as the model has positions for behind the longest prompt; says so if fewer.
+
+    Raises UserError where there are none.
+    """
+    if subject.positions is None:
+        return sampling
+    longest = max(map(len, subject.encode(prompts)))
+    room = subject.positions - longest
+    if room < 1:
+        raise UserError(
+            f"{what}: a prompt has {longest:,} tokens and {subject.name} positions for {subject.positions:,} in all: "
+            "take a model with more of them"
+        )
+    if room >= sampling.max_new_tokens:
+        return sampling
+    say(f"{what}: {subject.name} has positions for {subject.positions:,} tokens: it writes {room:,} new ones at most")
+    return replace(sampling, max_new_tokens=room)
 
 
 def write(subject: Subject, prompts: Sequence[str], sampling: SamplingConfig, seed: int) -> Iterator[Written]:
@@ -97,7 +122,8 @@ def stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = [configured] if isinstance(configured, int) else list(configured or [])
     ids += [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return [i for i in dict.fromkeys(ids) if i < model.config.vocab_size]  # a configuration may keep another's ids
+    known = model.config.get_text_config().vocab_size  # a configuration may keep another's ids
+    return [i for i in dict.fromkeys(ids) if i < known]
 
 
 def _beside(prompts: Sequence[str], written: Sequence[Written], documents: Sequence[str]) -> dict[str, Any]:
