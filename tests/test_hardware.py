@@ -69,6 +69,8 @@ def test_what_is_asked_for_is_taken() -> None:
     assert pick_precision("fp16", CPU) is torch.float16
     with pytest.raises(UserError, match="fp8"):
         pick_precision("fp8", CPU)
+    with pytest.raises(UserError, match=r"^precision: 'fp8' .* give one of them"):  # of evaluate as well as of train
+        pick_precision("fp8", CPU)
 
 
 @pytest.mark.parametrize(("factor", "wanted"), [(2.5, torch.bfloat16), (1.2, torch.float32), (0.5, torch.float32)])

@@ -150,7 +150,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name in named:
         return named[name]
     if name != "auto":
-        raise UserError(f"train.precision: {name!r} is none of auto, {', '.join(named)}")
+        raise UserError(f"precision: {name!r} is none of auto, {', '.join(named)}: give one of them")
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16

@@ -115,11 +115,24 @@ def _settings(arguments: "Namespace") -> "Settings":
     alone = tasks or arguments.pfgen is not None
     if not alone and not parts and arguments.parts is not None:
         raise UserError(f"--parts names nothing: choose from {', '.join(PARTS)}")
-    return Settings(
+    settings = Settings(
         parts=parts if parts or alone else PARTS, seed=arguments.seed, pairs=arguments.pairs,
         samples=arguments.samples, max_new_tokens=arguments.max_new_tokens, tasks=tasks, include=arguments.include,
         limit=arguments.limit, shots=arguments.shots, pfgen=arguments.pfgen, trials=arguments.trials,
     )  # fmt: skip
+    _check_tasks(arguments, tasks)
+    return settings
+
+
+def _check_tasks(arguments: "Namespace", tasks: tuple[str, ...]) -> None:
+    """Raises UserError where options about tasks name none, or a folder that isn't there."""
+    if arguments.tasks is not None and not tasks:
+        raise UserError("--tasks names nothing: give names of tasks, with commas between")
+    for name in ("include", "limit", "shots"):
+        if getattr(arguments, name) is not None and not tasks:
+            raise UserError(f"--{name} is about --tasks, of which none are named: name some, or leave it out")
+    if arguments.include is not None and not Path(arguments.include).is_dir():
+        raise UserError(f"--include: no folder {arguments.include}: give the one that your tasks' YAML files are in")
 
 
 def _words(text: str | None) -> tuple[str, ...]:

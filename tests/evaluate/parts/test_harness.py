@@ -1,18 +1,21 @@
 """lm-evaluation-harness on local tasks, without a network; the log-probabilities are our own."""
 
+import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tokenizers import processors
 
 pytest.importorskip("lm_eval")
 
 from sioconv.errors import UserError
 from sioconv.evaluate.bits import document_nats
-from sioconv.evaluate.parts.harness import ALIASES, measure_tasks
+from sioconv.evaluate.parts.harness import ALIASES, _wrapped, measure_tasks
 from sioconv.evaluate.subject import Subject
 
 CHOICES: list[dict[str, Any]] = [
@@ -67,6 +70,20 @@ def test_local_tasks_are_scored_by_our_own_log_probabilities(ours: Subject, task
 def test_a_limit_and_another_kind_of_model(stranger: Subject, tasks: str) -> None:
     found = measure_tasks(stranger, ["rivers"], tasks, 2, None, 0)["rivers"]
     assert found["documents"] == 2 and 0 <= found["metrics"]["acc"]["value"] <= 1
+
+
+def test_an_end_that_a_tokenizer_adds_is_no_part_of_an_answer(stranger: Subject, tasks: str) -> None:
+    tokenizer = copy.deepcopy(stranger.tokenizer)
+    end = [("<end>", stranger.first)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("<end> $A <end>", special_tokens=end)
+    adding = replace(stranger, tokenizer=tokenizer)
+    model = _wrapped(adding)
+    question, answer = model._encode_pair("川は山から", "海へ流れる。")
+    assert [question + answer] == adding.encode(["川は山から海へ流れる。"]) and [question] == adding.encode(
+        ["川は山から"]
+    )
+    assert model.tok_batch_encode(["川は"])[0].tolist() == adding.encode(["川は"])
+    assert measure_tasks(adding, ["rivers"], tasks, None, None, 0)["rivers"]["documents"] == 3
 
 
 def test_a_task_that_isnt_known(ours: Subject, tasks: str) -> None:

@@ -20,6 +20,8 @@ def test_a_part_that_a_short_text_has_nothing_for_says_so(ours: Subject, capsys:
     said = capsys.readouterr().err.splitlines()
     assert found["sources"] and not found["context"] and not found["copying"]["distances"]
     assert [f"{part}: the text is too short to measure it on" in said for part in settings.parts] == [False, True, True]
+    assert not measure(ours, data, {"note": ["川"]}, Settings(parts=("writing",), samples=1))["writing"]
+    assert "writing: the text is too short to measure it on" in capsys.readouterr().err.splitlines()
     measure(ours, data, {"note": ["川が海へ流れる。" * 400]}, Settings(parts=("context", "copying")))
     assert "too short" not in capsys.readouterr().err
 

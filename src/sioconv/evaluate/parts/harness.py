@@ -1,5 +1,6 @@
 """Tasks of lm-evaluation-harness by name, local or from the Hub, with chance levels beside."""
 
+import copy
 import logging
 import os
 import statistics
@@ -8,8 +9,11 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import processors
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
 from sioconv.errors import UserError
-from sioconv.evaluate.subject import Subject
+from sioconv.evaluate.subject import LETTERS, Subject
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -123,9 +127,31 @@ def _wrapped(subject: Subject) -> "HFLM":
 
     # A tokenizer that has no bos, or doesn't add it, is left as its model was trained.
     return Model(
-        subject.model, tokenizer=subject.tokenizer, batch_size=BATCH, max_length=subject.window or LONGEST,
-        device=str(subject.model.device),
+        subject.model, tokenizer=_without_ends(subject.tokenizer), batch_size=BATCH,
+        max_length=subject.window or LONGEST, device=str(subject.model.device),
     )  # fmt: skip
+
+
+def _without_ends(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer that adds nothing behind a text, else the same.
+
+    The harness cuts an answer off a question's tokens by their number: behind an end that is added to both, all that
+    is left of an answer is that end.
+
+    Raises UserError where the tokenizer can't be changed.
+    """
+    plain, whole = tokenizer.encode(LETTERS, add_special_tokens=False), tokenizer.encode(LETTERS)
+    start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), None)
+    if start is None or start + len(plain) == len(whole):
+        return tokenizer
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError("--tasks: the tokenizer ends each text by itself: set add_eos_token: false in its settings")
+    before: list[Any] = [(str(tokenizer.convert_ids_to_tokens(i)), i) for i in whole[:start]]
+    changed = copy.deepcopy(tokenizer)
+    changed.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*(token for token, _ in before), "$A"], special_tokens=before
+    )
+    return changed
 
 
 def _result(found: dict[str, Any], name: str) -> dict[str, Any]:

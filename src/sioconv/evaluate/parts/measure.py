@@ -55,6 +55,8 @@ def measure(subject: Subject, data: DataConfig, texts: Texts, settings: Settings
         found["pairs"] = measure_pairs(subject, settings.pairs, settings.seed)
     if "writing" in settings.parts:
         found["writing"] = measure_writing(subject, documents, settings.samples, settings.max_new_tokens, settings.seed)
+        if not found["writing"]:
+            say("writing: the text is too short to measure it on")
     if "speed" in settings.parts:
         found["speed"] = measure_speed(subject, settings.seed)
     if settings.tasks:
