@@ -757,6 +757,13 @@ def test_plan_prints_figures_and_json(main: Main) -> None:
     assert main("plan", "--json")[0] == 2
 
 
+def test_plan_says_where_the_recipe_decides_in_place_of_size(main: Main) -> None:
+    code, out, said = main("plan", "demo.yaml", "--size", "125m", "--json")
+    assert code == 0 and json.loads(out)["parameters"] < 10**7
+    assert "size 125m doesn't decide hidden_size, num_hidden_layers, num_heads, intermediate_size: the recipe" in said
+    assert "decide" not in main("plan", "demo.yaml")[2]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
 def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()

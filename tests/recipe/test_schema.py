@@ -15,7 +15,15 @@ from sioconv.errors import UserError
 from sioconv.files import UNSHOWN
 from sioconv.model.architecture import BEST_PRESET, PRESETS
 from sioconv.plan.size import derive
-from sioconv.recipe.schema import Recipe, as_values, load_recipe, recipe_parser, save_recipe, saved_values
+from sioconv.recipe.schema import (
+    Recipe,
+    as_values,
+    load_recipe,
+    not_from_size,
+    recipe_parser,
+    save_recipe,
+    saved_values,
+)
 
 BASIC = "data: {sources: {rivers: {path: rivers.jsonl}}}\ntrain: {tokens: 4096}\n"
 
@@ -62,6 +70,15 @@ def test_size_fills_in_what_is_not_said(basic: str) -> None:
     recipe = load_recipe([basic], said)
     assert (recipe.model.hidden_size, recipe.train.lr, recipe.train.tokens) == (512, 1e-4, None)
     assert recipe.finetune.train == Recipe().finetune.train
+
+
+def test_what_a_recipe_says_against_its_size_is_known(basic: str, tmp_path: Path) -> None:
+    assert not_from_size(load_recipe([basic], ["--size=25m"])) == []
+    assert not_from_size(load_recipe([basic], ["--model.hidden_size=512"])) == []  # no size
+    recipe = load_recipe([basic], ["--size=25m", "--model.hidden_size=320", "--model.num_heads=4"])
+    assert not_from_size(recipe) == ["hidden_size", "num_heads"]
+    save_recipe(recipe, tmp_path / "saved.yaml")
+    assert not_from_size(load_recipe([str(tmp_path / "saved.yaml")])) == ["hidden_size", "num_heads"]
 
 
 def test_a_recipe_with_a_size_comes_back_as_it_was(basic: str, tmp_path: Path) -> None:

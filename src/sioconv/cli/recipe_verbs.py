@@ -107,8 +107,9 @@ class PlanVerb(RecipeVerb):
         """Prints the costs. Raises UserError for a bad recipe or key."""
         recipe = self.recipe([argument for argument in arguments if argument != "--json"])
         from sioconv.plan.costs import describe_costs
-        from sioconv.run.stages import plan_costs
+        from sioconv.run.stages import plan_costs, say_what_size_leaves
 
+        say_what_size_leaves(recipe)
         costs = plan_costs(recipe)
         if "--json" in arguments:
             show_json(costs)

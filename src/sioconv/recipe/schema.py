@@ -156,6 +156,15 @@ def _fill_in_size(values: dict[str, Any]) -> None:
         values[part] = {**fields, **values.get(part, {})}
 
 
+def not_from_size(recipe: Recipe) -> list[str]:
+    """The fields of the model's shape in which a recipe with a `size` says another number than the size gives."""
+    if not recipe.size:
+        return []
+    train = recipe.train
+    shape = derive(parse_size(recipe.size), recipe.tokenizer.vocab_size, train.sequence_length, train.tokens)["model"]
+    return [name for name, value in shape.items() if getattr(recipe.model, name) != value]
+
+
 def build(values: Mapping[str, Any]) -> Recipe:
     """A recipe from nested values whose keys are known. Raises UserError for a wrong type or an impossible value."""
     for path, part in (("data", values), ("finetune.data", values.get("finetune", {}))):

@@ -45,7 +45,7 @@ from sioconv.model.initial_state import INITIAL_STATE_FILE, save_initial_state
 from sioconv.plan.costs import check_memory, costs_of, on_this_machine
 from sioconv.progress import say
 from sioconv.recipe.files import first_difference
-from sioconv.recipe.schema import Recipe, as_values, save_recipe, saved_values, with_defaults
+from sioconv.recipe.schema import Recipe, as_values, not_from_size, save_recipe, saved_values, with_defaults
 from sioconv.run.folder import (
     BASE,
     CHECKPOINTS,
@@ -228,6 +228,12 @@ def pretrain(recipe: Recipe, more: More | None = None) -> Path:
         return base
 
 
+def say_what_size_leaves(recipe: Recipe) -> None:
+    """Says where the model isn't of the recipe's `size`, because the recipe gives its shape."""
+    if said := not_from_size(recipe):
+        say(f"size {recipe.size} doesn't decide {', '.join(said)}: the recipe does")
+
+
 def _pretrain(recipe: Recipe, world: World) -> Path:
     run = recipe.folder
     inputs = world.leader(lambda: _inputs(recipe, recipe.data))
@@ -246,6 +252,7 @@ def _pretrain(recipe: Recipe, world: World) -> Path:
             f"{train.accumulation} micro-batches, "
             + (f"{train.tokens:,} tokens" if train.tokens else f"{train.minutes:g} minutes")
         )
+        say_what_size_leaves(recipe)
     if recipe.architecture != "sioconv":
         alike = parameter_count(recipe.model, len(tokenizer))
         say(f"architecture {recipe.architecture}: {describe_baseline(model)}, SioConv of this recipe: {alike:,}")
