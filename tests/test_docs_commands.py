@@ -137,3 +137,13 @@ def test_a_pages_commands_work_one_after_the_other(
         base, model = (load_model_folder(f"runs/mine/{name}")[0].state_dict() for name in ("base", "model"))
         assert not torch.equal(base["lm_head.weight"], model["lm_head.weight"])
         assert {row["stage"] for row in read_jsonl(Path("runs/mine/metrics.jsonl"))} == {"pretrain", "finetune"}
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize("page", ["generation.md", "model.md", "scan.md"])
+def test_a_pages_python_works_block_after_block(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(["finetune", "demo.yaml"], monkeypatch)
+    for name in (page, page.replace(".md", ".ja.md")):
+        names: dict[str, object] = {"__name__": "page"}
+        for block in blocks(ROOT / "docs" / name, "python"):
+            exec(compile(block, name, "exec"), names)
