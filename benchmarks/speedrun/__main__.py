@@ -145,7 +145,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 def _show_scaling(arms: Sequence[Arm], results: Path) -> None:
     from benchmarks.speedrun.scaling import fit, points_of, tables  # with scipy
 
-    points = points_of(arms, read_results(results, (*ARM_KEYS, *SHOWN_KEYS)))
+    points = points_of(arms, read_results(results, (*ARM_KEYS, "parameters", "bits_per_byte")))
     for table in tables(fit(points), points):
         Console().print(table)
 

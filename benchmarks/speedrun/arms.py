@@ -48,7 +48,7 @@ class Arm:
         """Whether `row` of the results is of this arm."""
         same = all(row[key] == getattr(self, key) for key in ("track", "name", "tokens", "seed", "settings"))
         same = same and (row.get("minutes"), row.get("minutes_of")) == (self.minutes, self.minutes_of)
-        return same and (self.commit is None or row["commit"].startswith(self.commit))
+        return same and (self.commit is None or row.get("commit", "").startswith(self.commit))
 
     @property
     def folder(self) -> str:

@@ -20,8 +20,9 @@ RESULTS = Path(__file__).with_name("results.jsonl")
 SPEEDS = Path(__file__).with_name("speeds.jsonl")  # of `calibrate`
 
 
-ARM_KEYS = ("track", "name", "tokens", "seed", "settings", "commit")  # what says which arm a row is of
-SHOWN_KEYS = ("bits_per_byte", "parameters", "state_bytes", "tokens_per_second", "precision", "date")  # of the pages
+ARM_KEYS = ("track", "name", "tokens", "seed", "settings")  # what says which arm a row is of
+# What the pages show of it.
+SHOWN_KEYS = ("bits_per_byte", "parameters", "state_bytes", "tokens_per_second", "precision", "date", "commit")
 
 
 def read_results(path: Path, needed: Sequence[str] = ()) -> list[dict[str, Any]]:
