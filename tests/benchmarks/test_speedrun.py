@@ -4,7 +4,6 @@ import json
 import math
 import os
 import queue
-import resource
 import shlex
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 import torch
 
 pytest.importorskip("fcntl")  # the queue locks files as Unix does
+resource = pytest.importorskip("resource")
 
 from benchmarks.speedrun import arms, many, table, training
 from benchmarks.speedrun.__main__ import main, run_queue
