@@ -17,7 +17,6 @@ import pytest
 import torch
 
 pytest.importorskip("fcntl")  # the queue locks files as Unix does
-resource = pytest.importorskip("resource")
 
 from benchmarks.speedrun import arms, many, table, training
 from benchmarks.speedrun.__main__ import main, run_queue
@@ -29,6 +28,7 @@ from benchmarks.speedrun.results import RESULTS, append_result, is_done, read_re
 from benchmarks.speedrun.training import train_arm
 from sioconv.errors import UserError
 
+resource = pytest.importorskip("resource")
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests" / "recipe" / "tiny.yaml")
 SETTINGS = {"train.checkpoint_every": 1, "train.sample_prompts": [], "model.trapezoid": True}
