@@ -29,7 +29,7 @@ CHUNK = 2**22  # tokens that are counted at a time
 PRIOR = 50.0  # κ, in tokens
 EXTRA, ITERATIONS = 32, 1  # of the randomised decomposition: columns beyond those asked for, and passes
 SHARPEST = 0.9  # quantile of the rows' sizes above which a row is shrunk
-TEXT, LESS = 257, 0.1  # tokens by which the embedding's size is chosen, and the nats that count as a difference
+TEXT = 257  # tokens on which the start is compared with random weights
 
 
 class Factors(NamedTuple):
@@ -153,7 +153,7 @@ def count_start(
     """Counts the pairs of the training text; what a model of this one's form starts with, which is written into it.
 
     The embedding is as large as its random start. Where the branches drown it, because they don't start at 0, as an
-    LSTM's, its root mean square is 1.
+    LSTM's, the random weights are kept: a larger embedding that isn't drowned trains worse (docs/experiments.md).
 
     Args:
         model: with random weights, and a head of its own.
@@ -166,16 +166,20 @@ def count_start(
     count, width = embedding.weight.shape
     counts = count_pairs(sources, shares, count)
     factors = factorise(counts, min(count, width - (2 if head.bias is None else 1)), seed)
-    small = float(embedding.weight.detach().square().mean().sqrt())
-    start, large = (spread(factors, width, scale, head.bias is not None, seed) for scale in (small, 1.0))
-    text = sources[max(shares, key=lambda name: shares[name])].slice(0, TEXT)
-    losses = []
-    for each in (large, start):
-        begin_with(model, each)
-        losses.append(_loss(model, torch.from_numpy(text.astype(np.int64))))
-    if losses[0] < losses[1] - LESS:
-        start = large
-        begin_with(model, start)
+    scale = float(embedding.weight.detach().square().mean().sqrt())
+    start = spread(factors, width, scale, head.bias is not None, seed)
+    drawn = [tensor.detach().clone() for tensor in (embedding.weight, head.weight)]
+    kept = Start(drawn[0], drawn[1], None if head.bias is None else head.bias.detach().clone())
+    largest = max(shares, key=lambda name: shares[name])
+    text = torch.from_numpy(sources[largest].slice(0, TEXT).astype(np.int64))
+    random = _loss(model, text)
+    begin_with(model, start)
+    if _loss(model, text) > random:
+        begin_with(model, kept)
+        say(
+            "start from counts: the model's blocks drown it, because they don't start at 0: its random weights are kept"
+        )
+        return kept
     pairs, rank = counts.values().numel(), factors.rows.shape[1]
     say(f"start from counts: {pairs:,} pairs of tokens, rank {rank} ({time.perf_counter() - began:.1f} s)")
     return start
