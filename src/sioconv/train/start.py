@@ -150,13 +150,13 @@ def spread(factors: Factors, width: int, scale: float, with_bias: bool, seed: in
 def count_start(
     model: PreTrainedModel, sources: Mapping[str, ShardSet], shares: Mapping[str, float], seed: int
 ) -> Start:
-    """Counts the pairs of the training text; what a model of this one's form starts with, which is written into it.
+    """Counts the pairs of the training text; what the model is to start with, for `begin_with`.
 
     The embedding is as large as its random start. Where the branches drown it, because they don't start at 0, as an
     LSTM's, the random weights are kept: a larger embedding that isn't drowned trains worse (docs/experiments.md).
 
     Args:
-        model: with random weights, and a head of its own.
+        model: with random weights, and a head of its own; both are written over, to compare losses.
         sources: token shards.
         shares: of the training tokens, in any unit.
         seed: of what is drawn at random.
@@ -168,18 +168,17 @@ def count_start(
     factors = factorise(counts, min(count, width - (2 if head.bias is None else 1)), seed)
     scale = float(embedding.weight.detach().square().mean().sqrt())
     start = spread(factors, width, scale, head.bias is not None, seed)
-    drawn = [tensor.detach().clone() for tensor in (embedding.weight, head.weight)]
-    kept = Start(drawn[0], drawn[1], None if head.bias is None else head.bias.detach().clone())
+    tensors = (embedding.weight, head.weight, head.bias)
+    drawn = Start(*(None if tensor is None else tensor.detach().clone() for tensor in tensors))
     largest = max(shares, key=lambda name: shares[name])
     text = torch.from_numpy(sources[largest].slice(0, TEXT).astype(np.int64))
     random = _loss(model, text)
     begin_with(model, start)
     if _loss(model, text) > random:
-        begin_with(model, kept)
         say(
             "start from counts: the model's blocks drown it, because they don't start at 0: its random weights are kept"
         )
-        return kept
+        return drawn
     pairs, rank = counts.values().numel(), factors.rows.shape[1]
     say(f"start from counts: {pairs:,} pairs of tokens, rank {rank} ({time.perf_counter() - began:.1f} s)")
     return start
