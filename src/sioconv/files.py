@@ -228,7 +228,12 @@ def _begin(target: Path, make: Callable[[Path], object]) -> tuple[Path, int]:
     """What is to become `target`, made under a new name, and the handle of a lock that tells `sweep` to leave it."""
     while True:
         temporary = _temporary(target)
-        make(temporary)
+        try:
+            make(temporary)
+        except FileNotFoundError as error:  # /proc takes no new names and says so in this way
+            if not target.parent.is_dir():
+                raise
+            raise UserError(f"not allowed to write: {target}: choose another folder") from error
         if fcntl is None:
             return temporary, os.open(os.devnull, os.O_RDONLY)
         try:

@@ -116,3 +116,14 @@ def test_a_folder_with_something_else_stays_as_it_is(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     for _ in range(2):  # the second replaces the first
         write_evaluation(tmp_path / "page", RESULT)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is Linux's")
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not allowed to write: /proc/page"):
+        check_page_folder(Path("/proc/page/of/mine"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a file is in the way"):
+        check_page_folder(tmp_path / "file" / "page")
+    check_page_folder(tmp_path / "a" / "b" / "page")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -171,7 +171,7 @@ def test_runs_of_one_name_are_told_apart_by_the_ends_of_their_paths() -> None:
     ("change", "message"),
     [
         (lambda runs: runs[:1], "1 different runs are named: name two or more"),
-        (lambda runs: [runs[0], runs[0]], "each once"),
+        (lambda runs: [runs[0], runs[0]], "1 different runs are named: name two or more, each once"),
         (lambda runs: [runs[0], "runs"], "no run at runs, but below it"),
     ],
 )

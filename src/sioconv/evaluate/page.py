@@ -6,13 +6,17 @@ from typing import Any
 from sioconv.errors import UserError
 from sioconv.evaluate.parts.tables import tables_of
 from sioconv.evaluate.report import render, write_json
-from sioconv.files import atomic_folder
+from sioconv.files import atomic_folder, work_folder
 
 
 def check_page_folder(folder: Path, kind: str = "evaluation") -> None:
-    """Raises UserError where the folder holds something else than an earlier page of the kind, which would be lost."""
+    """Raises UserError where the folder can't be written, or holds something else than an earlier page of the kind."""
     if folder.exists() and not (folder / f"{kind}.json").is_file() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and holds no {kind}: give the name of a new folder")
+    whole = folder.absolute()
+    first = next(path for path in reversed([whole, *whole.parents]) if path == whole or not path.exists())
+    with work_folder(first):  # what is there already can be replaced where something can be made beside it
+        pass
 
 
 def write_evaluation(folder: Path, result: dict[str, Any]) -> None:

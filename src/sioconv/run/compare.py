@@ -45,8 +45,9 @@ def compare(
     """
     check_page_folder(out, KIND)
     runs = [Path(folder) for folder in folders]
-    if len(runs) < 2 or len({run.resolve() for run in runs}) < len(runs):
-        raise UserError(f"compare: {len(runs)} different runs are named: name two or more, each once")
+    different = len({run.resolve() for run in runs})
+    if different < 2 or different < len(runs):
+        raise UserError(f"compare: {different} different runs are named: name two or more, each once")
     check_pairs(pairs, seed)
     recipes = [_recipe(run) for run in runs]
     models = [_model(run) for run in runs]

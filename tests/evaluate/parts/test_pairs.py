@@ -19,8 +19,11 @@ def test_the_likelier_sentence_is_the_answer(subject: Subject) -> None:
     ]
 
 
-def test_equal_sentences_are_half_right(ours: Subject) -> None:
+def test_equal_sentences_are_half_right_and_that_is_said(ours: Subject, capsys: pytest.CaptureFixture[str]) -> None:
+    score(ours, make_pairs("ja", 1)[:3], "ja")
+    assert "warning" not in capsys.readouterr().err
     found = score(ours, [Pair("none", "川。", "川。")] * 4, "ja")
+    assert "4 of 4 are one sentence to the tokenizer" in capsys.readouterr().err
     assert found["accuracy"] == 0.5 and found["interval"] == pytest.approx((0.15, 0.85), abs=0.01)
 
 

@@ -9,7 +9,7 @@ from sioconv.evaluate.bits import document_nats
 from sioconv.evaluate.intervals import wilson
 from sioconv.evaluate.minimal_pairs.generator import LANGUAGES, Pair, make_pairs
 from sioconv.evaluate.subject import Subject
-from sioconv.progress import track
+from sioconv.progress import say, track
 
 CHANCE = 0.5
 
@@ -37,7 +37,13 @@ def score(subject: Subject, pairs: Sequence[Pair], language: str) -> dict[str, A
     """`measure_pairs` of one language's pairs."""
     sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
     nats = np.zeros(len(sentences))
-    read = document_nats(subject.model, subject.encode(sentences))
+    tokens = subject.encode(sentences)
+    if same := sum(good == bad for good, bad in zip(tokens[::2], tokens[1::2], strict=True)):
+        say(
+            f"warning: minimal pairs, {language}: {same:,} of {len(pairs):,} are one sentence to the tokenizer, which "
+            "rewrites or drops characters: each of them is half right"
+        )
+    read = document_nats(subject.model, tokens)
     for i, each in track(read, f"minimal pairs, {language} (sentences)", len(sentences)):
         nats[i] = each
     subject.check(nats)
