@@ -99,7 +99,6 @@ def main() -> None:
     calibrate.add_argument("file", type=Path, help="YAML: see benchmarks/speedrun/minutes.yaml")
     calibrate.add_argument("--rounds", type=int, default=7, help="turns of each that count (default: %(default)s)")
     calibrate.add_argument("--threads", type=int, help="of the processor (default: its cores)")
-    calibrate.add_argument("--speeds", type=Path, default=SPEEDS, help="JSON lines (default: %(default)s)")
     calibrate.add_argument("--work", type=Path, default=ROOT / "runs" / "speedrun", help="for the texts")
     scaling = verbs.add_parser("scaling", help="fit a law of size and text to the results of a file's arms")
     scaling.add_argument("file", type=Path, help="YAML: see benchmarks/speedrun/scaling.yaml")
@@ -107,6 +106,8 @@ def main() -> None:
     for verb in (queue, many, one):
         verb.add_argument("--results", type=Path, default=RESULTS, help="JSON lines (default: %(default)s)")
         verb.add_argument("--work", type=Path, default=ROOT / "runs" / "speedrun", help="for checkouts and runs")
+    for verb in (queue, many, calibrate, scaling):
+        verb.add_argument("--speeds", type=Path, default=SPEEDS, help="of minutes, JSON lines (default: %(default)s)")
     arguments = parser.parse_args()
     try:
         if arguments.verb == "table":
@@ -118,7 +119,7 @@ def main() -> None:
             _calibrate(arguments)
             return
         if arguments.verb == "scaling":
-            _show_scaling(read_arms(arguments.file), arguments.results)
+            _show_scaling(read_arms(arguments.file, arguments.speeds), arguments.results)
             return
         sys.exit(_train(arguments))
     except UserError as error:
@@ -153,7 +154,7 @@ def _show_scaling(arms: Sequence[Arm], results: Path) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     """Trains what is asked for; returns the exit code."""
     if arguments.verb == "many":
-        arms = read_arms(arguments.file)
+        arms = read_arms(arguments.file, arguments.speeds)
         if arguments.prepare:
             from benchmarks.speedrun.prepared import prepare  # with all that a recipe's stages import
 
@@ -172,7 +173,7 @@ def _train(arguments: argparse.Namespace) -> int:
     os.nice(LEAST_PRIORITY)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that an arm is told to save and end
     if arguments.verb == "queue":
-        arms = read_arms(arguments.file)
+        arms = read_arms(arguments.file, arguments.speeds)
     else:
         arms = [_arm_of(arguments)]
     return 1 if run_queue(arms, arguments.results, arguments.work) else 0

@@ -14,10 +14,11 @@ from benchmarks.speedrun.arms import STEP, TRACKS, Arm, flat
 from benchmarks.speedrun.results import SPEEDS, read_results
 from sioconv.errors import UserError
 
-KEYS = {"name", "note", "seeds", "settings", "tokens", "minutes", "commit"}
+KEYS = {"name", "note", "seeds", "settings", "tokens", "minutes", "start_seconds", "commit"}
 SHARED = {"track", "tokens", "settings", "commit", "arms"}
 # Keys of the recipe that an arm's own say: set as well, a row would tell of another training.
 NO_SETTINGS = {"name": "name", "seed": "seeds", "train.tokens": "tokens", "train.minutes": "minutes"}
+START = "train.start"  # a setting that changes no step's speed
 SPEED_KEYS = ("track", "settings", "tokens_per_second", "threads", "machine")
 
 
@@ -58,6 +59,7 @@ def _is_name(value: Any) -> bool:
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tokens": (lambda value: _is_number(value, int), "a whole number above 0"),
     "minutes": (lambda value: _is_number(value, int | float), "a number above 0"),
+    "start_seconds": (lambda value: _is_number(value, int | float), "a number above 0"),
     "settings": (_is_settings, "a mapping of the recipe's keys to text, numbers, lists and mappings"),
     "seeds": (_are_seeds, "a list of numbers from 0 up"),
     "name": (_is_name, "a name on one line"),
@@ -71,7 +73,8 @@ def read_arms(path: Path, speeds: Path | None = SPEEDS) -> list[Arm]:
 
     It is a mapping of `track`, `tokens`, `settings` and `commit` for all arms, and of `arms`, a list of mappings with
     `name`, `note`, `seeds`, and `settings`, `tokens`, `commit` that stand above those for all. An arm may have
-    `minutes` in the place of `tokens`: the last calibration of its settings says how many tokens those are.
+    `minutes` in the place of `tokens`: the last calibration of its settings says how many tokens those are, less
+    `start_seconds`, in which a start from counts is made.
 
     Args:
         path: YAML.
@@ -101,15 +104,22 @@ def read_arms(path: Path, speeds: Path | None = SPEEDS) -> list[Arm]:
         seeds = entry.get("seeds", [0])
         found = [Arm(**{**common, **own}, track=track, seed=seed, settings=settings) for seed in seeds]
         if "minutes" in entry and speeds is not None:
-            found = [_with_minutes(arm, entry["minutes"], measured, path) for arm in found]
+            if (START in settings) != ("start_seconds" in entry):
+                raise UserError(f"{path}: {entry['name']}: with minutes, {START} and start_seconds belong together")
+            seconds = 60 * entry["minutes"] - entry.get("start_seconds", 0)
+            found = [_with_minutes(arm, entry["minutes"], seconds, measured, path) for arm in found]
         arms += found
     return arms
 
 
-def _with_minutes(arm: Arm, minutes: float, speeds: list[dict[str, Any]], path: Path) -> Arm:
+def _with_minutes(arm: Arm, minutes: float, seconds: float, speeds: list[dict[str, Any]], path: Path) -> Arm:
+    """The arm with the tokens of the `seconds` of its minutes in which it trains."""
+    settings = {key: value for key, value in arm.settings.items() if key != START}
     for row in reversed(speeds):
-        if (row["track"], row["settings"]) == (arm.track, arm.settings):
-            steps = int(60 * minutes * row["tokens_per_second"] / STEP)
+        if (row["track"], row["settings"]) == (arm.track, settings):
+            steps = int(seconds * row["tokens_per_second"] / STEP)
+            if steps < 1:
+                raise UserError(f"{path}: {arm.name}: {minutes:g} minutes are shorter than one step: give more")
             machine = f"{row['machine']['processor']}, {row['threads']} threads"
             return replace(arm, tokens=steps * STEP, minutes=minutes, minutes_of=machine)
     raise UserError(

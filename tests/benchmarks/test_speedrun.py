@@ -147,6 +147,14 @@ def test_minutes_are_tokens_by_the_last_calibration(tmp_path: Path) -> None:
     (arm,) = read_arms(path, speeds)
     assert arm == Arm("bundled", "a", 14 * 4096, 0, {"model.num_heads": 2}, minutes=2, minutes_of="P, 2 threads")
     assert read_arms(path, None)[0].minutes is None
+    counts = "arms: [{name: a, minutes: 2, %s settings: {train.start: counts, model.num_heads: 2}}]"
+    (arm,) = read_arms(write(path, counts % "start_seconds: 20,"), speeds)
+    assert (arm.tokens, arm.minutes) == (12 * 4096, 2)  # of 100 s
+    with pytest.raises(UserError, match="shorter than one step"):
+        read_arms(write(path, counts % "start_seconds: 119,"), speeds)
+    for other in (counts % "", "arms: [{name: a, minutes: 2, start_seconds: 9, settings: {model.num_heads: 2}}]"):
+        with pytest.raises(UserError, match=r"a: with minutes, train.start and start_seconds belong together"):
+            read_arms(write(path, other), speeds)
     longer = {**ROW, "tokens": 8192, "bits_per_byte": dict.fromkeys(("ja", "en", "mean"), 1.25)}
     longer |= {"minutes": 2, "minutes_of": "P"}
     slower = {**longer, "name": "slower", "tokens": 4096, "bits_per_byte": dict.fromkeys(("ja", "en", "mean"), 1.5)}
