@@ -34,7 +34,7 @@ from sioconv.ops.linear import takes_onednn
 from sioconv.progress import say
 from sioconv.train.budget import PLAN, Budget, make_budget, read_budget, write_budget
 from sioconv.train.checkpoint import Checkpointer, Keep, Progress, checkpoints, load_checkpoint, newest_good
-from sioconv.train.config import TrainConfig
+from sioconv.train.config import TrainConfig, set_threads
 from sioconv.train.distributed import World
 from sioconv.train.metrics import MetricsLog, TrainingBar
 from sioconv.train.optimizer import steps_before_fall
@@ -92,8 +92,7 @@ class Trainer:
         self.run_folder, self.stage, self.config, self.windows = run, stage, config, windows
         self.world = world or World(pick_device(config.device))
         keep_freed_memory()
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        set_threads(config.threads)
         self.folder = run / "checkpoints" / stage
         self.tokens_per_step = config.batch_size * config.sequence_length
         self._saved_budget = self.world.leader(lambda: read_budget(self.folder / PLAN))
