@@ -18,7 +18,7 @@ KEYS = {"name", "note", "seeds", "settings", "tokens", "minutes", "start_seconds
 SHARED = {"track", "tokens", "settings", "commit", "arms"}
 # Keys of the recipe that an arm's own say: set as well, a row would tell of another training.
 NO_SETTINGS = {"name": "name", "seed": "seeds", "train.tokens": "tokens", "train.minutes": "minutes"}
-START = "train.start"  # a setting that changes no step's speed
+START, TEXT = "train.start", "data.sources."  # settings that change no step's speed
 SPEED_KEYS = ("track", "settings", "tokens_per_second", "threads", "machine")
 
 
@@ -73,8 +73,8 @@ def read_arms(path: Path, speeds: Path | None = SPEEDS) -> list[Arm]:
 
     It is a mapping of `track`, `tokens`, `settings` and `commit` for all arms, and of `arms`, a list of mappings with
     `name`, `note`, `seeds`, and `settings`, `tokens`, `commit` that stand above those for all. An arm may have
-    `minutes` in the place of `tokens`: the last calibration of its settings says how many tokens those are, less
-    `start_seconds`, in which a start from counts is made.
+    `minutes` in the place of `tokens`: the last calibration of its settings, but for those of the text, says how many
+    tokens those are, less `start_seconds`, in which a start from counts is made.
 
     Args:
         path: YAML.
@@ -114,9 +114,8 @@ def read_arms(path: Path, speeds: Path | None = SPEEDS) -> list[Arm]:
 
 def _with_minutes(arm: Arm, minutes: float, seconds: float, speeds: list[dict[str, Any]], path: Path) -> Arm:
     """The arm with the tokens of the `seconds` of its minutes in which it trains."""
-    settings = {key: value for key, value in arm.settings.items() if key != START}
     for row in reversed(speeds):
-        if (row["track"], row["settings"]) == (arm.track, settings):
+        if row["track"] == arm.track and _pace(row["settings"]) == _pace(arm.settings):
             steps = int(seconds * row["tokens_per_second"] / STEP)
             if steps < 1:
                 raise UserError(f"{path}: {arm.name}: {minutes:g} minutes are shorter than one step: give more")
@@ -126,6 +125,11 @@ def _with_minutes(arm: Arm, minutes: float, seconds: float, speeds: list[dict[st
         f"{path}: {arm.name}: how many tokens {minutes:g} minutes are isn't known: run `python -m benchmarks.speedrun "
         f"calibrate {path}` on an idle machine"
     )
+
+
+def _pace(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a step's speed depends on."""
+    return {key: value for key, value in settings.items() if key != START and not key.startswith(TEXT)}
 
 
 def check(values: Any, known: set[str], needed: set[str], where: str) -> None:

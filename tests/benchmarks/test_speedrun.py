@@ -150,6 +150,8 @@ def test_minutes_are_tokens_by_the_last_calibration(tmp_path: Path) -> None:
     counts = "arms: [{name: a, minutes: 2, %s settings: {train.start: counts, model.num_heads: 2}}]"
     (arm,) = read_arms(write(path, counts % "start_seconds: 20,"), speeds)
     assert (arm.tokens, arm.minutes) == (12 * 4096, 2)  # of 100 s
+    text = "arms: [{name: a, minutes: 2, settings: {data.sources.a.weight: 0.1, model.num_heads: 2}}]"
+    assert read_arms(write(path, text), speeds)[0].tokens == 14 * 4096  # another text is no slower
     with pytest.raises(UserError, match="shorter than one step"):
         read_arms(write(path, counts % "start_seconds: 119,"), speeds)
     for other in (counts % "", "arms: [{name: a, minutes: 2, start_seconds: 9, settings: {model.num_heads: 2}}]"):
